@@ -1,0 +1,446 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * bpf/cgroup.h. A capture is descriptors and nothing else: the links, the programs that they run
+ * now, and the maps that live as long as the capture. Maps that hold the policy belong to the
+ * programs, so a change of policy is a second set of programs, loaded over the same lasting maps
+ * and swapped in link by link.
+ */
+#include "bpf/cgroup.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <linux/magic.h>
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+
+#include "base/fd.h"
+#include "bpf/embed.h"
+#include "bpf/object.h"
+#include "bpf/policy.h"
+#include "bpf/probe.h"
+#include "bpf_abi.h"
+#include "log.h"
+
+static const struct {
+    const char *program;
+    enum bpf_attach_type type;
+} hooks[] = {
+    /* In the order of attaching: who is redirected must already be able to publish its origin. */
+    {"us_sockops", BPF_CGROUP_SOCK_OPS},
+    {"us_getpeername4", BPF_CGROUP_INET4_GETPEERNAME},
+    {"us_getpeername6", BPF_CGROUP_INET6_GETPEERNAME},
+    {"us_connect4", BPF_CGROUP_INET4_CONNECT},
+    {"us_connect6", BPF_CGROUP_INET6_CONNECT},
+};
+
+#define N_HOOKS (sizeof(hooks) / sizeof(hooks[0]))
+
+enum lasting { ORIGINS, EVENTS, SEEN, COUNTERS, SOCKETS, N_LASTING };
+
+static const char *const lasting_names[N_LASTING] = {
+    [ORIGINS] = ABI_MAP_ORIGINS,   [EVENTS] = ABI_MAP_EVENTS,   [SEEN] = ABI_MAP_SEEN,
+    [COUNTERS] = ABI_MAP_COUNTERS, [SOCKETS] = ABI_MAP_SOCKETS,
+};
+
+_Static_assert(N_HOOKS <= BPF_CAPTURE_MAX_FDS, "room for the links");
+
+struct bpf_capture {
+    uint64_t instance;
+    int links[N_HOOKS];
+    int programs[N_HOOKS];
+    int maps[N_LASTING];
+    struct ring_buffer *events;
+    bpf_capture_event_fn event_fn; /* only while polling */
+    void *event_ctx;
+};
+
+static int own_netns(uint64_t *ret)
+{
+    int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int r;
+
+    if (sock < 0)
+        return -errno;
+    r = bpf_netns_cookie(sock, ret);
+    close(sock);
+    return r;
+}
+
+static int check_cgroup(int fd, char *why, size_t why_size)
+{
+    struct statfs fs;
+
+    if (fstatfs(fd, &fs) < 0) {
+        int r = -errno;
+
+        snprintf(why, why_size, "the cgroup's descriptor: %s", strerror(-r));
+        return r;
+    }
+    if (fs.f_type == CGROUP2_SUPER_MAGIC)
+        return 0;
+    if (fs.f_type == CGROUP_SUPER_MAGIC || fs.f_type == TMPFS_MAGIC)
+        snprintf(why, why_size,
+                 "eBPF programs attach to cgroup2 only, and this is a version 1 hierarchy: mount "
+                 "cgroup2 (\"mount -t cgroup2 none DIR\") or boot with "
+                 "systemd.unified_cgroup_hierarchy=1");
+    else
+        snprintf(why, why_size, "this is not a directory of a cgroup2 file system");
+    return -EINVAL;
+}
+
+/* The features that the programs use if they are there; complains about those they cannot do
+ * without. */
+static int find_features(uint32_t *ret, char *why, size_t why_size)
+{
+    uint32_t have = 0, features = 0;
+    int r = bpf_probe(&have);
+
+    if (r < 0) {
+        bpf_object_explain(r, "the cgroup capture", why, why_size);
+        return r == -ENOSYS ? -EOPNOTSUPP : r;
+    }
+    for (size_t i = 0; i < BPF_N_FEATURES; i++) {
+        if (bpf_feature_infos[i].required && !(have & 1u << i)) {
+            snprintf(why, why_size, "the cgroup capture: this kernel lacks \"%s\" for BPF: %s",
+                     bpf_feature_infos[i].name, bpf_feature_infos[i].without);
+            return -EOPNOTSUPP;
+        }
+    }
+    if (have & 1u << BPF_FEATURE_SET_RETVAL)
+        features |= ABI_CAN_SET_RETVAL;
+    if (have & 1u << BPF_FEATURE_PID)
+        features |= ABI_CAN_PID;
+    if (have & 1u << BPF_FEATURE_TASK)
+        features |= ABI_CAN_TASK;
+    if (have & 1u << BPF_FEATURE_MPTCP)
+        features |= ABI_CAN_MPTCP;
+    *ret = features;
+    return 0;
+}
+
+/* Lets `object` use a map that exists already. */
+static int reuse_map(struct bpf_object *object, const char *name, int fd)
+{
+    struct bpf_map *map = bpf_object__find_map_by_name(object, name);
+
+    return map == NULL ? -ENOENT : bpf_map__reuse_fd(map, fd);
+}
+
+/* One socket storage for all instances, also those of other processes: see connect.bpf.c. Without
+ * one to be found ours is the first, or nobody may look; then nested captures with `private` see
+ * each other's listeners as destinations. */
+static void share_sockets(struct bpf_object *object)
+{
+    int fd = bpf_object_find_map(ABI_MAP_SOCKETS, BPF_MAP_TYPE_SK_STORAGE, sizeof(int),
+                                 sizeof(struct abi_socket));
+
+    if (fd < 0)
+        return;
+    if (reuse_map(object, ABI_MAP_SOCKETS, fd) < 0)
+        log_debug("the socket storage of another instance cannot be shared");
+    close(fd);
+}
+
+/*
+ * Loads the programs for a policy: over `maps` when they are there (maps[0] >= 0), else with
+ * lasting maps of their own. The object is the caller's to close.
+ */
+static int load(const struct capture_set *set, const struct capture_policy *policy,
+                uint64_t instance, const int maps[N_LASTING], struct bpf_object **ret, char *why,
+                size_t why_size)
+{
+    struct abi_settings settings;
+    struct bpf_object *object = NULL;
+    int r;
+
+    bpf_object_log_through_us();
+    bpf_policy_settings(set, policy, &settings);
+    settings.instance = instance;
+    r = find_features(&settings.features, why, why_size);
+    if (r < 0)
+        return r;
+    r = own_netns(&settings.netns_cookie);
+    if (r < 0) {
+        snprintf(why, why_size,
+                 "the cgroup capture: this kernel has no network namespace cookies (%s)",
+                 strerror(-r));
+        return -EOPNOTSUPP;
+    }
+
+    r = bpf_object_open(bpf_embed_connect, BPF_EMBED_SIZE(connect), "us_connect", &settings,
+                        sizeof(settings), &object);
+    if (r < 0) {
+        snprintf(why, why_size, "the built-in connect programs cannot be opened: %s", strerror(-r));
+        return r;
+    }
+    r = bpf_policy_size_maps(object, set, policy);
+    for (size_t i = 0; r == 0 && maps[0] >= 0 && i < N_LASTING; i++)
+        r = reuse_map(object, lasting_names[i], maps[i]);
+    if (r == 0 && maps[0] < 0)
+        share_sockets(object);
+    if (r == 0)
+        r = bpf_object__load(object);
+    if (r == 0)
+        r = bpf_policy_fill_maps(object, set, policy);
+    if (r < 0) {
+        bpf_object_explain(r, "the cgroup capture", why, why_size);
+        bpf_object__close(object);
+        return r == -EACCES ? -EPERM : r;
+    }
+    *ret = object;
+    return 0;
+}
+
+static int on_event(void *ctx, void *data, size_t size)
+{
+    const struct bpf_capture *capture = ctx;
+    struct abi_event raw;
+    struct bpf_capture_event event = {0};
+
+    if (size < sizeof(raw))
+        return 0;
+    memcpy(&raw, data, sizeof(raw));
+    if (raw.kind != ABI_EVENT_FOREIGN_NETNS)
+        return 0;
+    event.netns_cookie = raw.netns_cookie;
+    event.pid = raw.pid;
+    event.uid = raw.uid;
+    event.refused = raw.refused != 0;
+    memcpy(event.comm, raw.comm, sizeof(raw.comm));
+    if (capture->event_fn != NULL)
+        capture->event_fn(capture->event_ctx, &event);
+    return 0;
+}
+
+static int attach_links(struct bpf_capture *capture, int cgroup_fd, char *why, size_t why_size)
+{
+    for (size_t i = 0; i < N_HOOKS; i++) {
+        int fd = bpf_link_create(capture->programs[i], cgroup_fd, hooks[i].type, NULL);
+
+        if (fd == -EPERM) {
+            snprintf(why, why_size,
+                     "%s cannot be attached: another program is attached to this cgroup or to one "
+                     "above it without allowing others (see \"bpftool cgroup tree\")",
+                     hooks[i].program);
+            return fd;
+        }
+        if (fd < 0) {
+            snprintf(why, why_size, "%s cannot be attached to the cgroup: %s", hooks[i].program,
+                     strerror(-fd));
+            return fd;
+        }
+        capture->links[i] = fd;
+    }
+    return 0;
+}
+
+static int keep_descriptors(struct bpf_capture *capture, struct bpf_object *object)
+{
+    for (size_t i = 0; i < N_HOOKS; i++) {
+        capture->programs[i] = bpf_object_dup_program(object, hooks[i].program);
+        if (capture->programs[i] < 0)
+            return capture->programs[i];
+    }
+    for (size_t i = 0; i < N_LASTING; i++) {
+        capture->maps[i] = bpf_object_dup_map(object, lasting_names[i]);
+        if (capture->maps[i] < 0)
+            return capture->maps[i];
+    }
+    capture->events = ring_buffer__new(capture->maps[EVENTS], on_event, capture, NULL);
+    return capture->events == NULL ? -errno : 0;
+}
+
+static struct bpf_capture *capture_new(void)
+{
+    struct bpf_capture *capture = calloc(1, sizeof(*capture));
+
+    if (capture == NULL)
+        return NULL;
+    for (size_t i = 0; i < N_HOOKS; i++)
+        capture->links[i] = capture->programs[i] = -1;
+    for (size_t i = 0; i < N_LASTING; i++)
+        capture->maps[i] = -1;
+    do {
+        if (getrandom(&capture->instance, sizeof(capture->instance), 0) < 0) {
+            free(capture);
+            return NULL;
+        }
+    } while (capture->instance == 0);
+    return capture;
+}
+
+int bpf_cgroup_attach(const struct capture_set *set, size_t policy_index, int cgroup_fd,
+                      struct bpf_capture **ret, char *why, size_t why_size)
+{
+    struct bpf_capture *capture = NULL;
+    struct bpf_object *object = NULL;
+    int r = check_cgroup(cgroup_fd, why, why_size);
+
+    if (r < 0)
+        return r;
+    capture = capture_new();
+    if (capture == NULL) {
+        snprintf(why, why_size, "the cgroup capture: out of memory");
+        return -ENOMEM;
+    }
+    r = load(set, &set->policies[policy_index], capture->instance, capture->maps, &object, why,
+             why_size);
+    if (r == 0) {
+        r = keep_descriptors(capture, object);
+        if (r < 0)
+            snprintf(why, why_size, "the cgroup capture: %s", strerror(-r));
+    }
+    if (r == 0)
+        r = attach_links(capture, cgroup_fd, why, why_size);
+    bpf_object__close(object);
+    if (r < 0) {
+        bpf_capture_release(capture);
+        return r;
+    }
+    *ret = capture;
+    return 0;
+}
+
+/* Puts `programs` behind the links; on failure those already changed go back to what they ran. */
+static int swap_programs(struct bpf_capture *capture, const int programs[N_HOOKS], char *why,
+                         size_t why_size)
+{
+    for (size_t i = 0; i < N_HOOKS; i++) {
+        int r = bpf_link_update(capture->links[i], programs[i], NULL);
+        bool mixed = false;
+
+        if (r == 0)
+            continue;
+        for (size_t j = 0; j < i; j++)
+            mixed |= bpf_link_update(capture->links[j], capture->programs[j], NULL) < 0;
+        snprintf(why, why_size, "%s cannot be replaced: %s%s", hooks[i].program, strerror(-r),
+                 mixed ? "; the policy in force is now mixed of the old and the new one" : "");
+        return r;
+    }
+    return 0;
+}
+
+int bpf_cgroup_replace(struct bpf_capture *capture, const struct capture_set *set,
+                       size_t policy_index, char *why, size_t why_size)
+{
+    struct bpf_object *object = NULL;
+    int programs[N_HOOKS];
+    int r = load(set, &set->policies[policy_index], capture->instance, capture->maps, &object, why,
+                 why_size);
+
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < N_HOOKS; i++)
+        programs[i] = -1;
+    for (size_t i = 0; r == 0 && i < N_HOOKS; i++) {
+        programs[i] = bpf_object_dup_program(object, hooks[i].program);
+        if (programs[i] < 0) {
+            r = programs[i];
+            snprintf(why, why_size, "the cgroup capture: %s", strerror(-r));
+        }
+    }
+    if (r == 0)
+        r = swap_programs(capture, programs, why, why_size);
+    bpf_object__close(object);
+    for (size_t i = 0; i < N_HOOKS; i++) {
+        int *unused = r == 0 ? &capture->programs[i] : &programs[i];
+
+        fd_close(unused);
+        if (r == 0)
+            capture->programs[i] = programs[i];
+    }
+    return r;
+}
+
+int bpf_capture_origin_fd(const struct bpf_capture *capture)
+{
+    return capture->maps[ORIGINS];
+}
+
+int bpf_capture_fds(const struct bpf_capture *capture, int *ret, size_t max)
+{
+    for (size_t i = 0; i < N_HOOKS && i < max; i++)
+        ret[i] = capture->links[i];
+    return (int)N_HOOKS;
+}
+
+int bpf_capture_event_fd(const struct bpf_capture *capture)
+{
+    return ring_buffer__epoll_fd(capture->events);
+}
+
+int bpf_capture_poll_events(struct bpf_capture *capture, bpf_capture_event_fn fn, void *ctx)
+{
+    int r;
+
+    capture->event_fn = fn;
+    capture->event_ctx = ctx;
+    r = ring_buffer__consume(capture->events);
+    capture->event_fn = NULL;
+    return r;
+}
+
+int bpf_capture_read_counters(const struct bpf_capture *capture, struct bpf_capture_counters *ret)
+{
+    int n_cpus = libbpf_num_possible_cpus();
+    uint64_t sums[ABI_N_COUNTERS] = {0};
+    uint64_t *values;
+    int r = 0;
+
+    if (n_cpus < 0)
+        return n_cpus;
+    values = calloc((size_t)n_cpus, sizeof(*values));
+    if (values == NULL)
+        return -ENOMEM;
+    for (uint32_t i = 0; r == 0 && i < ABI_N_COUNTERS; i++) {
+        r = bpf_map_lookup_elem(capture->maps[COUNTERS], &i, values);
+        for (int cpu = 0; r == 0 && cpu < n_cpus; cpu++)
+            sums[i] += values[cpu];
+    }
+    free(values);
+    if (r < 0)
+        return r;
+    ret->proxied = sums[ABI_COUNT_PROXIED];
+    ret->refused = sums[ABI_COUNT_REFUSED];
+    ret->direct = sums[ABI_COUNT_DIRECT];
+    ret->foreign = sums[ABI_COUNT_FOREIGN];
+    ret->failed = sums[ABI_COUNT_FAILED];
+    ret->lost = sums[ABI_COUNT_LOST];
+    return 0;
+}
+
+void bpf_capture_detach(struct bpf_capture *capture)
+{
+    if (capture == NULL)
+        return;
+    /* Backwards: nobody is redirected any more before the answers go. */
+    for (size_t i = N_HOOKS; i-- > 0;) {
+        int r = bpf_link_detach(capture->links[i]);
+
+        if (r < 0)
+            log_warning("%s cannot be detached: %s", hooks[i].program, strerror(-r));
+    }
+    bpf_capture_release(capture);
+}
+
+void bpf_capture_release(struct bpf_capture *capture)
+{
+    if (capture == NULL)
+        return;
+    ring_buffer__free(capture->events);
+    for (size_t i = N_HOOKS; i-- > 0;) {
+        fd_close(&capture->links[i]);
+        fd_close(&capture->programs[i]);
+    }
+    for (size_t i = 0; i < N_LASTING; i++)
+        fd_close(&capture->maps[i]);
+    free(capture);
+}

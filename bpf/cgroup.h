@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The cgroup capture for TCP, privileged half: loads connect.bpf.c for one policy and attaches it
+ * to one cgroup. The programs send the selected connections of that cgroup (and the ones below it)
+ * to our listener; a worker then learns the destination from bpf/origin.h.
+ *
+ * Nothing is pinned. The programs stay attached as long as some process holds the links
+ * (bpf_capture_fds()), so they go with the last of them, however it dies.
+ */
+#ifndef UNDERSOCK_BPF_CGROUP_H
+#define UNDERSOCK_BPF_CGROUP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bpf/origin.h"
+#include "capture.h"
+
+struct bpf_capture;
+
+#define BPF_CAPTURE_MAX_FDS 8
+#define BPF_WHY_MAX         256 /* room enough for every `why` */
+
+/*
+ * Captures `set->policies[policy_index]` in the cgroup2 directory open as `cgroup_fd` (which stays
+ * the caller's and is not needed afterwards). `port_v4` and `port_v6` of the policy are listeners
+ * in the caller's network namespace; a family without one is refused. `policy.cgroup` and
+ * `policy.hook` are not looked at. Where several captures select a connection, the innermost
+ * cgroup's decides; within one cgroup, the one attached first: attach in the order of the set.
+ *
+ * 0, or -errno with one sentence in `why` that names the privilege or the kernel feature missing:
+ * -EPERM (privilege, lockdown), -EOPNOTSUPP (kernel feature), -EBADF or -EINVAL (not a cgroup2
+ * directory), -ENOMEM, -E2BIG. Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or CAP_SYS_ADMIN.
+ */
+int bpf_cgroup_attach(const struct capture_set *set, size_t policy_index, int cgroup_fd,
+                      struct bpf_capture **ret, char *why, size_t why_size);
+
+/*
+ * Puts another policy in force on the same cgroup, program by program, each atomically: no
+ * connection goes uncaptured meanwhile. Links, origin map and event descriptor stay what they were,
+ * so what workers and others have inherited stays valid, and connections in the backlog keep their
+ * origins. Errors as above; on failure the old policy is in force, unless `why` says that it is
+ * mixed.
+ */
+int bpf_cgroup_replace(struct bpf_capture *capture, const struct capture_set *set,
+                       size_t policy_index, char *why, size_t why_size);
+
+/* The map a worker inherits for bpf_origin_open(). Owned by the capture, close-on-exec. */
+int bpf_capture_origin_fd(const struct bpf_capture *capture);
+
+/* The link descriptors, up to `max` of them; whoever holds duplicates keeps the programs attached.
+ * Returns how many there are (at most BPF_CAPTURE_MAX_FDS). Owned by the capture, close-on-exec. */
+int bpf_capture_fds(const struct bpf_capture *capture, int *ret, size_t max);
+
+/* The first connection of a network namespace that cannot reach our listener. */
+struct bpf_capture_event {
+    uint64_t netns_cookie;
+    uint32_t pid; /* 0: unknown */
+    uint32_t uid;
+    bool refused; /* else it went direct */
+    char comm[17];
+};
+
+typedef void (*bpf_capture_event_fn)(void *ctx, const struct bpf_capture_event *event);
+
+/* Readable when events wait: level-triggered, for epoll. */
+int bpf_capture_event_fd(const struct bpf_capture *capture);
+/* Calls `fn` for every event that waits; never blocks. Returns their number or -errno. */
+int bpf_capture_poll_events(struct bpf_capture *capture, bpf_capture_event_fn fn, void *ctx);
+
+/* Since the capture was attached; sums over all CPUs. */
+struct bpf_capture_counters {
+    uint64_t proxied, refused, direct, foreign, failed, lost; /* ABI_COUNT_* */
+};
+
+/* 0 or -errno. */
+int bpf_capture_read_counters(const struct bpf_capture *capture, struct bpf_capture_counters *ret);
+
+/* Detaches, whoever else holds the links, and frees. NULL is allowed. */
+void bpf_capture_detach(struct bpf_capture *capture);
+/* Frees this process's share only: the programs stay attached while others hold the links. */
+void bpf_capture_release(struct bpf_capture *capture);
+
+#endif

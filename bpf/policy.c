@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * bpf/policy.h. The sets are maps, so a policy may have tens of thousands of prefixes: `to`, and
+ * `not-to` together with the default exclusions, are longest-prefix-match tries over 128 bits (IPv4
+ * is mapped), ports are a bitmap, users and upstreams are hashes.
+ */
+#include "bpf/policy.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+
+#include "addr.h"
+
+static size_t n_private(const struct capture_policy *policy)
+{
+    return policy->private ? 0 : addr_n_private_prefixes;
+}
+
+void bpf_policy_settings(const struct capture_set *set, const struct capture_policy *policy,
+                         struct abi_settings *ret)
+{
+    struct abi_settings s = {0};
+
+    if (policy->has_mark)
+        s.flags |= ABI_HAS_MARK;
+    if (policy->n_tcp_ports > 0)
+        s.flags |= ABI_HAS_PORTS;
+    else if (policy->n_udp_ports > 0)
+        s.flags |= ABI_NO_TCP;
+    if (policy->n_to > 0)
+        s.flags |= ABI_HAS_TO;
+    if (policy->n_not_to + n_private(policy) > 0)
+        s.flags |= ABI_HAS_EXCEPT;
+    if (policy->n_uids > 0)
+        s.flags |= ABI_HAS_UIDS;
+    if (policy->n_not_uids > 0)
+        s.flags |= ABI_HAS_NOT_UIDS;
+    if (policy->when_down == CAPTURE_DOWN_DIRECT)
+        s.flags |= ABI_DOWN_DIRECT;
+
+    switch (policy->action) {
+    case CAPTURE_PROXY:
+        s.action = ABI_PROXY;
+        break;
+    case CAPTURE_DIRECT:
+        s.action = ABI_DIRECT;
+        break;
+    case CAPTURE_REFUSE:
+        s.action = ABI_REFUSE;
+        break;
+    }
+    s.own_mark = set->own_mark;
+    s.own_mask = set->own_mask;
+    s.mark = policy->mark;
+    s.port_v4 = policy->port_v4;
+    s.port_v6 = policy->port_v6;
+    *ret = s;
+}
+
+void bpf_policy_ports(const struct capture_policy *policy, uint64_t ret[ABI_PORT_WORDS])
+{
+    memset(ret, policy->n_tcp_ports > 0 ? 0 : 0xff, ABI_PORT_WORDS * sizeof(ret[0]));
+    for (size_t i = 0; i < policy->n_tcp_ports; i++) {
+        const struct port_range *range = &policy->tcp_ports[i];
+
+        for (uint32_t port = range->first; port <= range->last; port++)
+            ret[port / 64] |= UINT64_C(1) << (port % 64);
+    }
+}
+
+static int size_map(struct bpf_object *object, const char *name, size_t n)
+{
+    struct bpf_map *map = bpf_object__find_map_by_name(object, name);
+
+    if (map == NULL)
+        return -ENOENT;
+    if (n > UINT32_MAX)
+        return -E2BIG;
+    return bpf_map__set_max_entries(map, n > 0 ? (uint32_t)n : 1);
+}
+
+int bpf_policy_size_maps(struct bpf_object *object, const struct capture_set *set,
+                         const struct capture_policy *policy)
+{
+    const struct {
+        const char *name;
+        size_t n;
+    } maps[] = {
+        {ABI_MAP_TO, policy->n_to},
+        {ABI_MAP_EXCEPT, policy->n_not_to + n_private(policy)},
+        {ABI_MAP_UIDS, policy->n_uids + policy->n_not_uids},
+        {ABI_MAP_UPSTREAMS, set->n_upstreams},
+    };
+
+    for (size_t i = 0; i < sizeof(maps) / sizeof(maps[0]); i++) {
+        int r = size_map(object, maps[i].name, maps[i].n);
+
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int map_fd(struct bpf_object *object, const char *name)
+{
+    struct bpf_map *map = bpf_object__find_map_by_name(object, name);
+
+    return map == NULL ? -ENOENT : bpf_map__fd(map);
+}
+
+static int fill_trie(int fd, const struct prefix *prefixes, size_t n)
+{
+    const uint8_t one = 1;
+
+    for (size_t i = 0; i < n; i++) {
+        struct abi_prefix key = {.len = prefixes[i].len};
+        int r;
+
+        memcpy(key.ip, prefixes[i].ip, sizeof(key.ip));
+        r = bpf_map_update_elem(fd, &key, &one, BPF_ANY);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int fill_uids(int fd, const uint32_t *uids, size_t n, uint8_t how)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint8_t value = 0;
+        int r;
+
+        if (bpf_map_lookup_elem(fd, &uids[i], &value) < 0)
+            value = 0;
+        value |= how;
+        r = bpf_map_update_elem(fd, &uids[i], &value, BPF_ANY);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int fill_upstreams(int fd, const struct addr *upstreams, size_t n)
+{
+    const uint8_t one = 1;
+
+    for (size_t i = 0; i < n; i++) {
+        struct abi_endpoint key = {.port = upstreams[i].port};
+        int r;
+
+        memcpy(key.ip, upstreams[i].ip, sizeof(key.ip));
+        r = bpf_map_update_elem(fd, &key, &one, BPF_ANY);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int fill_ports(int fd, const struct capture_policy *policy)
+{
+    uint64_t words[ABI_PORT_WORDS];
+
+    bpf_policy_ports(policy, words);
+    for (uint32_t i = 0; i < ABI_PORT_WORDS; i++) {
+        int r = words[i] == 0 ? 0 : bpf_map_update_elem(fd, &i, &words[i], BPF_ANY);
+
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+int bpf_policy_fill_maps(struct bpf_object *object, const struct capture_set *set,
+                         const struct capture_policy *policy)
+{
+    int to = map_fd(object, ABI_MAP_TO), except = map_fd(object, ABI_MAP_EXCEPT),
+        uids = map_fd(object, ABI_MAP_UIDS), ports = map_fd(object, ABI_MAP_PORTS),
+        upstreams = map_fd(object, ABI_MAP_UPSTREAMS);
+    int r;
+
+    if (to < 0 || except < 0 || uids < 0 || ports < 0 || upstreams < 0)
+        return -ENOENT;
+    r = fill_trie(to, policy->to, policy->n_to);
+    if (r == 0)
+        r = fill_trie(except, policy->not_to, policy->n_not_to);
+    if (r == 0)
+        r = fill_trie(except, addr_private_prefixes, n_private(policy));
+    if (r == 0)
+        r = fill_uids(uids, policy->uids, policy->n_uids, ABI_UID_SELECT);
+    if (r == 0)
+        r = fill_uids(uids, policy->not_uids, policy->n_not_uids, ABI_UID_EXCEPT);
+    if (r == 0)
+        r = fill_upstreams(upstreams, set->upstreams, set->n_upstreams);
+    if (r == 0)
+        r = fill_ports(ports, policy);
+    return r;
+}

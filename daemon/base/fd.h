@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Small helpers on descriptors that every floor above needs. */
+#ifndef UNDERSOCK_BASE_FD_H
+#define UNDERSOCK_BASE_FD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct addr;
+
+/* Closes *fd when it is >= 0 and sets it to -1; errno is kept. */
+void fd_close(int *fd);
+/* All descriptors of the array that are >= 3 stay open; every other one from 3 up is closed. */
+void fd_close_others(const int *keep, size_t n);
+/*
+ * Raises the soft limit of RLIMIT_NOFILE to the hard one and returns the limit in force. The hard limit
+ * is the administrator's word and is left alone.
+ */
+uint64_t fd_raise_limit(void);
+
+/* SO_LINGER with time 0: close() resets. Off: close() is orderly. 0 or -errno. */
+int fd_reset_on_close(int fd, bool on);
+/* What every relayed TCP socket wants: TCP_NODELAY, SO_KEEPALIVE with sane times, reset on close. A
+ * listener that has them hands them to the sockets it accepts. 0 or -errno of the first that failed. */
+int fd_tcp_options(int fd);
+
+/*
+ * A non-blocking, close-on-exec TCP listener on `at`. Port 0 lets the kernel choose. With `reuse_port`
+ * others may listen on the same port. Returns the descriptor and fills `ret_at` (may be NULL) with the
+ * bound address, or -errno.
+ */
+int fd_listen(const struct addr *at, bool reuse_port, struct addr *ret_at);
+
+/* Sends a message with up to 8 descriptors attached, without waiting: the whole of it or -errno (-EAGAIN:
+ * the queue is full). */
+int fd_send_message(int sock, const void *data, size_t len, const int *fds, size_t n_fds);
+/* Receives one SEQPACKET message. Returns its length (0: the other side is gone) or -errno; a message
+ * longer than `size` is -EMSGSIZE. Up to 8 descriptors go to `ret_fds`, their number to `ret_n`; with
+ * `ret_fds` NULL they are closed. */
+ssize_t fd_recv_message(int sock, void *data, size_t size, int *ret_fds, size_t *ret_n);
+
+#endif

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* `undersock daemon`, `check` and `rules`: the commands that read the configuration file. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "cli/cli.h"
+#include "config/config.h"
+#include "keeper/generation.h"
+#include "keeper/keeper.h"
+#include "log.h"
+#include "nft/ruleset.h"
+#include "nft/text.h"
+
+/* Parses the arguments and loads the file. False: `ret_exit` is the exit code. */
+static bool load(int argc, char **argv, struct cli_options *o, struct config **ret, int *ret_exit)
+{
+    *o = (struct cli_options){.file = CONFIG_DEFAULT_FILE};
+    if (!cli_parse(argc, argv, CLI_OPT_FILE, o, ret_exit))
+        return false;
+    if (config_load(o->file, cli_config_error, NULL, ret) < 0) {
+        *ret_exit = CLI_USAGE;
+        return false;
+    }
+    return true;
+}
+
+int cli_daemon(int argc, char **argv)
+{
+    struct cli_options o;
+    struct config *config;
+    int r;
+
+    if (!load(argc, argv, &o, &config, &r))
+        return r;
+    log_set_level(config->log_level);
+    r = cli_need_privileges("daemon");
+    if (r != 0) {
+        config_free(config);
+        return r;
+    }
+    struct keeper_options k = {.config = config, .file = o.file, .control = true};
+
+    return keeper_run(&k);
+}
+
+int cli_check(int argc, char **argv)
+{
+    struct cli_options o;
+    struct config *config;
+    int r;
+
+    if (!load(argc, argv, &o, &config, &r))
+        return r;
+    printf("%s: good: %zu upstreams, %zu groups, %zu captures\n", o.file, config->n_upstreams,
+           config->n_groups, config->n_captures);
+    config_free(config);
+    return CLI_DONE;
+}
+
+int cli_rules(int argc, char **argv)
+{
+    struct cli_options o;
+    struct config *config;
+    struct generation *plan;
+    struct nft_ruleset *rs = NULL;
+    char why[512];
+    int r;
+
+    if (!load(argc, argv, &o, &config, &r))
+        return r;
+    r = generation_plan(config, &plan, why, sizeof(why));
+    if (r < 0) {
+        log_error("%s", why);
+        return CLI_FAILED;
+    }
+    r = nft_ruleset_build(&plan->set, &rs);
+    char *text = r == 0 ? nft_ruleset_text(rs) : NULL;
+
+    if (text && text[0] == '\0')
+        fputs("# no rules: no capture with hook = \"output\" or \"gateway\"\n", stdout);
+    else if (text)
+        fputs(text, stdout);
+    else
+        log_error("cannot build the rules: out of memory");
+    free(text);
+    nft_ruleset_free(rs);
+    generation_free(plan);
+    return text ? CLI_DONE : CLI_FAILED;
+}

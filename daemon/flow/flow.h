@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The flows of one worker: a fixed table, the listeners that feed it, and the life of each flow from its
+ * accept to its end. Sees captures only through origin_ops, and upstreams through upstream/.
+ */
+#ifndef UNDERSOCK_FLOW_FLOW_H
+#define UNDERSOCK_FLOW_FLOW_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/loop.h"
+#include "capture.h"
+#include "message.h"
+#include "relay/relay.h"
+#include "upstream/upstream.h"
+
+/*
+ * What each state allows:
+ *   HELD         the SYN is kept back; no socket of the application yet, the upstream is being dialled
+ *   DIALING      the upstream's TCP connection is under way; the application's bytes wait in its socket
+ *   HANDSHAKE    the upstream is being asked; likewise
+ *   GRANTED      the upstream said yes, the application's connection is about to be accepted
+ *   RELAY        bytes go both ways
+ *   HALF_CLOSED  one side has sent FIN and it was passed on; the other direction goes on
+ *   CLOSING      nothing moves any more; reaped after the batch, or once the survivor of a reset has
+ *                taken what was sent to it before
+ */
+enum flow_state {
+    FLOW_FREE,
+    FLOW_HELD,
+    FLOW_DIALING,
+    FLOW_HANDSHAKE,
+    FLOW_GRANTED,
+    FLOW_RELAY,
+    FLOW_HALF_CLOSED,
+    FLOW_CLOSING,
+    FLOW_STATES,
+};
+
+const char *flow_state_name(enum flow_state s);
+/* Whether a flow may go from one state to the other. */
+bool flow_may_become(enum flow_state from, enum flow_state to);
+
+/* One listening socket and what an accepted connection on it means. */
+struct flow_listener {
+    int fd;                         /* the table does not close it */
+    struct addr at;                 /* its own address */
+    const char *capture;            /* name, for the records */
+    struct origin_source origin;    /* where the destination is learnt */
+    struct upstream_choice *choice; /* where it is asked for */
+};
+
+struct flow_table_options {
+    struct loop *loop;
+    struct relay_pool *pool;
+    const struct flow_listener *listeners; /* alive as long as the table */
+    size_t n_listeners;
+    const struct addr *upstreams; /* never a destination: a flow to one of them has come back */
+    size_t n_upstreams;
+    uint32_t max_flows;
+    unsigned worker;      /* number, part of each flow's id */
+    int64_t idle_timeout; /* nanoseconds, 0: none */
+    void (*on_empty)(void *ctx); /* draining, and the last flow has ended */
+    void *ctx;
+};
+
+struct flow_table;
+
+/* Registers the listeners with the loop. Takes loop kinds 1..7 and its batch end. 0 or -errno. */
+int flow_table_create(const struct flow_table_options *o, struct flow_table **ret);
+/* Resets every flow. */
+void flow_table_destroy(struct flow_table *t);
+/* Accepts no more; calls on_empty when (or as soon as) no flow is left. */
+void flow_table_drain(struct flow_table *t);
+bool flow_table_draining(const struct flow_table *t);
+/* The counters, those of the relay pool included. */
+void flow_table_stats(const struct flow_table *t, struct message_stats *ret);
+
+/*
+ * The records of the flows in slots from *cursor on, at most `max` of them; moves the cursor. Returns how
+ * many were filled; 0: that was all.
+ */
+size_t flow_table_records(const struct flow_table *t, uint32_t *cursor, struct message_flow *ret,
+                          size_t max);
+
+#endif

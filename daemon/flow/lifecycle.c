@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The life of a flow: accepted, dialled, joined, ended.
+ *
+ * Theory of operation. Both sockets of a flow are in the loop from the beginning of their lives to the end,
+ * edge-triggered. While the upstream is being asked, the application's bytes wait in its socket: nothing is
+ * read, so nothing can pile up. With the last reply the flow becomes a relay over the same two sockets.
+ *
+ * Ends. A flow that fails or is reset closes sockets that carry SO_LINGER 0: the kernel resets them, as it
+ * would if we died. Only FIN on both sides makes an orderly close. A reset waits, for a few seconds at
+ * most, until the surviving side has been handed what was sent before the reset: closing at once would
+ * throw away what is still in our send queue.
+ *
+ * Nothing is freed inside an event: an ended flow goes to the reap list and is released after the batch.
+ */
+#include <errno.h>
+#include <linux/sockios.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+
+#include "base/fd.h"
+#include "flow/table.h"
+#include "log.h"
+
+#define LINGER_STEP  INT64_C(20000000) /* 20 ms between looks at the survivor's queue */
+#define LINGER_STEPS 250               /* 5 s */
+
+static uint32_t slot_of(const struct flow_table *t, const struct flow *f)
+{
+    return (uint32_t)(f - t->flows);
+}
+
+static void reap_later(struct flow_table *t, struct flow *f)
+{
+    if (f->reaping)
+        return;
+    f->reaping = true;
+    if (f->queued)
+        return; /* its `next` belongs to the again list for now; that moves it over */
+    f->next = t->reap;
+    t->reap = slot_of(t, f);
+}
+
+static void queue_again(struct flow_table *t, struct flow *f)
+{
+    if (f->queued || f->reaping)
+        return;
+    f->queued = true;
+    f->next = t->again;
+    t->again = slot_of(t, f);
+}
+
+static bool relaying(const struct flow *f)
+{
+    return f->state == FLOW_RELAY || f->state == FLOW_HALF_CLOSED;
+}
+
+/* Are there bytes that this side was sent and has not acknowledged? */
+static bool unsent(int fd)
+{
+    int n = 0;
+
+    return fd >= 0 && ioctl(fd, SIOCOUTQ, &n) == 0 && n > 0;
+}
+
+/* The side that outlived a reset; -1 when it was not that. The relay's words outlast relay_finish(). */
+static int survivor(const struct flow *f)
+{
+    if (f->relay.dead[SIDE_CLIENT] == f->relay.dead[SIDE_UPSTREAM])
+        return -1;
+    return f->relay.dead[SIDE_CLIENT] ? f->fd[SIDE_UPSTREAM] : f->fd[SIDE_CLIENT];
+}
+
+static void linger(struct flow_table *t, struct flow *f)
+{
+    if (f->linger_left == 0 || !unsent(survivor(f)) ||
+        loop_timer_set(t->o.loop, &f->timer, LINGER_STEP, flow_ref(t, f, KIND_CLIENT)) < 0) {
+        reap_later(t, f);
+        return;
+    }
+    f->linger_left--;
+}
+
+void flow_end(struct flow_table *t, struct flow *f, bool orderly)
+{
+    bool was_relay = relaying(f);
+
+    if (was_relay) {
+        t->stats.bytes_up += f->relay.dir[SIDE_CLIENT].bytes;
+        t->stats.bytes_down += f->relay.dir[SIDE_UPSTREAM].bytes;
+        relay_finish(&f->relay, t->o.pool);
+        if (orderly)
+            t->stats.finished++;
+        else
+            t->stats.reset++;
+    } else {
+        dial_finish(&f->dialing.dial);
+    }
+    loop_timer_cancel(t->o.loop, &f->timer);
+    flow_set_state(t, f, FLOW_CLOSING);
+    f->orderly = orderly;
+    f->linger_left = was_relay && !orderly ? LINGER_STEPS : 0;
+    linger(t, f);
+}
+
+static void reap(struct flow_table *t, struct flow *f)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        if (f->orderly && f->fd[i] >= 0)
+            fd_reset_on_close(f->fd[i], false);
+        fd_close(&f->fd[i]);
+    }
+    flow_release(t, f);
+}
+
+static void pump(struct flow_table *t, struct flow *f)
+{
+    switch (relay_pump(&f->relay, t->o.pool)) {
+    case RELAY_MORE:
+        queue_again(t, f);
+        break;
+    case RELAY_DONE:
+        flow_end(t, f, true);
+        return;
+    case RELAY_RESET:
+        flow_end(t, f, false);
+        return;
+    case RELAY_IDLE:
+        break;
+    }
+    if (f->state == FLOW_RELAY && relay_half_closed(&f->relay))
+        flow_set_state(t, f, FLOW_HALF_CLOSED);
+}
+
+static void begin_relay(struct flow_table *t, struct flow *f)
+{
+    f->upstream = f->dialing.dial.upstream;
+    f->fd[SIDE_UPSTREAM] = dial_take(&f->dialing.dial);
+    dial_finish(&f->dialing.dial);
+    loop_timer_cancel(t->o.loop, &f->timer);
+    relay_init(&f->relay, f->fd[SIDE_CLIENT], f->fd[SIDE_UPSTREAM]);
+    flow_set_state(t, f, FLOW_RELAY);
+    t->stats.granted++;
+    f->active = loop_now(t->o.loop);
+    if (t->o.idle_timeout > 0)
+        loop_timer_set(t->o.loop, &f->timer, t->o.idle_timeout, flow_ref(t, f, KIND_CLIENT));
+    pump(t, f);
+}
+
+static void dial_failed(struct flow_table *t, struct flow *f)
+{
+    struct dial *d = &f->dialing.dial;
+    char why[200], to[ADDR_STRLEN];
+    bool at_fault = dial_upstream_at_fault(d);
+
+    dial_describe(d, why, sizeof(why));
+    log_flow(LOG_LEVEL_DEBUG, flow_id(t, f), "%s through %s: %s",
+             addr_format(&f->origin.destination, to), d->upstream->name, why);
+    upstream_report(d->upstream, at_fault ? why : NULL, loop_now(t->o.loop));
+    loop_timer_cancel(t->o.loop, &f->timer);
+    if (at_fault && f->dialing.at + 1u < f->dialing.n) {
+        f->dialing.at++;
+        if (f->state == FLOW_HANDSHAKE)
+            flow_set_state(t, f, FLOW_DIALING);
+        return; /* the caller dials the next one */
+    }
+    t->stats.failed++;
+    flow_end(t, f, false);
+}
+
+static struct dial_env dial_env(struct flow_table *t, struct flow *f)
+{
+    return (struct dial_env){.loop = t->o.loop,
+                             .timer = &f->timer,
+                             .ref = flow_ref(t, f, KIND_UPSTREAM)};
+}
+
+/* Dials candidate after candidate until one is pending or none is left. */
+static void dial_on(struct flow_table *t, struct flow *f)
+{
+    struct upstream_choice *choice = t->o.listeners[f->listener].choice;
+
+    while (f->state == FLOW_DIALING) {
+        struct upstream *u = choice->candidates[f->dialing.order[f->dialing.at]];
+        struct dial_env env = dial_env(t, f);
+
+        f->upstream = u;
+        if (dial_start(&f->dialing.dial, u, &f->origin.destination, NULL, &env) == DIAL_PENDING)
+            return;
+        dial_failed(t, f);
+    }
+}
+
+static void dial_step(struct flow_table *t, struct flow *f, uint32_t events)
+{
+    struct dial *d = &f->dialing.dial;
+    struct dial_env env = dial_env(t, f);
+    enum dial_result result = dial_event(d, events, &env);
+
+    if (d->connected && f->state == FLOW_DIALING)
+        flow_set_state(t, f, FLOW_HANDSHAKE);
+    if (result == DIAL_GRANTED) {
+        d->upstream->granted++;
+        upstream_report(d->upstream, NULL, loop_now(t->o.loop));
+        begin_relay(t, f);
+    } else if (result == DIAL_FAILED) {
+        dial_failed(t, f);
+        dial_on(t, f);
+    }
+}
+
+void flow_begin(struct flow_table *t, const struct flow_listener *l, unsigned listener, int fd,
+                const struct addr *client, const struct origin *origin)
+{
+    struct flow *f = flow_alloc(t);
+
+    if (!f) {
+        int64_t now = loop_now(t->o.loop);
+
+        t->stats.refused_full++;
+        if (now >= t->next_full_log)
+            log_warning("the flow table is full (%u): new connections are reset; raise max-flows",
+                        t->o.max_flows);
+        t->next_full_log = now + INT64_C(10000000000);
+        fd_close(&fd);
+        return;
+    }
+    f->listener = (uint8_t)listener;
+    f->fd[SIDE_CLIENT] = fd;
+    f->client = *client;
+    f->origin = *origin;
+    f->started = f->active = loop_now(t->o.loop);
+    f->dialing.dial.fd = -1;
+    f->dialing.n = (uint8_t)upstream_order(l->choice, &origin->destination, f->dialing.order);
+    t->stats.accepted++;
+    flow_set_state(t, f, FLOW_DIALING);
+    if (f->dialing.n == 0 ||
+        loop_add(t->o.loop, fd, RELAY_EVENTS, flow_ref(t, f, KIND_CLIENT)) < 0) {
+        t->stats.failed++;
+        flow_end(t, f, false);
+        return;
+    }
+    dial_on(t, f);
+}
+
+static void idle_check(struct flow_table *t, struct flow *f)
+{
+    int64_t left = f->active + t->o.idle_timeout - loop_now(t->o.loop);
+
+    if (left <= 0) {
+        log_flow(LOG_LEVEL_DEBUG, flow_id(t, f), "reset: idle for idle-timeout");
+        flow_end(t, f, false);
+    } else {
+        loop_timer_set(t->o.loop, &f->timer, left, flow_ref(t, f, KIND_CLIENT));
+    }
+}
+
+void flow_event(struct flow_table *t, uint64_t ref, uint32_t events)
+{
+    struct flow *f = flow_by_ref(t, ref);
+
+    if (!f || f->reaping)
+        return;
+    bool client = loop_ref_kind(ref) == KIND_CLIENT;
+
+    if (f->state == FLOW_CLOSING) {
+        if (events & LOOP_TIMEOUT)
+            linger(t, f);
+    } else if (relaying(f)) {
+        if (events & LOOP_TIMEOUT) {
+            idle_check(t, f);
+            return;
+        }
+        f->active = loop_now(t->o.loop);
+        relay_event(&f->relay, client ? SIDE_CLIENT : SIDE_UPSTREAM, events);
+        pump(t, f);
+    } else if (!client) {
+        dial_step(t, f, events);
+    } else if (events & (EPOLLERR | EPOLLHUP)) {
+        /* The application has reset its connection: nobody waits for the answer. */
+        t->stats.failed++;
+        flow_end(t, f, false);
+    }
+}
+
+bool flow_batch_end(struct flow_table *t)
+{
+    uint32_t slot = t->again;
+
+    t->again = FLOW_NONE;
+    while (slot != FLOW_NONE) {
+        struct flow *f = &t->flows[slot];
+
+        slot = f->next;
+        f->queued = false;
+        if (f->reaping) {
+            f->next = t->reap;
+            t->reap = slot_of(t, f);
+        } else if (relaying(f)) {
+            pump(t, f);
+        }
+    }
+    while (t->reap != FLOW_NONE) {
+        struct flow *f = &t->flows[t->reap];
+
+        t->reap = f->next;
+        reap(t, f);
+    }
+    if (t->draining && t->stats.flows == 0 && t->o.on_empty)
+        t->o.on_empty(t->o.ctx);
+    return t->again != FLOW_NONE;
+}

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Inside flow/ only: the flow itself and the table that owns it. */
+#ifndef UNDERSOCK_FLOW_TABLE_H
+#define UNDERSOCK_FLOW_TABLE_H
+
+#include "flow/flow.h"
+#include "upstream/dial.h"
+
+enum { KIND_LISTENER = 1, KIND_CLIENT = 2, KIND_UPSTREAM = 3 };
+enum { SIDE_CLIENT, SIDE_UPSTREAM };
+
+#define FLOW_NONE UINT32_MAX
+
+/* While the upstream is being asked. */
+struct flow_dialing {
+    struct dial dial;
+    uint8_t order[UPSTREAM_CANDIDATES]; /* candidates, the preferred one first */
+    uint8_t n, at;
+};
+
+struct flow {
+    uint32_t generation;
+    uint32_t next; /* in the free, the again or the reap list */
+    uint8_t state; /* enum flow_state */
+    uint8_t listener;
+    bool queued;   /* in the again list */
+    bool reaping;  /* in the reap list */
+    uint8_t linger_left; /* CLOSING: looks at the survivor's queue that remain */
+    bool orderly;  /* ended with FIN both ways */
+    int fd[2];     /* SIDE_CLIENT, SIDE_UPSTREAM; -1: none */
+    struct addr client;
+    struct origin origin;
+    const struct upstream *upstream;
+    int64_t started, active;
+    struct timer timer;
+    union {
+        struct flow_dialing dialing; /* DIALING, HANDSHAKE */
+        struct relay relay;          /* RELAY, HALF_CLOSED */
+    };
+};
+
+struct flow_table {
+    struct flow_table_options o;
+    struct flow *flows;
+    uint32_t n_used; /* slots ever used: those beyond are untouched memory */
+    uint32_t free, again, reap;
+    int reserve; /* a descriptor to give up for an accept() when none is left */
+    bool draining, paused;
+    bool said_loop, said_stray;
+    int64_t next_full_log;
+    struct timer resume; /* listeners are looked at again */
+    struct message_stats stats;
+};
+
+uint64_t flow_id(const struct flow_table *t, const struct flow *f);
+uint64_t flow_ref(const struct flow_table *t, const struct flow *f, unsigned kind);
+/* The flow of a reference, or NULL when it is gone. */
+struct flow *flow_by_ref(struct flow_table *t, uint64_t ref);
+
+/* A zeroed flow in state FREE with no descriptors, or NULL: full. */
+struct flow *flow_alloc(struct flow_table *t);
+/* The one setter: checks that the step is allowed. */
+void flow_set_state(struct flow_table *t, struct flow *f, enum flow_state to);
+/* Puts the slot back; descriptors must be closed. */
+void flow_release(struct flow_table *t, struct flow *f);
+
+/* Listener side (listener.c). */
+void listener_event(struct flow_table *t, uint32_t index);
+int listeners_register(struct flow_table *t);
+void listeners_unregister(struct flow_table *t);
+
+/* Life (lifecycle.c). `fd` becomes the flow's. */
+void flow_begin(struct flow_table *t, const struct flow_listener *l, unsigned listener, int fd,
+                const struct addr *client, const struct origin *origin);
+void flow_event(struct flow_table *t, uint64_t ref, uint32_t events);
+/* Runs the again list and reaps; true when there is more to do at once. */
+bool flow_batch_end(struct flow_table *t);
+/* Ends it: resets both sides, or closes in order. Reaped after the batch. */
+void flow_end(struct flow_table *t, struct flow *f, bool orderly);
+
+#endif

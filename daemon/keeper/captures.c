@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* keeper/captures.h */
+#include "keeper/captures.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/fd.h"
+#include "bpf/cgroup.h"
+#include "keeper/cgroup.h"
+#include "log.h"
+#include "nft/batch.h"
+#include "nft/ruleset.h"
+
+#define CAPTURES_MAX 64
+
+/* One attached cgroup capture. */
+struct attached {
+    struct bpf_capture *bpf; /* NULL: free */
+    char name[CAPTURE_NAME_MAX + 1];
+    dev_t dev;
+    ino_t ino;
+    bool wanted; /* by the generation that is being applied */
+};
+
+struct captures {
+    struct loop *loop;
+    unsigned event_kind;
+    struct nft_owner *nft;
+    struct attached attached[CAPTURES_MAX];
+};
+
+int captures_create(struct loop *loop, unsigned event_kind, struct captures **ret)
+{
+    struct captures *c = calloc(1, sizeof(*c));
+
+    if (!c)
+        return -ENOMEM;
+    c->loop = loop;
+    c->event_kind = event_kind;
+    *ret = c;
+    return 0;
+}
+
+static struct attached *find(struct captures *c, const char *name, const struct stat *st)
+{
+    for (size_t i = 0; i < CAPTURES_MAX; i++) {
+        struct attached *a = &c->attached[i];
+
+        if (a->bpf && !a->wanted && a->dev == st->st_dev && a->ino == st->st_ino &&
+            strcmp(a->name, name) == 0)
+            return a;
+    }
+    return NULL;
+}
+
+static struct attached *vacant(struct captures *c)
+{
+    for (size_t i = 0; i < CAPTURES_MAX; i++) {
+        if (!c->attached[i].bpf)
+            return &c->attached[i];
+    }
+    return NULL;
+}
+
+static int attach_new(struct captures *c, struct generation *g, size_t index, int cgroup,
+                      const struct stat *st, struct attached **ret, char *why, size_t why_size)
+{
+    struct attached *a = vacant(c);
+
+    if (!a) {
+        snprintf(why, why_size, "more than %u cgroup captures", CAPTURES_MAX);
+        return -ENOSPC;
+    }
+    int r = bpf_cgroup_attach(&g->set, index, cgroup, &a->bpf, why, why_size);
+
+    if (r < 0) {
+        a->bpf = NULL;
+        return r;
+    }
+    snprintf(a->name, sizeof(a->name), "%s", g->policies[index].name);
+    a->dev = st->st_dev;
+    a->ino = st->st_ino;
+    int fd = bpf_capture_event_fd(a->bpf);
+
+    if (fd >= 0)
+        loop_add(c->loop, fd, EPOLLIN, loop_ref(c->event_kind, 0, (uint32_t)(a - c->attached)));
+    *ret = a;
+    return 0;
+}
+
+static int apply_cgroup(struct captures *c, struct generation *g, size_t index, int transient,
+                        char *why, size_t why_size)
+{
+    const struct capture_policy *p = &g->policies[index];
+    int own = p->cgroup ? cgroup_open(p->cgroup, why, why_size) : -1;
+    int cgroup = p->cgroup ? own : transient;
+    struct stat st;
+    int r = cgroup < 0 ? cgroup : 0;
+
+    if (r == 0 && fstat(cgroup, &st) < 0)
+        r = -errno;
+    if (r == 0) {
+        struct attached *a = find(c, p->name, &st);
+
+        if (a)
+            r = bpf_cgroup_replace(a->bpf, &g->set, index, why, why_size);
+        else
+            r = attach_new(c, g, index, cgroup, &st, &a, why, why_size);
+        if (r == 0) {
+            a->wanted = true;
+            for (size_t i = 0; i < g->n_listeners; i++) {
+                if (g->listeners[i].capture == &g->config->captures[index])
+                    g->listeners[i].origin_map = bpf_capture_origin_fd(a->bpf);
+            }
+        }
+    }
+    fd_close(&own);
+    return r;
+}
+
+static void detach(struct captures *c, struct attached *a)
+{
+    int fd = bpf_capture_event_fd(a->bpf);
+
+    if (fd >= 0)
+        loop_remove(c->loop, fd);
+    bpf_capture_detach(a->bpf);
+    *a = (struct attached){.bpf = NULL};
+}
+
+static int apply_nft(struct captures *c, const struct generation *g, char *why, size_t why_size)
+{
+    struct nft_ruleset *rs = NULL;
+    int r = nft_ruleset_build(&g->set, &rs);
+
+    if (r < 0) {
+        snprintf(why, why_size, "cannot build the nftables rules: %s", strerror(-r));
+        return r;
+    }
+    if (!c->nft && !nft_ruleset_empty(rs))
+        r = nft_owner_open(&c->nft, why, why_size);
+    if (r == 0 && c->nft)
+        r = nft_owner_replace(c->nft, rs, why, why_size);
+    nft_ruleset_free(rs);
+    return r;
+}
+
+int captures_apply(struct captures *c, struct generation *g, int transient, char *why,
+                   size_t why_size)
+{
+    char cause[BPF_WHY_MAX + 256] = "";
+    int r = 0;
+
+    for (size_t i = 0; i < CAPTURES_MAX; i++)
+        c->attached[i].wanted = false;
+    for (size_t i = 0; r == 0 && i < g->set.n_policies; i++) {
+        const struct capture_policy *p = &g->policies[i];
+
+        if (p->hook == CAPTURE_CGROUP)
+            r = apply_cgroup(c, g, i, transient, cause, sizeof(cause));
+        if (p->hook == CAPTURE_GATEWAY) {
+            snprintf(cause, sizeof(cause),
+                     "hook = \"gateway\" is not in this version; use \"output\" or \"cgroup\"");
+            r = -EOPNOTSUPP;
+        }
+        if (r < 0)
+            snprintf(why, why_size, "capture %s: %s", p->name, cause[0] ? cause : strerror(-r));
+    }
+    if (r == 0)
+        r = apply_nft(c, g, why, why_size);
+    for (size_t i = 0; r == 0 && i < CAPTURES_MAX; i++) {
+        if (c->attached[i].bpf && !c->attached[i].wanted)
+            detach(c, &c->attached[i]);
+    }
+    return r;
+}
+
+static void report(void *ctx, const struct bpf_capture_event *e)
+{
+    const struct attached *a = ctx;
+
+    log_warning("capture %s: %.16s (pid %u) is in another network namespace, where our listener cannot "
+                "be reached: its connections %s (said once per namespace)",
+                a->name, e->comm, e->pid,
+                e->refused ? "are refused; run undersock in that namespace, or set when-down = \"direct\""
+                           : "go direct");
+}
+
+void captures_event(struct captures *c, unsigned index)
+{
+    if (index < CAPTURES_MAX && c->attached[index].bpf)
+        bpf_capture_poll_events(c->attached[index].bpf, report, &c->attached[index]);
+}
+
+size_t captures_link_fds(const struct captures *c, int *ret, size_t max)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < CAPTURES_MAX; i++) {
+        int fds[BPF_CAPTURE_MAX_FDS];
+        int got = c->attached[i].bpf ? bpf_capture_fds(c->attached[i].bpf, fds, BPF_CAPTURE_MAX_FDS)
+                                     : 0;
+
+        for (int k = 0; k < got && n < max; k++)
+            ret[n++] = fds[k];
+    }
+    return n;
+}
+
+void captures_remove(struct captures *c)
+{
+    if (!c)
+        return;
+    nft_owner_close(c->nft);
+    for (size_t i = 0; i < CAPTURES_MAX; i++) {
+        if (c->attached[i].bpf)
+            detach(c, &c->attached[i]);
+    }
+    free(c);
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What is installed in the kernel for a generation: BPF programs on cgroups, the nftables table. */
+#ifndef UNDERSOCK_KEEPER_CAPTURES_H
+#define UNDERSOCK_KEEPER_CAPTURES_H
+
+#include <stddef.h>
+
+#include "base/loop.h"
+#include "keeper/generation.h"
+
+struct captures;
+
+/* `event_kind`: the loop kind for what the programs report; the reference's index is the capture's place
+ * among those attached. 0 or -ENOMEM. */
+int captures_create(struct loop *loop, unsigned event_kind, struct captures **ret);
+/*
+ * Puts the captures of `g` in force and fills the origin maps into its listeners. What the generation
+ * before had attached to the same cgroup is replaced in place, without a gap; the nftables table is
+ * replaced in one transaction. `transient`: the cgroup of captures that name none, or -1. 0, or -errno with
+ * one line in `why`: -EPERM and -EOPNOTSUPP name a missing privilege or kernel feature. After a failure
+ * call captures_apply() with the generation before, or captures_remove().
+ */
+int captures_apply(struct captures *c, struct generation *g, int transient, char *why,
+                   size_t why_size);
+/* Logs what the programs of one attached capture report. */
+void captures_event(struct captures *c, unsigned index);
+/* Descriptors that keep the cgroup programs attached, for the janitor. Returns their number. */
+size_t captures_link_fds(const struct captures *c, int *ret, size_t max);
+/* Takes everything out of the kernel and frees. NULL is allowed. */
+void captures_remove(struct captures *c);
+
+#endif

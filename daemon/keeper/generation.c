@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* keeper/generation.h */
+#include "keeper/generation.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+
+#define WORKERS_MAX 64
+
+static bool needs_listener(const struct capture_policy *p)
+{
+    return p->action == CAPTURE_PROXY;
+}
+
+static uint16_t planned_port(size_t capture)
+{
+    return (uint16_t)(LISTENERS_PORT + capture);
+}
+
+/* The first hops' addresses, each once. */
+static size_t collect_addresses(const struct generation *g, struct addr *to)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < g->config->n_upstreams; i++) {
+        const struct upstream_hop *hop = &g->upstreams[i].hops[0];
+
+        for (unsigned k = 0; k < hop->n_addrs; k++) {
+            size_t at = 0;
+
+            while (at < n && !addr_equal(&to[at], &hop->addrs[k]))
+                at++;
+            if (at == n)
+                to[n++] = hop->addrs[k];
+        }
+    }
+    return n;
+}
+
+static int describe_captures(struct generation *g)
+{
+    const struct config *c = g->config;
+
+    g->policies = calloc(c->n_captures + 1, sizeof(*g->policies));
+    g->upstream_addrs = calloc(c->n_upstreams * UPSTREAM_ADDRS + 1, sizeof(*g->upstream_addrs));
+    if (!g->policies || !g->upstream_addrs)
+        return -ENOMEM;
+    for (size_t i = 0; i < c->n_captures; i++)
+        g->policies[i] = c->captures[i].policy;
+    g->set = (struct capture_set){
+        .policies = g->policies,
+        .n_policies = c->n_captures,
+        .upstreams = g->upstream_addrs,
+        .n_upstreams = collect_addresses(g, g->upstream_addrs),
+        .own_mark = g->marked ? OWN_MARK : 0,
+        .own_mask = g->marked ? OWN_MASK : 0,
+    };
+    return 0;
+}
+
+/* Everything but listeners. */
+static int prepare(struct config *config, bool marked, struct generation **ret, char *why,
+                   size_t why_size)
+{
+    struct generation *g = calloc(1, sizeof(*g));
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+
+    snprintf(why, why_size, "out of memory");
+    if (!g) {
+        config_free(config);
+        return -ENOMEM;
+    }
+    g->config = config;
+    g->marked = marked;
+    g->n_workers = config->workers > 0 ? config->workers : cpus > 0 ? (unsigned)cpus : 1;
+    if (g->n_workers > WORKERS_MAX)
+        g->n_workers = WORKERS_MAX;
+    int r = upstream_build(config, marked ? OWN_MARK : 0, &g->upstreams);
+
+    if (r == 0)
+        r = upstream_resolve(g->upstreams, config->n_upstreams, why, why_size);
+    if (r == 0)
+        r = describe_captures(g);
+    if (r < 0) {
+        generation_free(g);
+        return r;
+    }
+    *ret = g;
+    return 0;
+}
+
+int generation_plan(struct config *config, struct generation **ret, char *why, size_t why_size)
+{
+    struct generation *g;
+    int r = prepare(config, true, &g, why, why_size);
+
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < config->n_captures; i++) {
+        if (needs_listener(&g->policies[i]))
+            g->policies[i].port_v4 = g->policies[i].port_v6 = planned_port(i);
+    }
+    *ret = g;
+    return 0;
+}
+
+/* Row r of each capture goes to worker r % n_workers: rows of a larger past are still served. */
+static int deal_out(struct generation *g, struct listeners *pool)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < g->set.n_policies; i++) {
+        for (struct listener *l = NULL; (l = listeners_next(pool, &g->policies[i], l));)
+            n++;
+    }
+    g->listeners = calloc(n + 1, sizeof(*g->listeners));
+    g->first = calloc(g->n_workers + 1, sizeof(*g->first));
+    if (!g->listeners || !g->first)
+        return -ENOMEM;
+    n = 0;
+    for (unsigned w = 0; w < g->n_workers; w++) {
+        g->first[w] = n;
+        for (size_t i = 0; i < g->set.n_policies; i++) {
+            for (struct listener *l = NULL; (l = listeners_next(pool, &g->policies[i], l));) {
+                if (l->row % g->n_workers != w)
+                    continue;
+                g->listeners[n++] = (struct worker_listener){
+                    .fd = l->fd,
+                    .at = l->at,
+                    .capture = &g->config->captures[i],
+                    .origin = l->hook == CAPTURE_CGROUP ? WORKER_ORIGIN_BPF : WORKER_ORIGIN_NAT,
+                    .origin_map = -1,
+                };
+            }
+        }
+    }
+    g->first[g->n_workers] = g->n_listeners = n;
+    return 0;
+}
+
+int generation_create(struct config *config, bool marked, struct listeners *pool,
+                      struct generation **ret, char *why, size_t why_size)
+{
+    struct generation *g;
+    int r = prepare(config, marked, &g, why, why_size);
+
+    if (r < 0)
+        return r;
+    for (size_t i = 0; r == 0 && i < g->set.n_policies; i++) {
+        if (needs_listener(&g->policies[i]))
+            r = listeners_provide(pool, &g->policies[i], g->n_workers, marked ? planned_port(i) : 0,
+                                  why, why_size);
+    }
+    if (r == 0)
+        r = deal_out(g, pool);
+    if (r < 0) {
+        generation_free(g);
+        return r;
+    }
+    *ret = g;
+    return 0;
+}
+
+void generation_free(struct generation *g)
+{
+    if (!g)
+        return;
+    free(g->first);
+    free(g->listeners);
+    free(g->policies);
+    free(g->upstream_addrs);
+    free(g->upstreams);
+    config_free(g->config);
+    free(g);
+}

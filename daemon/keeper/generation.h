@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One configuration at work: its upstreams, what its captures are told, and which worker accepts where. A
+ * reload makes a new generation beside the old one, over the same listeners.
+ */
+#ifndef UNDERSOCK_KEEPER_GENERATION_H
+#define UNDERSOCK_KEEPER_GENERATION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "capture.h"
+#include "config/config.h"
+#include "keeper/listeners.h"
+#include "upstream/upstream.h"
+#include "worker/worker.h"
+
+/* The mark of our own sockets; the low byte is left for what a packet's mark may say later. */
+#define OWN_MARK 0x55530000u
+#define OWN_MASK 0xffffff00u
+
+struct generation {
+    struct config *config; /* owned */
+    struct upstream *upstreams;
+    unsigned n_workers;
+    unsigned n_live; /* workers alive */
+    bool marked;     /* its sockets carry OWN_MARK */
+
+    struct capture_policy *policies; /* the configuration's, with the listeners' ports */
+    struct addr *upstream_addrs;
+    struct capture_set set;
+
+    struct worker_listener *listeners; /* of all workers, in one array */
+    size_t n_listeners;
+    size_t *first; /* worker i has those from first[i] to first[i + 1] */
+};
+
+/*
+ * The policies and upstreams of `config`, with the ports that a daemon would listen on, and no listener:
+ * for `undersock rules`. Takes over `config` (also on failure), as the next one does. 0 or -errno with one
+ * line in `why`.
+ */
+int generation_plan(struct config *config, struct generation **ret, char *why, size_t why_size);
+/* Resolves the upstreams and provides the listeners. `marked`: a daemon, whose own sockets captures could
+ * see; its ports are those of generation_plan() where they are free. */
+int generation_create(struct config *config, bool marked, struct listeners *pool,
+                      struct generation **ret, char *why, size_t why_size);
+/* The listeners stay. NULL is allowed. */
+void generation_free(struct generation *g);
+
+#endif

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* keeper/listeners.h */
+#include "keeper/listeners.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/fd.h"
+
+#define PORT_TRIES 64
+#define PORT_STEP  64 /* beyond the ports of our own captures */
+
+struct listeners {
+    struct listener *first;
+};
+
+int listeners_create(struct listeners **ret)
+{
+    *ret = calloc(1, sizeof(**ret));
+    return *ret ? 0 : -ENOMEM;
+}
+
+static void remove_at(struct listener **at)
+{
+    struct listener *gone = *at;
+
+    *at = gone->next;
+    fd_close(&gone->fd);
+    free(gone);
+}
+
+void listeners_destroy(struct listeners *l)
+{
+    while (l && l->first)
+        remove_at(&l->first);
+    free(l);
+}
+
+static bool belongs(const struct listener *i, const struct capture_policy *p)
+{
+    return i->hook == p->hook && strcmp(i->name, p->name) == 0;
+}
+
+struct listener *listeners_next(struct listeners *l, const struct capture_policy *policy,
+                                struct listener *after)
+{
+    struct listener *i = after ? after->next : l->first;
+
+    while (i && !belongs(i, policy))
+        i = i->next;
+    return i;
+}
+
+void listeners_unmark(struct listeners *l)
+{
+    for (struct listener *i = l->first; i; i = i->next)
+        i->wanted = false;
+}
+
+void listeners_prune(struct listeners *l)
+{
+    for (struct listener **at = &l->first; *at;) {
+        if ((*at)->wanted)
+            at = &(*at)->next;
+        else
+            remove_at(at);
+    }
+}
+
+static struct addr loopback(bool v4, uint16_t port)
+{
+    static const uint8_t one[16] = {[15] = 1};
+    struct addr a;
+
+    if (v4)
+        addr_set_v4(&a, (const uint8_t[]){127, 0, 0, 1}, port);
+    else
+        addr_set_v6(&a, one, port);
+    return a;
+}
+
+static int add(struct listeners *l, const struct capture_policy *p, bool v4, unsigned row,
+               uint16_t port)
+{
+    struct listener *i = calloc(1, sizeof(*i));
+    struct addr at = loopback(v4, port);
+
+    if (!i)
+        return -ENOMEM;
+    i->fd = fd_listen(&at, true, &i->at);
+    if (i->fd < 0) {
+        int r = i->fd;
+
+        free(i);
+        return r;
+    }
+    i->v4 = v4;
+    i->row = row;
+    i->hook = p->hook;
+    i->wanted = true;
+    memcpy(i->name, p->name, sizeof(i->name));
+    i->next = l->first;
+    l->first = i;
+    return i->at.port;
+}
+
+/*
+ * Whether the port is free. SO_REUSEPORT would let us in beside another root process that uses it too, and
+ * we would share its connections: so ask without.
+ */
+static int try_port(bool v4, uint16_t port)
+{
+    struct addr at = loopback(v4, port), bound;
+    int fd = fd_listen(&at, false, &bound);
+
+    if (fd < 0)
+        return fd;
+    fd_close(&fd);
+    return bound.port;
+}
+
+/* A port that is free in both families, or in IPv4 alone on a host without IPv6. */
+static int find_port(uint16_t first, bool *ret_v6)
+{
+    int v4 = -EADDRINUSE, v6;
+
+    for (unsigned i = 0; i < PORT_TRIES; i++) {
+        uint32_t candidate = first ? first + i * PORT_STEP : 0;
+
+        if (candidate > UINT16_MAX)
+            first = 0, candidate = 0;
+        v4 = try_port(true, (uint16_t)candidate);
+        if (v4 == -EADDRINUSE)
+            continue;
+        if (v4 < 0)
+            return v4;
+        v6 = try_port(false, (uint16_t)v4);
+        *ret_v6 = v6 > 0;
+        if (v6 != -EADDRINUSE)
+            return v4;
+    }
+    return -EADDRINUSE;
+}
+
+int listeners_provide(struct listeners *l, struct capture_policy *policy, unsigned rows,
+                      uint16_t port, char *why, size_t why_size)
+{
+    unsigned have[2] = {0, 0};
+    uint16_t ports[2] = {0, 0};
+    bool v6 = false;
+
+    for (struct listener *i = listeners_next(l, policy, NULL); i; i = listeners_next(l, policy, i)) {
+        i->wanted = true;
+        have[i->v4]++;
+        ports[i->v4] = i->at.port;
+    }
+    if (have[true] == 0) {
+        int r = find_port(port, &v6);
+
+        if (r < 0) {
+            snprintf(why, why_size, "capture %s: cannot listen on 127.0.0.1: %s; is lo up?",
+                     policy->name, strerror(-r));
+            return r;
+        }
+        ports[true] = (uint16_t)r;
+        ports[false] = v6 ? (uint16_t)r : 0;
+    }
+    for (unsigned family = 0; family < 2; family++) {
+        for (unsigned row = have[family]; ports[family] != 0 && row < rows; row++) {
+            int r = add(l, policy, family, row, ports[family]);
+
+            if (r < 0) {
+                snprintf(why, why_size, "capture %s: cannot listen on port %u: %s", policy->name,
+                         ports[family], strerror(-r));
+                return r;
+            }
+        }
+    }
+    policy->port_v4 = ports[true];
+    policy->port_v6 = ports[false];
+    return 0;
+}

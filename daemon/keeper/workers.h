@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The worker processes: started, started again when they die, told to finish. */
+#ifndef UNDERSOCK_KEEPER_WORKERS_H
+#define UNDERSOCK_KEEPER_WORKERS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "base/loop.h"
+#include "keeper/generation.h"
+
+struct workers;
+
+/* `kind`: the loop kind of the workers' channels. `on_idle` is called when a draining generation has lost
+ * its last worker, which then is the callee's to free. */
+int workers_create(struct loop *loop, unsigned kind,
+                   void (*on_idle)(void *ctx, struct generation *g), void *ctx,
+                   struct workers **ret);
+/* Starts all workers of `g`. 0 or -errno. They count as ready when each has said so. */
+int workers_start(struct workers *w, struct generation *g);
+/* All workers of the newest generation have said that they are ready. */
+bool workers_ready(const struct workers *w);
+/* A process of ours has ended: true when it was a worker. It is started again, unless it was told to drain
+ * or had never become ready (`ret_failed`). */
+bool workers_exited(struct workers *w, pid_t pid, int status, bool *ret_failed);
+/* The old generation accepts no more and ends with its last flow. */
+void workers_drain(struct workers *w, const struct generation *g);
+/* How many there are now, draining ones included. */
+unsigned workers_count(const struct workers *w);
+/* Passes the client's socket with a question to each worker. Returns how many will answer. */
+unsigned workers_ask(struct workers *w, unsigned message_type, int client);
+/* Events of the loop kind given at the start, timers included. */
+void workers_event(struct workers *w, uint64_t ref, uint32_t events);
+/* Kills them all and waits; every flow is reset. Frees. NULL is allowed. */
+void workers_destroy(struct workers *w);
+
+#endif

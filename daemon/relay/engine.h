@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Inside relay/ only: the pool and what an engine is to the pump. */
+#ifndef UNDERSOCK_RELAY_ENGINE_H
+#define UNDERSOCK_RELAY_ENGINE_H
+
+#include "relay/relay.h"
+
+/*
+ * A read of this size that comes back full says that the sender has more. Two in a row move the
+ * direction to splice; a few turns that move less than half of it move it back.
+ */
+#define RELAY_CHUNK       (64 * 1024)
+#define RELAY_PIPE_SIZE   (1024 * 1024)
+#define RELAY_TURN        (4 * 1024 * 1024)
+#define RELAY_STREAK_UP   2
+#define RELAY_STREAK_DOWN 16
+
+struct relay_pipe {
+    int fd[2];
+    struct relay_pipe *next;
+};
+
+struct relay_pool {
+    enum relay_choice choice;
+    struct relay_pipe *free; /* empty ones */
+    unsigned n_pipes, max_pipes;
+    size_t stash_used, stash_budget;
+    struct relay_counters counters;
+    uint8_t scratch[RELAY_CHUNK];
+};
+
+/* What a step of one direction came to. */
+enum relay_step {
+    STEP_MOVED,   /* bytes went from one socket towards the other */
+    STEP_BLOCKED, /* the sender is empty or the receiver is full */
+    STEP_EOF,     /* the sender's FIN */
+    STEP_BROKEN,  /* the sender was reset, or failed; no byte will come any more */
+    STEP_DEAF,    /* the receiver was reset, or failed; no byte can go there any more */
+};
+
+/* An empty pipe, or NULL. relay_pipe_return() takes it back empty; relay_pipe_drop() with bytes in it. */
+struct relay_pipe *relay_pipe_borrow(struct relay_pool *p);
+void relay_pipe_return(struct relay_pool *p, struct relay_pipe *pipe);
+void relay_pipe_drop(struct relay_pool *p, struct relay_pipe *pipe);
+
+/* One read and the write of it, from side `from`; `ret_n`: bytes taken from the sender. */
+enum relay_step relay_copy_step(struct relay *r, struct relay_pool *p, unsigned from, size_t *ret_n);
+/* Sends what the receiver did not take before. STEP_MOVED: the stash is empty. */
+enum relay_step relay_copy_flush(struct relay *r, struct relay_pool *p, unsigned from);
+enum relay_step relay_splice_step(struct relay *r, struct relay_pool *p, unsigned from,
+                                  size_t *ret_n);
+enum relay_step relay_splice_flush(struct relay *r, struct relay_pool *p, unsigned from);
+
+#endif

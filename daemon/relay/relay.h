@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Joins two connected stream sockets in both directions until both have ended.
+ *
+ * Knows nothing of flows: the owner (a flow, a session of the embedded server) holds a struct relay,
+ * registers both sockets edge-triggered (RELAY_EVENTS), reports what epoll said with relay_event() and
+ * runs relay_pump(). It never closes a descriptor.
+ *
+ * Ends: a FIN becomes shutdown(SHUT_WR) on the other side once every byte before it is there. A reset
+ * is reported as RELAY_RESET after what the dying side had sent was passed on as far as the other side
+ * takes it; the owner then closes both sockets, which carry SO_LINGER 0 and so reset.
+ *
+ * Memory: bytes that the receiver did not take wait in a pipe (at most the pool's number of pipes) or in
+ * a stash (at most the pool's budget); when neither is to be had, they stay in the sender's socket.
+ */
+#ifndef UNDERSOCK_RELAY_RELAY_H
+#define UNDERSOCK_RELAY_RELAY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/epoll.h>
+
+#define RELAY_EVENTS (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
+
+/* How the bytes of one direction are moved just now. */
+enum relay_engine { RELAY_COPY, RELAY_SPLICE };
+
+/* What the owner allows (configuration `fast-path`). */
+enum relay_choice { RELAY_CHOICE_AUTO, RELAY_CHOICE_COPY, RELAY_CHOICE_SPLICE };
+
+enum relay_status {
+    RELAY_IDLE,  /* nothing more to do until the next event */
+    RELAY_MORE,  /* its turn is over, but it can go on: call relay_pump() again after the others */
+    RELAY_DONE,  /* both directions ended with FIN and were passed on: close in order */
+    RELAY_RESET, /* one side was reset, or an error: reset both */
+};
+
+struct relay_counters {
+    uint64_t bytes_copied, bytes_spliced;
+    uint64_t to_splice, to_copy; /* engine changes */
+    uint64_t no_pipe;            /* splice was wanted and no pipe was to be had */
+    uint64_t no_stash;           /* the stash budget was used up: peeked instead */
+};
+
+struct relay_pool;
+struct relay_pipe;
+
+/* From side[i] to side[!i]. */
+struct relay_direction {
+    uint64_t bytes;          /* taken by the receiver's socket */
+    struct relay_pipe *pipe; /* borrowed while it holds bytes */
+    uint8_t *stash;          /* owned; bytes read that the receiver did not take */
+    uint32_t stash_pos, stash_len;
+    uint32_t pipe_len; /* bytes in the pipe */
+    uint8_t engine;    /* enum relay_engine */
+    uint8_t streak;    /* consecutive turns that speak for the other engine */
+    bool eof;          /* the sender's FIN was read */
+    bool fin_sent;     /* and passed on */
+};
+
+struct relay {
+    int fd[2];
+    bool readable[2], writable[2], hangup[2]; /* what epoll last said, not yet contradicted */
+    bool dead[2];                             /* reset, or an error: nothing can be sent there */
+    struct relay_direction dir[2];
+};
+
+/*
+ * `max_pipes` pipes at most, `preopened` of them now (before privileges are dropped, a pipe may be larger
+ * than the user's limit); `stash_budget` in bytes. 0 or -errno.
+ */
+int relay_pool_create(unsigned max_pipes, unsigned preopened, size_t stash_budget,
+                      enum relay_choice choice, struct relay_pool **ret);
+void relay_pool_destroy(struct relay_pool *p);
+const struct relay_counters *relay_pool_counters(const struct relay_pool *p);
+
+/* Starts with nothing known: the first relay_pump() tries everything. */
+void relay_init(struct relay *r, int fd0, int fd1);
+/* Gives pipes and stash back. The relay may be forgotten afterwards; descriptors stay the owner's. */
+void relay_finish(struct relay *r, struct relay_pool *p);
+
+/* `side`: 0 or 1; `events`: as epoll reported them. Cheap; does no I/O. */
+void relay_event(struct relay *r, unsigned side, uint32_t events);
+/* Moves what can be moved, within a turn's budget. */
+enum relay_status relay_pump(struct relay *r, struct relay_pool *p);
+
+/* Either direction has ended, the other has not. */
+bool relay_half_closed(const struct relay *r);
+/* The engine to show for the flow: splice as soon as one direction uses it. */
+enum relay_engine relay_shown_engine(const struct relay *r);
+const char *relay_engine_name(enum relay_engine e);
+
+#endif

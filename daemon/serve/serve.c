@@ -1,0 +1,444 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The server around the sessions: listeners, the table, what the loop reports, the end of each
+ * batch.
+ *
+ * Both sockets of a session are registered once, edge-triggered. An event of a session that is
+ * gone, or closed earlier in the same batch, is recognised by generation and state. A slot is freed
+ * at the end of the batch, so that nobody up the stack sees another session in it.
+ *
+ * Listeners are level-triggered with a budget per turn. No session free: the connection is
+ * accepted, reset and counted. No descriptor free: the reserve is closed to do the same; if even
+ * that fails, the listeners are left alone for a moment, so that a full process never spins.
+ */
+#include "serve/serve.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "log.h"
+#include "serve/session.h"
+
+#define SECOND            INT64_C(1000000000)
+#define HANDSHAKE_TIMEOUT (15 * SECOND)
+#define CONNECT_TIMEOUT   (12 * SECOND) /* leaves a client with 15 s the time to hear of it */
+#define ADDRESS_TIMEOUT   (3 * SECOND)
+#define PAUSE             (SECOND / 10)
+
+#define SESSIONS_DEFAULT 65536
+#define SESSIONS_MAX     1000000
+#define PIPES_MAX        512
+#define LOOKUPS_MAX      1024
+#define STASH_BUDGET     (32 * 1024 * 1024)
+#define ACCEPT_BUDGET    64
+/* Descriptors that are neither a session's nor a pipe's: standard streams, loop, listeners,
+ * resolver. */
+#define FDS_BESIDE 32
+
+/* Takes `fd`, which is closed on failure. */
+static void session_open(struct serve *sv, int fd)
+{
+    uint64_t suppressed;
+
+    if (sv->free == SESSION_NONE) {
+        sv->counters.refused_full++;
+        close(fd); /* a reset: SO_LINGER is inherited from the listener */
+        if (serve_log_allowed(sv, &sv->log_full, &suppressed))
+            log_warning(
+                "all %u sessions are in use: connection reset (%llu more since the last line)",
+                sv->n_sessions, (unsigned long long)suppressed);
+        return;
+    }
+    struct session *s = &sv->sessions[sv->free];
+
+    if (loop_add(sv->loop, fd, RELAY_EVENTS, session_ref(sv, s, SERVE_KIND_CLIENT)) < 0 ||
+        loop_timer_set(sv->loop, &s->timer, sv->handshake_timeout,
+                       session_ref(sv, s, SERVE_KIND_TIMER)) < 0) {
+        sv->counters.refused_full++;
+        close(fd);
+        return;
+    }
+    sv->free = s->next;
+    s->client = fd;
+    s->target = -1;
+    s->version = 0;
+    s->client_hangup = false;
+    s->drained = 0;
+    session_set_state(s, SESSION_GREETING);
+    sv->counters.accepted++;
+    sv->counters.active++;
+}
+
+static void listen_for(struct serve *sv, uint32_t events)
+{
+    for (size_t i = 0; i < sv->n_listeners; i++)
+        (void)loop_modify(sv->loop, sv->listeners[i], events,
+                          loop_ref(SERVE_KIND_LISTENER, 0, (uint32_t)i));
+}
+
+static void pause_accepting(struct serve *sv)
+{
+    if (sv->paused ||
+        loop_timer_set(sv->loop, &sv->pause_timer, PAUSE, loop_ref(SERVE_KIND_PAUSE, 0, 0)) < 0)
+        return;
+    sv->paused = true;
+    listen_for(sv, 0);
+}
+
+static void on_pause_over(void *ctx, uint64_t ref, uint32_t events)
+{
+    struct serve *sv = ctx;
+
+    (void)ref;
+    (void)events;
+    sv->paused = false;
+    listen_for(sv, EPOLLIN);
+}
+
+static int open_reserve(void)
+{
+    return open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
+/*
+ * No descriptor is left for a connection that may wait (the kernel says so before it looks). 0: it
+ * was reset; -EAGAIN: none waits; else -errno.
+ */
+static int shed(struct serve *sv, int listener)
+{
+    fd_close(&sv->reserve);
+    int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    int r = fd < 0 ? -errno : 0;
+
+    if (fd >= 0) {
+        close(fd);
+        sv->counters.refused_fds++;
+    }
+    sv->reserve = open_reserve();
+    return sv->reserve < 0 ? -EMFILE : r;
+}
+
+static void on_listener(void *ctx, uint64_t ref, uint32_t events)
+{
+    struct serve *sv = ctx;
+    int listener = sv->listeners[loop_ref_index(ref)];
+
+    (void)events;
+    for (unsigned i = 0; i < ACCEPT_BUDGET && !sv->paused; i++) {
+        int r, fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+        if (fd >= 0) {
+            session_open(sv, fd);
+            continue;
+        }
+        switch (errno) {
+        case EAGAIN:
+            return;
+        case EMFILE:
+        case ENFILE:
+            r = shed(sv, listener);
+            if (r == -EAGAIN)
+                return;
+            if (r < 0)
+                pause_accepting(sv);
+            break;
+        case ENOBUFS:
+        case ENOMEM:
+            pause_accepting(sv);
+            break;
+        default:
+            break; /* the error of the connection that was to be accepted; it is gone */
+        }
+    }
+}
+
+static void on_client(void *ctx, uint64_t ref, uint32_t events)
+{
+    struct serve *sv = ctx;
+    struct session *s = session_find(sv, ref);
+
+    if (!s)
+        return;
+    if (s->state == SESSION_RELAY) {
+        relay_event(&s->relay, 0, events);
+        session_ready(sv, s);
+        return;
+    }
+    if (events & (EPOLLRDHUP | EPOLLHUP))
+        s->client_hangup = true;
+    if (s->state == SESSION_DRAINING) {
+        session_drain(sv, s);
+        return;
+    }
+    if (events & (EPOLLERR | EPOLLHUP)) {
+        session_close(sv, s, false);
+        return;
+    }
+    session_handshake(sv, s);
+}
+
+static void on_target(void *ctx, uint64_t ref, uint32_t events)
+{
+    struct serve *sv = ctx;
+    struct session *s = session_find(sv, ref);
+
+    if (!s)
+        return;
+    if (s->state == SESSION_RELAY) {
+        relay_event(&s->relay, 1, events);
+        session_ready(sv, s);
+    } else if (s->state == SESSION_DIALING) {
+        session_target_event(sv, s, events);
+    }
+}
+
+static void on_timer(void *ctx, uint64_t ref, uint32_t events)
+{
+    struct serve *sv = ctx;
+    struct session *s = session_find(sv, ref);
+
+    (void)events;
+    if (!s)
+        return;
+    switch (s->state) {
+    case SESSION_GREETING:
+    case SESSION_AUTH:
+    case SESSION_REQUEST:
+        sv->counters.timed_out++;
+        session_close(sv, s, false);
+        break;
+    case SESSION_RESOLVING:
+    case SESSION_DIALING:
+        session_dial_timeout(sv, s);
+        break;
+    case SESSION_DRAINING:
+        session_close(sv, s, false);
+        break;
+    default:
+        break;
+    }
+}
+
+static bool on_batch_end(void *ctx)
+{
+    struct serve *sv = ctx;
+    uint32_t i = sv->ready;
+
+    sv->ready = SESSION_NONE;
+    while (i != SESSION_NONE) {
+        struct session *s = &sv->sessions[i];
+
+        i = s->next_ready;
+        s->ready = false;
+        if (s->state != SESSION_RELAY)
+            continue;
+        switch (relay_pump(&s->relay, sv->pool)) {
+        case RELAY_IDLE:
+            break;
+        case RELAY_MORE:
+            session_ready(sv, s);
+            break;
+        case RELAY_DONE:
+            session_close(sv, s, true);
+            break;
+        case RELAY_RESET:
+            session_close(sv, s, false);
+            break;
+        }
+    }
+    for (i = sv->closed; i != SESSION_NONE;) {
+        struct session *s = &sv->sessions[i];
+        uint32_t next = s->next;
+
+        session_set_state(s, SESSION_FREE);
+        s->generation++;
+        s->next = sv->free;
+        sv->free = i;
+        i = next;
+    }
+    sv->closed = SESSION_NONE;
+    return sv->ready != SESSION_NONE;
+}
+
+static unsigned asked_sessions(const struct serve_options *o)
+{
+    unsigned n = o->max_sessions > 0 ? o->max_sessions : SESSIONS_DEFAULT;
+
+    return n < SESSIONS_MAX ? n : SESSIONS_MAX;
+}
+
+uint32_t serve_timers(const struct serve_options *o)
+{
+    return asked_sessions(o) + 2; /* the pause, and the resolver's tick */
+}
+
+/* Two descriptors a session, two a pipe. */
+static int create_table(struct serve *sv, const struct serve_options *o, char *why, size_t why_size)
+{
+    uint64_t limit = fd_raise_limit();
+    unsigned asked = asked_sessions(o);
+    uint64_t pipes = limit / 16 < PIPES_MAX ? limit / 16 : PIPES_MAX;
+
+    if (limit < FDS_BESIDE + 2 * pipes + 2) {
+        snprintf(why, why_size,
+                 "the limit of open files is %" PRIu64
+                 ", too few to serve; raise it: ulimit -n 1024",
+                 limit);
+        return -EMFILE;
+    }
+    uint64_t fit = (limit - FDS_BESIDE - 2 * pipes) / 2;
+
+    sv->n_sessions = fit < asked ? (uint32_t)fit : asked;
+    if (fit < o->max_sessions)
+        log_warning("%u sessions instead of %u: the limit of open files is %" PRIu64,
+                    sv->n_sessions, o->max_sessions, limit);
+    sv->sessions = calloc(sv->n_sessions, sizeof(*sv->sessions));
+    if (!sv->sessions) {
+        snprintf(why, why_size, "out of memory for %u sessions", sv->n_sessions);
+        return -ENOMEM;
+    }
+    for (uint32_t i = 0; i < sv->n_sessions; i++) {
+        sv->sessions[i].client = sv->sessions[i].target = -1;
+        sv->sessions[i].next = i + 1 < sv->n_sessions ? i + 1 : SESSION_NONE;
+    }
+    sv->free = 0;
+
+    unsigned lookups = sv->n_sessions < LOOKUPS_MAX ? sv->n_sessions : LOOKUPS_MAX;
+    int r = relay_pool_create((unsigned)pipes, 0, STASH_BUDGET, o->relay, &sv->pool);
+
+    if (r == 0)
+        r = resolver_create(sv->loop, SERVE_KIND_RESOLVER_FD, SERVE_KIND_RESOLVER_TICK, lookups,
+                            session_resolved, sv, &sv->resolver);
+    if (r < 0)
+        snprintf(why, why_size, "cannot set up the server: %s", strerror(-r));
+    return r;
+}
+
+static int create_listeners(struct serve *sv, const struct serve_options *o, char *why,
+                            size_t why_size)
+{
+    struct addr standard;
+    const struct addr *at = o->listen;
+    size_t n = o->n_listen;
+    char text[ADDR_STRLEN];
+
+    if (n == 0) {
+        int r = addr_parse(SERVE_DEFAULT_LISTEN, 0, &standard);
+
+        if (r < 0)
+            return r;
+        at = &standard;
+        n = 1;
+    }
+    if (n > SERVE_LISTEN_MAX) {
+        snprintf(why, why_size, "%zu addresses to listen on; at most %d are possible", n,
+                 SERVE_LISTEN_MAX);
+        return -EINVAL;
+    }
+    for (size_t i = 0; i < n; i++) {
+        int fd = fd_listen(&at[i], false, &sv->listen[i]);
+
+        if (fd < 0) {
+            snprintf(why, why_size, "cannot listen on %s: %s%s", addr_format(&at[i], text),
+                     strerror(-fd), fd == -EADDRINUSE ? "; choose another with -l ADDR:PORT" : "");
+            return fd;
+        }
+        sv->listeners[sv->n_listeners++] = fd;
+        int r = loop_add(sv->loop, fd, EPOLLIN, loop_ref(SERVE_KIND_LISTENER, 0, (uint32_t)i));
+
+        if (r < 0) {
+            snprintf(why, why_size, "cannot watch the listener: %s", strerror(-r));
+            return r;
+        }
+        if (!addr_is_loopback(&at[i]) && !sv->users)
+            log_warning("listening on %s without a user file: anybody who can reach it may use it; "
+                        "give one with -A USERFILE",
+                        addr_format(&sv->listen[i], text));
+    }
+    return 0;
+}
+
+int serve_create(struct loop *l, const struct serve_options *o, struct serve **ret, char *why,
+                 size_t why_size)
+{
+    struct serve *sv = calloc(1, sizeof(*sv));
+    int r;
+
+    if (!sv) {
+        snprintf(why, why_size, "out of memory");
+        return -ENOMEM;
+    }
+    sv->loop = l;
+    sv->free = sv->closed = sv->ready = SESSION_NONE;
+    sv->handshake_timeout = o->handshake_timeout > 0 ? o->handshake_timeout : HANDSHAKE_TIMEOUT;
+    sv->connect_timeout = o->connect_timeout > 0 ? o->connect_timeout : CONNECT_TIMEOUT;
+    sv->address_timeout = o->address_timeout > 0 ? o->address_timeout : ADDRESS_TIMEOUT;
+    sv->reserve = open_reserve();
+    loop_set_handler(l, SERVE_KIND_LISTENER, on_listener, sv);
+    loop_set_handler(l, SERVE_KIND_CLIENT, on_client, sv);
+    loop_set_handler(l, SERVE_KIND_TARGET, on_target, sv);
+    loop_set_handler(l, SERVE_KIND_TIMER, on_timer, sv);
+    loop_set_handler(l, SERVE_KIND_PAUSE, on_pause_over, sv);
+    loop_set_batch_end(l, on_batch_end, sv);
+
+    r = o->user_file ? users_load(o->user_file, &sv->users, why, why_size) : 0;
+    if (r == 0)
+        r = create_table(sv, o, why, why_size);
+    if (r == 0)
+        r = create_listeners(sv, o, why, why_size);
+    if (r < 0) {
+        serve_destroy(sv);
+        return r;
+    }
+    *ret = sv;
+    return 0;
+}
+
+void serve_destroy(struct serve *sv)
+{
+    if (!sv)
+        return;
+    for (uint32_t i = 0; sv->sessions && i < sv->n_sessions; i++) {
+        struct session *s = &sv->sessions[i];
+
+        if (s->state != SESSION_FREE && s->state != SESSION_CLOSED)
+            session_close(sv, s, false);
+    }
+    for (size_t i = 0; i < sv->n_listeners; i++)
+        fd_close(&sv->listeners[i]);
+    fd_close(&sv->reserve);
+    resolver_destroy(sv->resolver);
+    relay_pool_destroy(sv->pool);
+    loop_timer_cancel(sv->loop, &sv->pause_timer);
+    for (unsigned kind = SERVE_KIND_LISTENER; kind <= SERVE_KIND_PAUSE; kind++)
+        loop_set_handler(sv->loop, kind, NULL, NULL);
+    loop_set_batch_end(sv->loop, NULL, NULL);
+    users_free(sv->users);
+    free(sv->sessions);
+    free(sv);
+}
+
+int serve_address(const struct serve *sv, size_t i, struct addr *ret)
+{
+    if (i >= sv->n_listeners)
+        return -ENOENT;
+    *ret = sv->listen[i];
+    return 0;
+}
+
+const struct serve_counters *serve_counters(const struct serve *sv)
+{
+    return &sv->counters;
+}
+
+const struct relay_counters *serve_relay_counters(const struct serve *sv)
+{
+    return relay_pool_counters(sv->pool);
+}

@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * upstream/dial.h. The socket is registered once, edge-triggered; each event runs the machine as far as it
+ * goes: connect result, rest of what is to be sent, exactly the bytes of the awaited message, next message.
+ * The buffer lives only while the handshake does, and is wiped: it may have held a password.
+ */
+#include "upstream/dial.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "base/fd.h"
+
+#define DIAL_EVENTS (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
+
+struct dial_buffer {
+    size_t out_len, out_pos, in_len;
+    uint8_t out[HANDSHAKE_OUT_MAX];
+    uint8_t in[HANDSHAKE_IN_MAX];
+};
+
+static void free_buffer(struct dial *d)
+{
+    if (d->buffer)
+        explicit_bzero(d->buffer, sizeof(*d->buffer));
+    free(d->buffer);
+    d->buffer = NULL;
+}
+
+static enum dial_result fail(struct dial *d, enum dial_fault fault, int os_error, int app_errno)
+{
+    d->fault = (uint8_t)fault;
+    d->os_error = os_error;
+    d->app_errno = app_errno;
+    dial_finish(d);
+    return DIAL_FAILED;
+}
+
+static int open_socket(const struct addr *a, uint32_t mark)
+{
+    int fd = socket(addr_is_v4(a) ? AF_INET : AF_INET6,
+                    SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    if (fd < 0)
+        return -errno;
+    int r = 0;
+
+    if (mark != 0 && setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)) < 0)
+        r = -errno; /* unmarked, it would be captured again: never go on without */
+    if (r == 0)
+        r = fd_tcp_options(fd);
+    if (r < 0) {
+        fd_close(&fd);
+        return r;
+    }
+    return fd;
+}
+
+/* Dials the addresses from d->address on; the first that does not fail at once is waited for. */
+static enum dial_result connect_next(struct dial *d, int last_error, const struct dial_env *env)
+{
+    const struct upstream_hop *hop = &d->upstream->hops[0];
+
+    for (; d->address < hop->n_addrs; d->address++) {
+        const struct addr *a = &hop->addrs[d->address];
+        struct sockaddr_storage sa;
+        socklen_t len = addr_to_sockaddr(a, &sa);
+        int fd = open_socket(a, d->upstream->mark);
+
+        if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM || fd == -ENOBUFS || fd == -EPERM)
+            return fail(d, DIAL_RESOURCE, -fd, ECONNREFUSED);
+        if (fd < 0) {
+            last_error = -fd; /* no such family here */
+            continue;
+        }
+        int r = connect(fd, (struct sockaddr *)&sa, len) < 0 ? errno : 0;
+
+        if (r != 0 && r != EINPROGRESS) {
+            fd_close(&fd);
+            last_error = r;
+            continue;
+        }
+        d->fd = fd;
+        r = loop_add(env->loop, fd, DIAL_EVENTS, env->ref);
+        if (r == 0)
+            r = loop_timer_set(env->loop, env->timer, hop->config->connect_timeout, env->ref);
+        return r < 0 ? fail(d, DIAL_RESOURCE, -r, ECONNREFUSED) : DIAL_PENDING;
+    }
+    return fail(d, last_error == ETIMEDOUT ? DIAL_CONNECT_TIMEOUT : DIAL_CONNECT, last_error,
+                ECONNREFUSED);
+}
+
+/* This address will not do; the next one. */
+static enum dial_result try_next_address(struct dial *d, int error, const struct dial_env *env)
+{
+    fd_close(&d->fd);
+    d->address++;
+    return connect_next(d, error, env);
+}
+
+/* What hop `d->hop` is asked for: the next hop's host, or the destination. */
+static void set_target(const struct dial *d, struct socks_dest *ret)
+{
+    const struct upstream *u = d->upstream;
+    enum config_scheme s = u->hops[d->hop].config->url.scheme;
+    bool names = s == SCHEME_SOCKS5H || s == SCHEME_SOCKS4A || s == SCHEME_HTTP;
+
+    if (d->hop + 1u < u->n_hops) {
+        const struct upstream_hop *next = &u->hops[d->hop + 1];
+
+        if (next->n_addrs > 0)
+            socks_dest_set_addr(ret, &next->addrs[0]);
+        else
+            socks_dest_set_name(ret, next->config->url.host, next->config->url.port);
+    } else if (names && d->name) {
+        socks_dest_set_name(ret, d->name, d->destination->port);
+    } else {
+        socks_dest_set_addr(ret, d->destination);
+    }
+}
+
+static enum dial_result start_hop(struct dial *d, const struct dial_env *env)
+{
+    const struct config_upstream *c = d->upstream->hops[d->hop].config;
+    struct socks_dest target;
+    struct wire_writer w = wire_writer(d->buffer->out, sizeof(d->buffer->out));
+
+    set_target(d, &target);
+    int r = handshake_start(&d->handshake, &c->url, &target, &w);
+
+    d->buffer->out_len = w.pos;
+    d->buffer->out_pos = d->buffer->in_len = 0;
+    if (r < 0)
+        return fail(d, DIAL_HANDSHAKE, 0, -r);
+    r = loop_timer_set(env->loop, env->timer, c->handshake_timeout, env->ref);
+    return r < 0 ? fail(d, DIAL_RESOURCE, -r, ECONNREFUSED) : DIAL_PENDING;
+}
+
+/* DIAL_PENDING: all of it is out, or the socket is full (`ret_blocked`). */
+static enum dial_result send_out(struct dial *d, bool *ret_blocked)
+{
+    struct dial_buffer *b = d->buffer;
+
+    *ret_blocked = false;
+    while (b->out_pos < b->out_len) {
+        ssize_t n = send(d->fd, b->out + b->out_pos, b->out_len - b->out_pos, MSG_NOSIGNAL);
+
+        if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+            *ret_blocked = true;
+            return DIAL_PENDING;
+        }
+        if (n < 0)
+            return fail(d, DIAL_CLOSED, errno, ECONNREFUSED);
+        b->out_pos += (size_t)n;
+    }
+    return DIAL_PENDING;
+}
+
+/* The awaited message was complete or wrong: what next? */
+static enum dial_result take_message(struct dial *d, const struct dial_env *env, bool *ret_more)
+{
+    struct dial_buffer *b = d->buffer;
+    struct wire_writer w = wire_writer(b->out, sizeof(b->out));
+    struct socks_dest target;
+
+    set_target(d, &target);
+    int r = handshake_input(&d->handshake, &target, b->in, b->in_len, &w);
+
+    *ret_more = r == 1 || r == 2;
+    if (r < 0)
+        return fail(d, DIAL_HANDSHAKE, 0, -r);
+    if (r == 1) {
+        b->out_len = w.pos;
+        b->out_pos = b->in_len = 0;
+    } else if (r == 2) {
+        if (d->hop + 1u == d->upstream->n_hops)
+            return DIAL_GRANTED;
+        d->hop++;
+        return start_hop(d, env);
+    }
+    return DIAL_PENDING;
+}
+
+static enum dial_result run(struct dial *d, const struct dial_env *env)
+{
+    for (;;) {
+        struct dial_buffer *b = d->buffer;
+        bool stop;
+        enum dial_result result = send_out(d, &stop);
+
+        if (result != DIAL_PENDING || stop)
+            return result;
+        size_t want = handshake_want(&d->handshake, b->in, b->in_len);
+
+        if (want == 0 || want > sizeof(b->in) - b->in_len)
+            return fail(d, DIAL_HANDSHAKE, 0, ECONNREFUSED);
+        ssize_t n = recv(d->fd, b->in + b->in_len, want, 0);
+
+        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+            return DIAL_PENDING;
+        if (n <= 0)
+            return fail(d, DIAL_CLOSED, n < 0 ? errno : 0, ECONNREFUSED);
+        b->in_len += (size_t)n;
+        result = take_message(d, env, &stop);
+        if (result != DIAL_PENDING)
+            return result;
+    }
+}
+
+enum dial_result dial_start(struct dial *d, struct upstream *u, const struct addr *destination,
+                            const char *name, const struct dial_env *env)
+{
+    *d = (struct dial){.upstream = u, .destination = destination, .name = name, .fd = -1};
+    return connect_next(d, EHOSTUNREACH, env);
+}
+
+enum dial_result dial_event(struct dial *d, uint32_t events, const struct dial_env *env)
+{
+    if (events & LOOP_TIMEOUT) {
+        if (d->connected)
+            return fail(d, DIAL_HANDSHAKE_TIMEOUT, 0, ETIMEDOUT);
+        return try_next_address(d, ETIMEDOUT, env);
+    }
+    if (!d->connected) {
+        int error = 0;
+        socklen_t len = sizeof(error);
+
+        if (!(events & (EPOLLOUT | EPOLLERR | EPOLLHUP)))
+            return DIAL_PENDING;
+        if (getsockopt(d->fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
+            error = errno;
+        if (error != 0)
+            return try_next_address(d, error, env);
+        d->connected = true;
+        d->buffer = malloc(sizeof(*d->buffer));
+        if (!d->buffer)
+            return fail(d, DIAL_RESOURCE, ENOMEM, ECONNREFUSED);
+        enum dial_result result = start_hop(d, env);
+
+        if (result != DIAL_PENDING)
+            return result;
+    }
+    enum dial_result result = run(d, env);
+
+    if (result == DIAL_GRANTED)
+        free_buffer(d);
+    return result;
+}
+
+int dial_take(struct dial *d)
+{
+    int fd = d->fd;
+
+    d->fd = -1;
+    return fd;
+}
+
+void dial_finish(struct dial *d)
+{
+    free_buffer(d);
+    fd_close(&d->fd);
+}
+
+int dial_errno(const struct dial *d)
+{
+    return d->app_errno;
+}
+
+bool dial_upstream_at_fault(const struct dial *d)
+{
+    if (d->fault == DIAL_HANDSHAKE) {
+        uint8_t rep = d->handshake.rep;
+
+        /* These codes speak of the destination: another upstream would be asked in vain, or should not. */
+        if (d->handshake.fault == HANDSHAKE_REPLY && d->hop + 1u == d->upstream->n_hops)
+            return rep == SOCKS5_REP_COMMAND;
+        return d->handshake.fault != HANDSHAKE_FAMILY && d->handshake.fault != HANDSHAKE_REQUEST;
+    }
+    return d->fault != DIAL_RESOURCE && d->fault != DIAL_HANDSHAKE_TIMEOUT;
+}
+
+static void describe_handshake(const struct dial *d, char *buf, size_t size)
+{
+    uint8_t rep = d->handshake.rep;
+    bool socks4 = rep >= SOCKS4_REP_GRANTED;
+
+    switch (d->handshake.fault) {
+    case HANDSHAKE_METHOD:
+        snprintf(buf, size, "it accepts none of our authentication methods; "
+                            "give a user and a password-file");
+        break;
+    case HANDSHAKE_AUTH:
+        snprintf(buf, size, "it refused the user name or password");
+        break;
+    case HANDSHAKE_REPLY:
+        snprintf(buf, size, "reply 0x%02x: %s", rep,
+                 socks4 ? socks4_reply_name(rep) : socks5_reply_name(rep));
+        break;
+    case HANDSHAKE_FAMILY:
+        snprintf(buf, size, "SOCKS4 cannot reach IPv6 destinations; use socks5 or socks5h");
+        break;
+    case HANDSHAKE_REQUEST:
+        snprintf(buf, size, "the destination cannot be put into a request");
+        break;
+    default:
+        snprintf(buf, size, "its answer is not SOCKS; is this the right port and scheme?");
+        break;
+    }
+}
+
+const char *dial_describe(const struct dial *d, char *buf, size_t size)
+{
+    const struct config_url *url = &d->upstream->hops[d->hop].config->url;
+    int n = 0;
+
+    if (d->upstream->n_hops > 1)
+        n = snprintf(buf, size, "hop %u (%s:%u): ", d->hop + 1u, url->host, url->port);
+    if (n < 0 || (size_t)n >= size)
+        return buf;
+    char *at = buf + n;
+    size_t left = size - (size_t)n;
+
+    switch (d->fault) {
+    case DIAL_RESOURCE:
+        snprintf(at, left, "out of resources: %s", strerror(d->os_error));
+        break;
+    case DIAL_CONNECT:
+        snprintf(at, left, "cannot connect to %s:%u: %s", url->host, url->port,
+                 strerror(d->os_error));
+        break;
+    case DIAL_CONNECT_TIMEOUT:
+        snprintf(at, left, "no connection to %s:%u within connect-timeout", url->host, url->port);
+        break;
+    case DIAL_HANDSHAKE_TIMEOUT:
+        snprintf(at, left, "no answer within handshake-timeout");
+        break;
+    case DIAL_CLOSED:
+        snprintf(at, left, "it closed the connection during the handshake");
+        break;
+    default:
+        describe_handshake(d, at, left);
+        break;
+    }
+    return buf;
+}

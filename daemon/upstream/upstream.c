@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* upstream/upstream.h: building, choosing, health. */
+#include "upstream/upstream.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "log.h"
+
+#define COMPLAINT_INTERVAL INT64_C(10000000000)
+
+int upstream_build(const struct config *c, uint32_t mark, struct upstream **ret)
+{
+    struct upstream *all = calloc(c->n_upstreams + 1, sizeof(*all));
+
+    if (!all)
+        return -ENOMEM;
+    for (size_t i = 0; i < c->n_upstreams; i++) {
+        struct upstream *u = &all[i];
+        int at[CONFIG_CHAIN_MAX], n = 0;
+
+        /* From the last hop back to the one we dial; the configuration has no loops. */
+        for (int k = (int)i; k >= 0 && n < CONFIG_CHAIN_MAX; k = c->upstreams[k].via)
+            at[n++] = k;
+        for (int k = 0; k < n; k++)
+            u->hops[k].config = &c->upstreams[at[n - 1 - k]];
+        u->n_hops = (unsigned)n;
+        u->mark = mark;
+        u->healthy = true;
+        memcpy(u->name, c->upstreams[i].name, sizeof(u->name));
+    }
+    *ret = all;
+    return 0;
+}
+
+void upstream_choose_from(const struct config *c, const struct config_capture *capture,
+                          struct upstream *all, struct upstream_choice *ret)
+{
+    memset(ret, 0, sizeof(*ret));
+    if (capture->target == TARGET_UPSTREAM) {
+        ret->candidates[ret->n++] = &all[capture->target_index];
+    } else if (capture->target == TARGET_GROUP) {
+        const struct config_group *g = &c->groups[capture->target_index];
+
+        ret->policy = g->policy;
+        for (size_t i = 0; i < g->n_members && ret->n < UPSTREAM_CANDIDATES; i++)
+            ret->candidates[ret->n++] = &all[g->members[i]];
+    }
+}
+
+/* FNV-1a: spreads destinations, nothing more. */
+static unsigned hash_addr(const struct addr *a)
+{
+    uint32_t h = 2166136261u;
+
+    for (unsigned i = 0; i < sizeof(a->ip); i++)
+        h = (h ^ a->ip[i]) * 16777619u;
+    return h;
+}
+
+unsigned upstream_order(struct upstream_choice *choice, const struct addr *destination,
+                        uint8_t ret[UPSTREAM_CANDIDATES])
+{
+    unsigned first = 0, n = 0;
+
+    if (choice->n == 0)
+        return 0;
+    if (choice->policy == POLICY_ROUND_ROBIN)
+        first = choice->next++ % choice->n;
+    else if (choice->policy == POLICY_HASH)
+        first = hash_addr(destination) % choice->n;
+    for (unsigned pass = 0; pass < 2; pass++) {
+        for (unsigned i = 0; i < choice->n; i++) {
+            unsigned k = (first + i) % choice->n;
+
+            if (choice->candidates[k]->healthy == (pass == 0))
+                ret[n++] = (uint8_t)k;
+        }
+    }
+    return n;
+}
+
+void upstream_report(struct upstream *u, const char *error, int64_t now)
+{
+    if (!error) {
+        if (!u->healthy)
+            log_info("upstream %s: answers again", u->name);
+        u->healthy = true;
+        u->next_log = 0;
+        return;
+    }
+    u->failed++;
+    snprintf(u->last_error, sizeof(u->last_error), "%s", error);
+    if (u->healthy || now >= u->next_log) {
+        if (u->suppressed > 0)
+            log_warning("upstream %s: %s (and %u more failures)", u->name, error, u->suppressed);
+        else
+            log_warning("upstream %s: %s", u->name, error);
+        u->suppressed = 0;
+        u->next_log = now + COMPLAINT_INTERVAL;
+    } else {
+        u->suppressed++;
+    }
+    u->healthy = false;
+}

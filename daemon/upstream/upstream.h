@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Upstreams as a worker uses them: a chain of hops, the addresses to dial, and what is known of their
+ * health. Built by the keeper from the configuration and resolved before any rule is installed; each worker
+ * has its own copy by fork and changes only the health in it.
+ */
+#ifndef UNDERSOCK_UPSTREAM_UPSTREAM_H
+#define UNDERSOCK_UPSTREAM_UPSTREAM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "addr.h"
+#include "config/config.h"
+
+#define UPSTREAM_ADDRS      8
+#define UPSTREAM_CANDIDATES 16
+
+struct upstream_hop {
+    const struct config_upstream *config; /* URL, credentials, timeouts */
+    struct addr addrs[UPSTREAM_ADDRS];    /* resolved; in the resolver's order */
+    unsigned n_addrs;
+};
+
+struct upstream {
+    char name[CONFIG_NAME_MAX + 1];
+    struct upstream_hop hops[CONFIG_CHAIN_MAX]; /* the first one is dialled */
+    unsigned n_hops;
+    uint32_t mark; /* SO_MARK of our sockets, 0: none */
+
+    bool healthy; /* the last attempt got an answer from it */
+    uint64_t granted, failed;
+    char last_error[128];
+    int64_t next_log; /* not before this time the same complaint again */
+    unsigned suppressed;
+};
+
+/* What a capture may use, in order of preference. */
+struct upstream_choice {
+    struct upstream *candidates[UPSTREAM_CANDIDATES];
+    unsigned n;
+    enum config_policy policy;
+    unsigned next; /* round-robin */
+};
+
+/*
+ * One struct upstream per upstream of `c`, in its order; unresolved. `c` must outlive them. 0 or -ENOMEM.
+ */
+int upstream_build(const struct config *c, uint32_t mark, struct upstream **ret);
+/* The candidates of a capture whose target is an upstream or a group. */
+void upstream_choose_from(const struct config *c, const struct config_capture *capture,
+                          struct upstream *all, struct upstream_choice *ret);
+/*
+ * The order in which the candidates are tried for a destination: fills `ret` with indices and returns
+ * their number. Healthy ones come before those that are down; within that by the group's policy.
+ */
+unsigned upstream_order(struct upstream_choice *choice, const struct addr *destination,
+                        uint8_t ret[UPSTREAM_CANDIDATES]);
+
+/*
+ * Resolves every hop's host, in a child process without privileges: this process never parses DNS.
+ * Literal addresses need no child. 0; or -errno with one line in `why` that names the upstream.
+ */
+int upstream_resolve(struct upstream *all, size_t n, char *why, size_t why_size);
+
+/* What an attempt came to. `error` NULL: it answered. Logs changes, and complaints at most every 10 s. */
+void upstream_report(struct upstream *u, const char *error, int64_t now);
+
+#endif

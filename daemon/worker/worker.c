@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * worker/worker.h: puts a worker together, gives up its privileges, runs its loop.
+ *
+ * What needs privilege or a file (large pipes, the tables' memory, the sandbox's own library) is done before
+ * the privileges go; the first connection is accepted after.
+ */
+#include "worker/worker.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "bpf/origin.h"
+#include "flow/flow.h"
+#include "flow/origin_nat.h"
+#include "log.h"
+#include "worker/query.h"
+#include "worker/sandbox.h"
+
+#define MAX_PIPES    256
+#define PREOPENED    16
+#define STASH_BUDGET (32u * 1024 * 1024)
+#define SPARE_FDS    32 /* loop, channel, queries, log, reserve */
+#define KIND_CHANNEL 8
+#define KIND_QUERY   9
+
+struct worker {
+    const struct worker_options *o;
+    struct loop *loop;
+    struct relay_pool *pool;
+    struct flow_table *flows;
+    struct flow_listener *listeners;
+    struct upstream_choice *choices;
+    struct queries queries;
+    uint32_t max_flows;
+};
+
+_Noreturn static void die(const struct worker_options *o, const char *what, int error)
+{
+    log_error("worker %u: %s: %s", o->number, what, strerror(-error));
+    _exit(1);
+}
+
+static enum relay_choice relay_choice(enum config_fast_path f)
+{
+    switch (f) {
+    case FAST_COPY:
+        return RELAY_CHOICE_COPY;
+    case FAST_SPLICE:
+        return RELAY_CHOICE_SPLICE;
+    default:
+        return RELAY_CHOICE_AUTO;
+    }
+}
+
+/* Two descriptors a flow; the table is never larger than they allow. */
+static unsigned share_descriptors(struct worker *w)
+{
+    uint64_t limit = fd_raise_limit();
+    uint64_t fixed = SPARE_FDS + w->o->n_listeners * 2 + 8;
+    uint64_t left = limit > fixed ? limit - fixed : 0;
+    uint64_t pipes = left / 32 < MAX_PIPES ? left / 32 : MAX_PIPES;
+    uint64_t flows = (left - 2 * pipes) / 2;
+
+    w->max_flows = w->o->max_flows;
+    if (flows < w->max_flows) {
+        w->max_flows = flows > 0 ? (uint32_t)flows : 1;
+        if (w->o->number == 0)
+            log_info("at most %u flows a worker, as the limit of open files is %lu; "
+                     "raise it (LimitNOFILE=, ulimit -n) for more",
+                     w->max_flows, (unsigned long)limit);
+    }
+    return (unsigned)pipes;
+}
+
+static int open_origin(struct worker *w, const struct worker_listener *l, struct flow_listener *ret)
+{
+    uint64_t cookie;
+
+    if (l->origin == WORKER_ORIGIN_NAT) {
+        ret->origin = (struct origin_source){.ops = &origin_nat_ops};
+        return 0;
+    }
+    int r = bpf_netns_cookie(l->fd, &cookie);
+
+    (void)w;
+    return r < 0 ? r : bpf_origin_open(l->origin_map, cookie, &ret->origin);
+}
+
+static int set_up_listeners(struct worker *w)
+{
+    const struct worker_options *o = w->o;
+
+    w->listeners = calloc(o->n_listeners + 1, sizeof(*w->listeners));
+    w->choices = calloc(o->config->n_captures + 1, sizeof(*w->choices));
+    if (!w->listeners || !w->choices)
+        return -ENOMEM;
+    for (size_t i = 0; i < o->config->n_captures; i++)
+        upstream_choose_from(o->config, &o->config->captures[i], o->upstreams, &w->choices[i]);
+    for (size_t i = 0; i < o->n_listeners; i++) {
+        const struct worker_listener *l = &o->listeners[i];
+        struct flow_listener *f = &w->listeners[i];
+        int r = open_origin(w, l, f);
+
+        if (r < 0)
+            return r;
+        f->fd = l->fd;
+        f->at = l->at;
+        f->capture = l->capture->policy.name;
+        f->choice = &w->choices[l->capture - o->config->captures];
+    }
+    return 0;
+}
+
+/* The addresses of every first hop: a flow to one of them has come back. */
+static struct addr *upstream_addresses(const struct worker_options *o, size_t *ret_n)
+{
+    struct addr *list = calloc(o->config->n_upstreams * UPSTREAM_ADDRS + 1, sizeof(*list));
+    size_t n = 0;
+
+    for (size_t i = 0; list && i < o->config->n_upstreams; i++) {
+        const struct upstream_hop *hop = &o->upstreams[i].hops[0];
+
+        for (unsigned k = 0; k < hop->n_addrs; k++)
+            list[n++] = hop->addrs[k];
+    }
+    *ret_n = n;
+    return list;
+}
+
+static void on_empty(void *ctx)
+{
+    struct worker *w = ctx;
+
+    loop_stop(w->loop);
+}
+
+static void on_channel(void *ctx, uint64_t ref, uint32_t events)
+{
+    struct worker *w = ctx;
+    union message m;
+    int fds[8];
+    size_t n_fds = 0;
+    ssize_t n = fd_recv_message(w->o->channel, &m, sizeof(m), fds, &n_fds);
+
+    (void)ref;
+    (void)events;
+    if (n == -EAGAIN)
+        return;
+    if (n <= 0)
+        _exit(0); /* the keeper is gone: every socket is reset by the kernel */
+    if ((size_t)n >= sizeof(m.header) && m.header.version == MESSAGE_VERSION) {
+        if (m.header.type == MESSAGE_DRAIN)
+            flow_table_drain(w->flows);
+        else if (n_fds == 1 && queries_add(&w->queries, m.header.type, fds[0]))
+            return;
+    }
+    for (size_t i = 0; i < n_fds; i++)
+        fd_close(&fds[i]);
+}
+
+static void on_query(void *ctx, uint64_t ref, uint32_t events)
+{
+    struct worker *w = ctx;
+
+    (void)events;
+    queries_continue(&w->queries, loop_ref_index(ref));
+}
+
+static int set_up(struct worker *w)
+{
+    const struct worker_options *o = w->o;
+    unsigned pipes = share_descriptors(w);
+    size_t n_upstreams;
+    struct addr *upstreams = upstream_addresses(o, &n_upstreams);
+    int r = upstreams ? loop_create(w->max_flows + 8, &w->loop) : -ENOMEM;
+
+    if (r == 0)
+        r = relay_pool_create(pipes, PREOPENED < pipes ? PREOPENED : pipes, STASH_BUDGET,
+                              relay_choice(o->config->fast_path), &w->pool);
+    if (r == 0)
+        r = set_up_listeners(w);
+    if (r < 0)
+        return r;
+    struct flow_table_options f = {
+        .loop = w->loop,
+        .pool = w->pool,
+        .listeners = w->listeners,
+        .n_listeners = o->n_listeners,
+        .upstreams = upstreams,
+        .n_upstreams = n_upstreams,
+        .max_flows = w->max_flows,
+        .worker = o->number,
+        .idle_timeout = o->config->idle_timeout,
+        .on_empty = on_empty,
+        .ctx = w,
+    };
+    r = flow_table_create(&f, &w->flows);
+    if (r < 0)
+        return r;
+    w->queries = (struct queries){.loop = w->loop,
+                                  .kind = KIND_QUERY,
+                                  .flows = w->flows,
+                                  .upstreams = o->upstreams,
+                                  .n_upstreams = o->config->n_upstreams,
+                                  .worker = o->number,
+                                  .max_flows = w->max_flows};
+    loop_set_handler(w->loop, KIND_CHANNEL, on_channel, w);
+    loop_set_handler(w->loop, KIND_QUERY, on_query, w);
+    return loop_add(w->loop, o->channel, EPOLLIN, loop_ref(KIND_CHANNEL, 0, 0));
+}
+
+static void close_the_rest(const struct worker_options *o)
+{
+    int *keep = calloc(2 * o->n_listeners + 1, sizeof(int));
+    size_t n = 0;
+
+    if (!keep)
+        die(o, "start", -ENOMEM);
+    keep[n++] = o->channel;
+    for (size_t i = 0; i < o->n_listeners; i++) {
+        keep[n++] = o->listeners[i].fd;
+        if (o->listeners[i].origin == WORKER_ORIGIN_BPF)
+            keep[n++] = o->listeners[i].origin_map;
+    }
+    fd_close_others(keep, n);
+    free(keep);
+}
+
+static void reset_signals(void)
+{
+    sigset_t none;
+
+    sigemptyset(&none);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGINT, SIG_IGN); /* a terminal's ^C is the keeper's business */
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGTERM, SIG_DFL);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+static void say_ready(const struct worker_options *o)
+{
+    struct message_hello m = {.header = MESSAGE_HEADER(MESSAGE_HELLO, sizeof(m)), .pid = 0};
+
+    if (fd_send_message(o->channel, &m, sizeof(m), NULL, 0) < 0)
+        _exit(1);
+}
+
+void worker_main(const struct worker_options *o)
+{
+    struct worker w = {.o = o};
+    char why[200];
+    pid_t keeper = getppid();
+
+    close_the_rest(o);
+    setsid(); /* the terminal's signals are not for us */
+    prctl(PR_SET_NAME, "undersock-worker");
+    reset_signals();
+    int r = set_up(&w);
+
+    if (r < 0)
+        die(o, "start", r);
+    r = sandbox_drop(o->uid, o->gid, o->needs_mark, why, sizeof(why));
+    if (r == 0 && getppid() != keeper)
+        _exit(0); /* it died before PR_SET_PDEATHSIG */
+    if (r == 0)
+        r = sandbox_seal(why, sizeof(why));
+    if (r < 0) {
+        log_error("worker %u: %s", o->number, why);
+        _exit(1);
+    }
+    say_ready(o);
+    r = loop_run(w.loop);
+    if (r < 0)
+        die(o, "event loop", r);
+    _exit(0);
+}

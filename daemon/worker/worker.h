@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A worker: one process, one thread, one loop, its own flow table. Started by fork() from the keeper; gets
+ * its listeners, the BPF maps and its end of the channel by inheritance, and gives up everything else.
+ */
+#ifndef UNDERSOCK_WORKER_WORKER_H
+#define UNDERSOCK_WORKER_WORKER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "config/config.h"
+#include "upstream/upstream.h"
+
+/* How a listener's connections are traced back. */
+enum worker_origin { WORKER_ORIGIN_NAT, WORKER_ORIGIN_BPF };
+
+struct worker_listener {
+    int fd;
+    struct addr at;
+    const struct config_capture *capture;
+    enum worker_origin origin;
+    int origin_map; /* WORKER_ORIGIN_BPF: the map's descriptor */
+};
+
+struct worker_options {
+    unsigned number; /* 0.. */
+    int channel;     /* SEQPACKET to the keeper; its end of file ends the worker */
+    const struct config *config;
+    struct upstream *upstreams; /* resolved; as many as the configuration has */
+    const struct worker_listener *listeners;
+    size_t n_listeners;
+    uint32_t max_flows; /* this worker's share */
+    bool needs_mark;    /* SO_MARK is used: keep CAP_NET_RAW */
+    uid_t uid;          /* becomes this user; 0: stays (not root anyway) */
+    gid_t gid;
+};
+
+/* Runs in the forked child; does not return. */
+_Noreturn void worker_main(const struct worker_options *o);
+
+#endif

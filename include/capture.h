@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What a capture is told (its policy), what it hands to a worker (an origin), and the two operation
+ * tables between the hooks (nft/, bpf/) and everything above them. The flow code sees only this.
+ */
+#ifndef UNDERSOCK_CAPTURE_H
+#define UNDERSOCK_CAPTURE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "addr.h"
+
+enum capture_hook {
+    CAPTURE_OUTPUT,  /* this host's own connections, by nftables */
+    CAPTURE_CGROUP,  /* the sockets of a cgroup, by eBPF */
+    CAPTURE_GATEWAY, /* forwarded traffic, by TPROXY */
+};
+
+enum capture_action {
+    CAPTURE_PROXY,  /* to the listener */
+    CAPTURE_DIRECT, /* selected, and left alone */
+    CAPTURE_REFUSE, /* selected, and rejected */
+};
+
+/* What selected traffic gets where the daemon cannot serve it. */
+enum capture_when_down { CAPTURE_DOWN_REFUSE, CAPTURE_DOWN_DIRECT };
+
+#define CAPTURE_NAME_MAX 31
+
+struct port_range {
+    uint16_t first, last; /* inclusive, host order */
+};
+
+/*
+ * One capture, resolved: names are numbers, users are uids, nothing refers back to the configuration.
+ * All selectors that are given (n > 0) must match; none given selects everything outside the default
+ * exclusions. The arrays belong to whoever built the policy and outlive the capture.
+ */
+struct capture_policy {
+    char name[CAPTURE_NAME_MAX + 1];
+    enum capture_hook hook;
+    enum capture_action action;
+    enum capture_when_down when_down;
+
+    const struct port_range *tcp_ports;
+    size_t n_tcp_ports;
+    const struct port_range *udp_ports;
+    size_t n_udp_ports;
+    const struct prefix *to;
+    size_t n_to;
+    const struct prefix *not_to;
+    size_t n_not_to;
+    const uint32_t *uids;
+    size_t n_uids;
+    const uint32_t *not_uids;
+    size_t n_not_uids;
+    const char *const *interfaces; /* input interfaces (gateway) */
+    size_t n_interfaces;
+    bool has_mark;
+    uint32_t mark;
+    const char *cgroup; /* path below the cgroup2 root, beginning with '/'; NULL: none given */
+    bool private;       /* also the default exclusions of addr_private_prefixes */
+
+    uint16_t port_v4; /* our listener on 127.0.0.1, host order; 0: none */
+    uint16_t port_v6; /* our listener on ::1 */
+};
+
+/* Everything that is installed at once. Order is the order of the file: the first match wins. */
+struct capture_set {
+    const struct capture_policy *policies;
+    size_t n_policies;
+    const struct addr *upstreams; /* never redirected: each address with its port */
+    size_t n_upstreams;
+    uint32_t own_mark; /* sockets with (mark & own_mask) == own_mark are the daemon's */
+    uint32_t own_mask; /* 0: the daemon's sockets are outside every capture */
+};
+
+/* Bits of origin.known. A field that could not be known stays 0 and its bit clear. */
+#define ORIGIN_PID    0x01u
+#define ORIGIN_UID    0x02u
+#define ORIGIN_CGROUP 0x04u
+#define ORIGIN_COMM   0x08u
+
+/* Where a captured connection was going, and whose it is. */
+struct origin {
+    struct addr destination;
+    uint64_t cgroup_id; /* as in cgroup.id / inode of the cgroup directory */
+    uint32_t pid;       /* thread group id in the initial pid namespace */
+    uint32_t uid;
+    uint32_t known;
+    char comm[16];
+};
+
+/*
+ * How a worker recovers the origin of a socket that its listener accepted. Called once per flow, must
+ * not block. 0; -ENOENT: nobody redirected this (a direct connection to our listener); or -errno.
+ */
+struct origin_ops {
+    int (*lookup)(void *ctx, int fd, const struct addr *peer, const struct addr *local,
+                  struct origin *ret);
+};
+
+struct origin_source {
+    const struct origin_ops *ops;
+    void *ctx;
+};
+
+#endif

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The messages between workers, keeper and the commands that ask (SEQPACKET sockets): fixed-width records,
+ * one per packet, length-checked before use. Numbers are in host order: both ends are the same binary on
+ * the same machine, and `version` says so.
+ */
+#ifndef UNDERSOCK_MESSAGE_H
+#define UNDERSOCK_MESSAGE_H
+
+#include <stdint.h>
+
+#include "capture.h"
+
+#define MESSAGE_VERSION 1u
+
+enum message_type {
+    MESSAGE_STATUS = 1, /* request; answered by one MESSAGE_STATUS_REPLY per worker, then MESSAGE_END */
+    MESSAGE_FLOWS,      /* request; answered by MESSAGE_FLOW per flow, then MESSAGE_END */
+    MESSAGE_RELOAD,     /* request; answered by MESSAGE_TEXT (errors) and MESSAGE_END */
+    MESSAGE_STOP,       /* request; answered by MESSAGE_END, then the daemon stops */
+    MESSAGE_DRAIN,      /* keeper to worker: accept no more, end when the last flow has ended */
+    MESSAGE_STATUS_REPLY,
+    MESSAGE_FLOW,
+    MESSAGE_CAPTURE,  /* status: one per capture */
+    MESSAGE_UPSTREAM, /* status: one per upstream and worker */
+    MESSAGE_TEXT,     /* a line for the user */
+    MESSAGE_END,      /* `result`: 0 or -errno */
+    MESSAGE_HELLO,    /* first answer of all: how many workers will answer, each until its MESSAGE_END */
+};
+
+struct message_header {
+    uint16_t type; /* enum message_type */
+    uint16_t version;
+    uint32_t length; /* of the whole packet, header included */
+};
+
+/* Counters of one worker since it started. All monotonic but `flows`. */
+struct message_stats {
+    uint64_t flows;         /* alive now */
+    uint64_t accepted;      /* flows begun */
+    uint64_t granted;       /* upstream said yes */
+    uint64_t failed;        /* upstream said no, or was not to be had */
+    uint64_t finished;      /* ended with FIN both ways */
+    uint64_t reset;         /* ended by a reset, idle timeout or error */
+    uint64_t refused_full;  /* table, memory or descriptors full */
+    uint64_t refused_loop;  /* came back to us */
+    uint64_t refused_stray; /* nobody redirected it: a direct connection to our listener */
+    uint64_t bytes_up, bytes_down; /* of ended flows */
+    uint64_t bytes_copied, bytes_spliced;
+    uint64_t to_splice, to_copy, no_pipe, no_stash;
+};
+
+struct message_status_reply {
+    struct message_header header;
+    uint32_t worker, pid;
+    uint32_t max_flows;
+    uint32_t draining; /* 1: an old worker that finishes its flows */
+    struct message_stats stats;
+};
+
+struct message_capture {
+    struct message_header header;
+    char name[CAPTURE_NAME_MAX + 1];
+    char upstream[CAPTURE_NAME_MAX + 1];
+    uint32_t hook; /* enum capture_hook */
+    uint32_t installed;
+};
+
+struct message_upstream {
+    struct message_header header;
+    char name[CAPTURE_NAME_MAX + 1];
+    char url[512]; /* without user and password */
+    uint32_t worker;
+    uint32_t healthy; /* the last attempt reached it */
+    uint64_t granted, failed;
+    char last_error[128];
+};
+
+/* States and engines as the flow table names them. */
+struct message_flow {
+    struct message_header header;
+    uint64_t id;
+    struct addr client;
+    struct origin origin;
+    char capture[CAPTURE_NAME_MAX + 1];
+    char upstream[CAPTURE_NAME_MAX + 1];
+    char engine[12]; /* "": none yet */
+    char state[12];
+    char name[256]; /* the destination's name, "": not known */
+    uint64_t age_ms, bytes_up, bytes_down;
+};
+
+struct message_hello {
+    struct message_header header;
+    uint32_t workers;
+    uint32_t pid;
+    uint64_t uptime_ms;
+    char daemon_version[16];
+    char fast_path[12];
+};
+
+struct message_text {
+    struct message_header header;
+    char line[512];
+};
+
+struct message_end {
+    struct message_header header;
+    int32_t result;
+    uint32_t unused;
+};
+
+union message {
+    struct message_header header;
+    struct message_status_reply status;
+    struct message_flow flow;
+    struct message_capture capture;
+    struct message_upstream upstream;
+    struct message_text text;
+    struct message_end end;
+    struct message_hello hello;
+};
+
+#define MESSAGE_HEADER(t, l)                                                                       \
+    {                                                                                              \
+        .type = (t), .version = MESSAGE_VERSION, .length = (uint32_t)(l)                           \
+    }
+
+#endif

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The owner of the table: a netlink socket. The kernel removes the table, and all that is in it,
+ * when the socket closes, SIGKILL included (NFT_TABLE_F_OWNER, Linux 5.12), and refuses everybody
+ * else who wants to change it.
+ *
+ * The table lives as long as any process has the socket open. It is close-on-exec; a child that
+ * does not exec must close nft_owner_fd().
+ *
+ * Where a function fails, `why` (of `size` bytes; may be NULL when size is 0) gets one line that
+ * names the object and the cause, and it is untouched otherwise.
+ */
+#ifndef UNDERSOCK_NFT_BATCH_H
+#define UNDERSOCK_NFT_BATCH_H
+
+#include <stddef.h>
+
+struct nft_ruleset;
+struct nft_owner;
+
+/*
+ * Opens the socket in the calling thread's network namespace. Nothing is installed yet.
+ * -EOPNOTSUPP: no nfnetlink in this kernel; -EPERM: no CAP_NET_ADMIN in the namespace; -ENOMEM;
+ * -errno.
+ */
+int nft_owner_open(struct nft_owner **ret, char *why, size_t size);
+/* The same for a table of another name, of at most 63 bytes (-ENAMETOOLONG). */
+int nft_owner_open_table(const char *table, struct nft_owner **ret, char *why, size_t size);
+
+/*
+ * Makes the table exactly `rs`, in one transaction: no packet sees half of it, and after a failure
+ * all is as it was. An empty ruleset removes the table.
+ *
+ * -EBUSY: another owner, most likely another undersock, holds the table; -EEXIST: a table of that
+ * name is there which nobody owns, left alone; -EPERM: no CAP_NET_ADMIN; -EOPNOTSUPP: this kernel
+ * lacks nf_tables or what the object named in `why` needs; -ENOMEM; otherwise the kernel's -errno.
+ */
+int nft_owner_replace(struct nft_owner *owner, const struct nft_ruleset *rs, char *why,
+                      size_t size);
+
+/* Removes the table if this owner has installed one. Errors as above. */
+int nft_owner_remove(struct nft_owner *owner, char *why, size_t size);
+
+/* Closes the socket, and with it goes the table. NULL is allowed. */
+void nft_owner_close(struct nft_owner *owner);
+
+int nft_owner_fd(const struct nft_owner *owner);
+
+#endif

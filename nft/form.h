@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The form itself: one table of typed sets, chains and rules. ruleset.c fills it from policy,
+ * text.c prints it, build.c and expr.c turn it into netlink; they agree through the three tables
+ * below (types of data, fields of a packet, hooks), so a new match is a row here and a new
+ * statement is a kind of expression.
+ *
+ * Everything refers to everything else by index, as the arrays grow. All data is in network byte
+ * order, also what the kernel keeps in host order (struct nft_type_info says which).
+ */
+#ifndef UNDERSOCK_NFT_FORM_H
+#define UNDERSOCK_NFT_FORM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define NFT_ID_SIZE  64 /* names of sets and chains, the terminating 0 included */
+#define NFT_KEY_SIZE 20 /* an IPv6 address and a port, padded to 4 bytes */
+#define NFT_RULE_MAX 12 /* expressions of one rule */
+
+enum nft_type {
+    NFT_TYPE_NFPROTO,
+    NFT_TYPE_INET_PROTOCOL,
+    NFT_TYPE_MARK,
+    NFT_TYPE_UID,
+    NFT_TYPE_IPV4_ADDR,
+    NFT_TYPE_IPV6_ADDR,
+    NFT_TYPE_INET_SERVICE,
+    NFT_TYPE_TCP_FLAG,
+};
+
+struct nft_type_info {
+    const char *name;  /* as in "type ipv4_addr" */
+    uint32_t id;       /* nft's number of the type, which the kernel only keeps */
+    unsigned size;     /* bytes */
+    bool host_order;   /* the kernel compares it as a number of the host */
+    bool prefixes;     /* nft prints an aligned range as a prefix */
+    unsigned per_line; /* how many elements of a set nft prints on a line */
+};
+
+enum nft_field {
+    NFT_FIELD_META_NFPROTO,
+    NFT_FIELD_META_L4PROTO,
+    NFT_FIELD_META_MARK,
+    NFT_FIELD_META_SKUID,
+    NFT_FIELD_IP_DADDR,
+    NFT_FIELD_IP6_DADDR,
+    NFT_FIELD_TCP_DPORT,
+    NFT_FIELD_TCP_FLAGS,
+};
+
+enum nft_op { NFT_OP_EQ, NFT_OP_NEQ };
+
+/* Value or set that the packet's data is compared with. */
+struct nft_match {
+    enum nft_field fields[2]; /* two: a concatenation, for sets only */
+    unsigned n_fields;
+    enum nft_op op;
+    bool in_set;
+    unsigned set; /* with in_set: which */
+    uint8_t value[16],
+        mask[16]; /* else: of the field's size; the mask is all ones when there is none */
+};
+
+enum nft_verdict { NFT_VERDICT_ACCEPT, NFT_VERDICT_RETURN, NFT_VERDICT_JUMP };
+
+enum nft_expr_kind {
+    NFT_EXPR_MATCH,
+    NFT_EXPR_VERDICT,
+    NFT_EXPR_REDIRECT,  /* nat chains, after a match on the transport protocol */
+    NFT_EXPR_TCP_RESET, /* filter chains: reject with tcp reset */
+};
+
+struct nft_expr {
+    enum nft_expr_kind kind;
+    struct nft_match match;
+    enum nft_verdict verdict;
+    unsigned chain; /* NFT_VERDICT_JUMP: where to */
+    uint16_t port;  /* NFT_EXPR_REDIRECT, host order */
+};
+
+struct nft_rule {
+    struct nft_expr exprs[NFT_RULE_MAX];
+    unsigned n_exprs; /* NFT_RULE_MAX + 1: there was no room for all */
+};
+
+enum nft_chain_type { NFT_CHAIN_REGULAR, NFT_CHAIN_FILTER, NFT_CHAIN_NAT };
+
+struct nft_chain {
+    char name[NFT_ID_SIZE];
+    enum nft_chain_type type;
+    unsigned hook; /* enum nf_inet_hooks; base chains only, policy accept */
+    int priority;
+    struct nft_rule *rules;
+    size_t n_rules, cap_rules;
+};
+
+/* Both ends inclusive; equal outside interval sets. A concatenation pads each field to 4 bytes. */
+struct nft_elem {
+    uint8_t first[NFT_KEY_SIZE], last[NFT_KEY_SIZE];
+};
+
+struct nft_set {
+    char name[NFT_ID_SIZE];
+    enum nft_type types[2];
+    unsigned n_types;
+    bool interval;
+    struct nft_elem *elems; /* in the order in which nft prints them, disjoint, not adjacent */
+    size_t n_elems, cap_elems;
+};
+
+struct nft_ruleset {
+    struct nft_set *sets;
+    size_t n_sets, cap_sets;
+    struct nft_chain *chains;
+    size_t n_chains, cap_chains;
+};
+
+extern const struct nft_type_info nft_types[];
+
+struct nft_field_info {
+    const char *name; /* "ip daddr" */
+    enum nft_type type;
+    uint8_t family;  /* NFPROTO_* without which the field is not there; 0: any */
+    uint8_t l4proto; /* the same for IPPROTO_*; 0: any */
+};
+
+extern const struct nft_field_info nft_fields[];
+
+struct nft_ruleset *nft_form_new(void);
+/* Append an empty object; *ret_index is its index. -ENOMEM. */
+int nft_form_add_set(struct nft_ruleset *rs, const char *name, const enum nft_type *types,
+                     unsigned n_types, bool interval, unsigned *ret_index);
+int nft_form_add_chain(struct nft_ruleset *rs, const char *name, enum nft_chain_type type,
+                       unsigned hook, int priority, unsigned *ret_index);
+/* `key` and `last` have the set's key length; last NULL: a single value. -ENOMEM. */
+int nft_set_add(struct nft_set *set, const void *key, const void *last);
+/* Brings the elements into nft's order, without duplicates; intervals that overlap or touch become
+ * one. */
+void nft_set_finish(struct nft_set *set);
+/* Bytes of the set's key, a concatenation's padding included. */
+unsigned nft_set_key_size(const struct nft_set *set);
+/* Copies the rule to the chain's end. -ENOMEM; -E2BIG: the rule was longer than NFT_RULE_MAX. */
+int nft_chain_append(struct nft_chain *chain, const struct nft_rule *rule);
+
+/* Each appends one expression; past NFT_RULE_MAX they only count, and nft_chain_append() tells. */
+struct nft_expr *nft_rule_add(struct nft_rule *rule, enum nft_expr_kind kind);
+void nft_rule_match(struct nft_rule *rule, enum nft_field field, enum nft_op op, uint32_t value);
+void nft_rule_match_masked(struct nft_rule *rule, enum nft_field field, enum nft_op op,
+                           uint32_t value, uint32_t mask);
+void nft_rule_match_set(struct nft_rule *rule, enum nft_field field, enum nft_op op, unsigned set);
+void nft_rule_match_pair(struct nft_rule *rule, enum nft_field a, enum nft_field b, unsigned set);
+void nft_rule_verdict(struct nft_rule *rule, enum nft_verdict verdict, unsigned chain);
+
+#endif

@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "nft/policy_sets.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
+static const enum nft_type family_type[] = {
+    [NFT_V4] = NFT_TYPE_IPV4_ADDR, [NFT_V6] = NFT_TYPE_IPV6_ADDR};
+static const char family_digit[] = {[NFT_V4] = '4', [NFT_V6] = '6'};
+
+static const uint8_t *family_bytes(enum nft_family f, const uint8_t ip[16])
+{
+    return f == NFT_V4 ? ip + 12 : ip;
+}
+
+static bool any_of_family(const struct prefix *p, size_t n, enum nft_family f)
+{
+    for (size_t i = 0; i < n; i++)
+        if (prefix_is_v4(&p[i]) == (f == NFT_V4))
+            return true;
+    return false;
+}
+
+bool nft_selects_tcp(const struct capture_policy *p)
+{
+    return p->hook == CAPTURE_OUTPUT && (p->n_tcp_ports > 0 || p->n_udp_ports == 0);
+}
+
+bool nft_selects_family(const struct capture_policy *p, enum nft_family f)
+{
+    return p->n_to == 0 || any_of_family(p->to, p->n_to, f);
+}
+
+uint16_t nft_listener_port(const struct capture_policy *p, enum nft_family f)
+{
+    return f == NFT_V4 ? p->port_v4 : p->port_v6;
+}
+
+static int add_set(struct nft_ruleset *rs, const char *name, enum nft_type type, unsigned *ret)
+{
+    /* Numbers of users come one by one; ports and addresses come in ranges. */
+    return nft_form_add_set(rs, name, &type, 1, type != NFT_TYPE_UID, ret);
+}
+
+/* A set of addresses with ports, "<name>4" or "<name>6". */
+static int add_pair_set(struct nft_ruleset *rs, const char *name, enum nft_family f, unsigned *ret)
+{
+    const enum nft_type types[] = {family_type[f], NFT_TYPE_INET_SERVICE};
+    char full[NFT_ID_SIZE];
+
+    snprintf(full, sizeof(full), "%s%c", name, family_digit[f]);
+    return nft_form_add_set(rs, full, types, 2, false, ret);
+}
+
+static int add_pair(struct nft_set *set, enum nft_family f, const uint8_t ip[16], uint16_t port)
+{
+    unsigned size = nft_types[family_type[f]].size;
+    uint8_t key[NFT_KEY_SIZE] = {0};
+
+    memcpy(key, family_bytes(f, ip), size);
+    key[size] = (uint8_t)(port >> 8);
+    key[size + 1] = (uint8_t)port;
+    return nft_set_add(set, key, NULL);
+}
+
+static int add_prefix(struct nft_set *set, enum nft_family f, const struct prefix *p)
+{
+    uint8_t first[16], last[16];
+
+    for (unsigned i = 0; i < 16; i++) {
+        unsigned keep = p->len >= 8 * (i + 1) ? 8 : p->len > 8 * i ? p->len - 8 * i : 0;
+
+        first[i] = (uint8_t)(p->ip[i] & (0xff00u >> keep));
+        last[i] = (uint8_t)(p->ip[i] | (0xffu >> keep));
+    }
+    return nft_set_add(set, family_bytes(f, first), family_bytes(f, last));
+}
+
+/* The prefixes of one family; no set when there are none. */
+static int add_prefix_set(struct nft_ruleset *rs, const char *name, enum nft_family f,
+                          const struct prefix *p, size_t n, unsigned *ret)
+{
+    char full[NFT_ID_SIZE];
+
+    if (!any_of_family(p, n, f))
+        return 0;
+    snprintf(full, sizeof(full), "%s%c", name, family_digit[f]);
+    int r = add_set(rs, full, family_type[f], ret);
+
+    for (size_t i = 0; r == 0 && i < n; i++)
+        if (prefix_is_v4(&p[i]) == (f == NFT_V4))
+            r = add_prefix(&rs->sets[*ret], f, &p[i]);
+    if (r == 0)
+        nft_set_finish(&rs->sets[*ret]);
+    return r;
+}
+
+static int add_port_set(struct nft_ruleset *rs, const char *name, const struct port_range *ports,
+                        size_t n, unsigned *ret)
+{
+    if (n == 0)
+        return 0;
+    int r = add_set(rs, name, NFT_TYPE_INET_SERVICE, ret);
+
+    for (size_t i = 0; r == 0 && i < n; i++) {
+        const uint8_t first[] = {(uint8_t)(ports[i].first >> 8), (uint8_t)ports[i].first};
+        const uint8_t last[] = {(uint8_t)(ports[i].last >> 8), (uint8_t)ports[i].last};
+
+        r = nft_set_add(&rs->sets[*ret], first, last);
+    }
+    if (r == 0)
+        nft_set_finish(&rs->sets[*ret]);
+    return r;
+}
+
+static int add_uid_set(struct nft_ruleset *rs, const char *name, const uint32_t *uids, size_t n,
+                       unsigned *ret)
+{
+    if (n == 0)
+        return 0;
+    int r = add_set(rs, name, NFT_TYPE_UID, ret);
+
+    for (size_t i = 0; r == 0 && i < n; i++) {
+        const uint8_t key[] = {(uint8_t)(uids[i] >> 24), (uint8_t)(uids[i] >> 16),
+                               (uint8_t)(uids[i] >> 8), (uint8_t)uids[i]};
+
+        r = nft_set_add(&rs->sets[*ret], key, NULL);
+    }
+    if (r == 0)
+        nft_set_finish(&rs->sets[*ret]);
+    return r;
+}
+
+static int add_upstreams(struct nft_ruleset *rs, const struct capture_set *set, enum nft_family f,
+                         unsigned *ret)
+{
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < set->n_upstreams; i++) {
+        const struct addr *a = &set->upstreams[i];
+
+        if (addr_is_v4(a) != (f == NFT_V4))
+            continue;
+        if (*ret == NFT_NO_SET)
+            r = add_pair_set(rs, "upstreams", f, ret);
+        if (r == 0)
+            r = add_pair(&rs->sets[*ret], f, a->ip, a->port);
+    }
+    if (r == 0 && *ret != NFT_NO_SET)
+        nft_set_finish(&rs->sets[*ret]);
+    return r;
+}
+
+static int add_listeners(struct nft_ruleset *rs, const struct capture_set *set, enum nft_family f,
+                         unsigned *ret)
+{
+    static const uint8_t loopback[][16] = {
+        [NFT_V4] = {[10] = 0xff, [11] = 0xff, [12] = 127, [15] = 1},
+        [NFT_V6] = {[15] = 1},
+    };
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < set->n_policies; i++) {
+        uint16_t port = nft_listener_port(&set->policies[i], f);
+
+        if (port == 0)
+            continue;
+        if (*ret == NFT_NO_SET)
+            r = add_pair_set(rs, "listeners", f, ret);
+        if (r == 0)
+            r = add_pair(&rs->sets[*ret], f, loopback[f], port);
+    }
+    if (r == 0 && *ret != NFT_NO_SET)
+        nft_set_finish(&rs->sets[*ret]);
+    return r;
+}
+
+static int add_private(struct nft_ruleset *rs, const struct capture_set *set, enum nft_family f,
+                       unsigned *ret)
+{
+    bool needed = false;
+
+    for (size_t i = 0; i < set->n_policies; i++) {
+        const struct capture_policy *p = &set->policies[i];
+
+        needed = needed || (nft_selects_tcp(p) && nft_selects_family(p, f) && !p->private);
+    }
+    if (!needed)
+        return 0;
+    return add_prefix_set(rs, "private", f, addr_private_prefixes, addr_n_private_prefixes, ret);
+}
+
+int nft_add_shared_sets(struct nft_ruleset *rs, const struct capture_set *set,
+                        struct nft_shared_sets *ret)
+{
+    int r = 0;
+
+    *ret = (struct nft_shared_sets){
+        {NFT_NO_SET, NFT_NO_SET}, {NFT_NO_SET, NFT_NO_SET}, {NFT_NO_SET, NFT_NO_SET}};
+    for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++)
+        r = add_upstreams(rs, set, f, &ret->upstreams[f]);
+    for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++)
+        r = add_listeners(rs, set, f, &ret->listeners[f]);
+    for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++)
+        r = add_private(rs, set, f, &ret->private[f]);
+    return r;
+}
+
+/* Whether a set of the capture "<id>_..." is there already. */
+static bool id_taken(const struct nft_ruleset *rs, const char *id)
+{
+    size_t n = strlen(id);
+
+    for (size_t i = 0; i < rs->n_sets; i++)
+        if (strncmp(rs->sets[i].name, id, n) == 0 && rs->sets[i].name[n] == '_' &&
+            !strchr(rs->sets[i].name + n + 1, '_'))
+            return true;
+    return false;
+}
+
+/*
+ * The capture's name as an nft identifier: a letter, then letters, digits and '_'. Names that
+ * become the same get a number. No two sets clash, as what follows an id has no '_' but the one in
+ * front.
+ */
+static void make_id(const struct nft_ruleset *rs, const char *name, char ret[NFT_ID_SIZE])
+{
+    char id[CAPTURE_NAME_MAX + 3];
+    size_t n = 0;
+
+    if (!isalpha((unsigned char)name[0])) {
+        id[n++] = 'c';
+        id[n++] = '_';
+    }
+    for (; *name && n < sizeof(id) - 1; name++)
+        id[n++] = isalnum((unsigned char)*name) ? *name : '_';
+    id[n] = '\0';
+    snprintf(ret, NFT_ID_SIZE, "%s", id);
+    for (unsigned i = 2; id_taken(rs, ret); i++)
+        snprintf(ret, NFT_ID_SIZE, "%s_%u", id, i);
+}
+
+int nft_add_capture_sets(struct nft_ruleset *rs, const struct capture_policy *p,
+                         struct nft_capture_sets *ret)
+{
+    char id[NFT_ID_SIZE], name[NFT_ID_SIZE + 16];
+    int r = 0;
+
+    *ret = (struct nft_capture_sets){.to = {NFT_NO_SET, NFT_NO_SET},
+                                     .not_to = {NFT_NO_SET, NFT_NO_SET},
+                                     .tcp = NFT_NO_SET,
+                                     .uid = NFT_NO_SET,
+                                     .not_uid = NFT_NO_SET};
+    make_id(rs, p->name, id);
+    for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++) {
+        snprintf(name, sizeof(name), "%s_to", id);
+        r = add_prefix_set(rs, name, f, p->to, p->n_to, &ret->to[f]);
+    }
+    for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++) {
+        snprintf(name, sizeof(name), "%s_not", id);
+        if (nft_selects_family(p, f))
+            r = add_prefix_set(rs, name, f, p->not_to, p->n_not_to, &ret->not_to[f]);
+    }
+    snprintf(name, sizeof(name), "%s_uid", id);
+    if (r == 0)
+        r = add_uid_set(rs, name, p->uids, p->n_uids, &ret->uid);
+    snprintf(name, sizeof(name), "%s_notuid", id);
+    if (r == 0)
+        r = add_uid_set(rs, name, p->not_uids, p->n_not_uids, &ret->not_uid);
+    snprintf(name, sizeof(name), "%s_tcp", id);
+    if (r == 0)
+        r = add_port_set(rs, name, p->tcp_ports, p->n_tcp_ports, &ret->tcp);
+    return r;
+}

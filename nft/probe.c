@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Each trial is a small form of its own, whose rules match nothing. */
+#include "nft/probe.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <linux/netfilter.h>
+
+#include "nft/batch.h"
+#include "nft/form.h"
+#include "nft/ruleset.h"
+
+const char *nft_feature_name(enum nft_feature feature)
+{
+    static const char *const names[NFT_N_FEATURES] = {
+        [NFT_FEATURE_OWNER] = "table owner",
+        [NFT_FEATURE_SETS] = "interval and concatenated sets",
+        [NFT_FEATURE_REDIRECT] = "redirect at output",
+        [NFT_FEATURE_REJECT] = "reject with tcp reset",
+    };
+
+    return names[feature];
+}
+
+/* A rule about TCP from nobody to nowhere: both marks at once is impossible. */
+static void match_nothing(struct nft_rule *rule)
+{
+    nft_rule_match(rule, NFT_FIELD_META_MARK, NFT_OP_EQ, 1);
+    nft_rule_match(rule, NFT_FIELD_META_MARK, NFT_OP_EQ, 2);
+    nft_rule_match(rule, NFT_FIELD_META_L4PROTO, NFT_OP_EQ, IPPROTO_TCP);
+}
+
+static int add_sets(struct nft_ruleset *rs, struct nft_rule *rule)
+{
+    static const enum nft_type pair_types[] = {NFT_TYPE_IPV4_ADDR, NFT_TYPE_INET_SERVICE};
+    static const uint8_t first[] = {192, 0, 2, 0}, last[] = {192, 0, 2, 255};
+    static const uint8_t key[NFT_KEY_SIZE] = {192, 0, 2, 1, 0, 9};
+    unsigned prefixes, pairs;
+    int r = nft_form_add_set(rs, "prefixes", pair_types, 1, true, &prefixes);
+
+    if (r == 0)
+        r = nft_form_add_set(rs, "pairs", pair_types, 2, false, &pairs);
+    if (r == 0)
+        r = nft_set_add(&rs->sets[prefixes], first, last);
+    if (r == 0)
+        r = nft_set_add(&rs->sets[pairs], key, NULL);
+    if (r == 0) {
+        nft_rule_match_set(rule, NFT_FIELD_IP_DADDR, NFT_OP_EQ, prefixes);
+        nft_rule_match_pair(rule, NFT_FIELD_IP_DADDR, NFT_FIELD_TCP_DPORT, pairs);
+    }
+    return r;
+}
+
+static int make_form(enum nft_feature feature, struct nft_ruleset *rs)
+{
+    enum nft_chain_type type = feature == NFT_FEATURE_REDIRECT ? NFT_CHAIN_NAT
+                               : feature == NFT_FEATURE_REJECT ? NFT_CHAIN_FILTER
+                                                               : NFT_CHAIN_REGULAR;
+    struct nft_rule rule = {.n_exprs = 0};
+    unsigned chain;
+    int r = nft_form_add_chain(rs, "trial", type, NF_INET_LOCAL_OUT, -110, &chain);
+
+    if (r < 0 || feature == NFT_FEATURE_OWNER)
+        return r;
+    match_nothing(&rule);
+    if (feature == NFT_FEATURE_SETS)
+        r = add_sets(rs, &rule);
+    if (feature == NFT_FEATURE_REDIRECT)
+        nft_rule_add(&rule, NFT_EXPR_REDIRECT)->port = 9;
+    if (feature == NFT_FEATURE_REJECT)
+        nft_rule_add(&rule, NFT_EXPR_TCP_RESET);
+    return r < 0 ? r : nft_chain_append(&rs->chains[chain], &rule);
+}
+
+static int try_feature(struct nft_owner *owner, enum nft_feature feature, char *why, size_t size)
+{
+    struct nft_ruleset *rs = nft_form_new();
+    int r = rs ? make_form(feature, rs) : -ENOMEM;
+
+    if (r < 0)
+        snprintf(why, size, "%s", strerror(-r));
+    else
+        r = nft_owner_replace(owner, rs, why, size);
+    nft_ruleset_free(rs);
+    return r;
+}
+
+int nft_probe(struct nft_probe *ret, char *why, size_t size)
+{
+    struct nft_probe probe;
+    struct nft_owner *owner;
+    char table[NFT_ID_SIZE];
+
+    memset(&probe, 0, sizeof(probe));
+    snprintf(table, sizeof(table), NFT_TABLE "-probe-%d", getpid());
+    int r = nft_owner_open_table(table, &owner, why, size);
+
+    if (r < 0)
+        return r;
+    for (enum nft_feature f = 0; f < NFT_N_FEATURES; f++)
+        probe.result[f] = try_feature(owner, f, probe.why[f], sizeof(probe.why[f]));
+    nft_owner_close(owner);
+    *ret = probe;
+    return 0;
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the output captures ask of nftables, as a form: a table with its sets, chains and rules,
+ * made from policy alone. nft/text.h prints it, nft/batch.h installs it.
+ */
+#ifndef UNDERSOCK_NFT_RULESET_H
+#define UNDERSOCK_NFT_RULESET_H
+
+#include <stdbool.h>
+
+#include "capture.h"
+
+#define NFT_TABLE "undersock" /* of family inet */
+
+struct nft_ruleset;
+
+/*
+ * Translates the policies of `set` with hook CAPTURE_OUTPUT, in their order, and ignores the others
+ * but for their listeners, which no capture takes. Pure: no kernel, no privilege. The form keeps
+ * nothing of `set`. The caller frees it.
+ *
+ * A family for which a CAPTURE_PROXY has no listener (port 0) is refused, not let through.
+ *
+ * -EINVAL: own_mark has bits outside own_mask, a port range is upside down, or a prefix is longer
+ * than 128; -ENOMEM.
+ */
+int nft_ruleset_build(const struct capture_set *set, struct nft_ruleset **ret);
+/* NULL is allowed. */
+void nft_ruleset_free(struct nft_ruleset *rs);
+/* No output capture takes any TCP: there is no table to install, and the text is "". */
+bool nft_ruleset_empty(const struct nft_ruleset *rs);
+
+#endif

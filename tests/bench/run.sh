@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# The benchmark: ours, redsocks and an application that speaks SOCKS itself, side by side.
+#
+#     tests/bench/run.sh [--quick] [--rounds N] [--only ROW[,ROW]] [--server KIND] [--workers N]
+#                        [--fast-path KIND] [--json FILE] [--servers]
+#
+# One network namespace for each row ("host"), each joined by its own veth pair to the namespace
+# "proxy" and through it to "net". What differs between two rows is only the redirector:
+#
+#     native     no redirector: the load tool speaks SOCKS5 itself
+#     redsocks   the package, its splice on, nft redirect in the host's namespace
+#     output     undersock daemon, hook = "output"
+#     cgroup     undersock daemon, hook = "cgroup", the load tool inside that cgroup
+#
+# The SOCKS server is one process for all rows. By default ("sink") it is the load tool's own: it
+# grants every request and serves it itself, so that neither a proxy nor a second hop is the limit
+# and the redirector is what shows. --server microsocks|dante|ssh puts a real one in between, with
+# the same sink behind it in "net"; --servers measures only which of these limits least.
+#
+# Every namespace uses reno: with BBR, a common default, bulk falls to a third and differences hide.
+
+case " $* " in
+*' -h '* | *' --help '*)
+    sed -n '3,/^$/s/^# \?//p' "$0"
+    exit 0
+    ;;
+esac
+
+# shellcheck source=tests/net/lib.sh
+. "$(dirname "$0")/../net/lib.sh"
+
+BENCH_DIR=$TOP_DIR/tests/bench
+fail() {
+    echo "bench: $*" >&2
+    exit 1
+}
+bail() { fail "$*"; }
+skip_all() { fail "$*"; }
+
+need_root
+need python3 ip nsenter nft ss
+[[ -x $TOOLS/load ]] || fail "$TOOLS/load is missing: make tests-build"
+export UNDERSOCK_BENCH=1 LOAD=$TOOLS/load BENCH_PREFIX=$US BENCH_DIR TMP CGROUP2 UNDERSOCK
+
+# host ROW NUMBER: its namespace, link and route.
+host() {
+    local host=10.77.$2.2 gate=10.77.$2.1
+    ns_add "$1"
+    ns_link "$1" up0 "$host/24" proxy "down$2" "$gate/24"
+    ns "$1" ip route add default via "$gate"
+}
+
+raise() { ulimit -n "$(ulimit -Hn)"; }
+raise
+
+ns_add proxy net
+ns_link proxy up0 "$EXIT4/24" net eth0 "$NET4/24"
+# proxy does not forward: a connection that no redirector took is never answered.
+host native 10
+host redsocks 11
+host output 12
+host cgroup 13
+# Every worker's reconnects leave TIME_WAIT behind; the ports must last for all rounds.
+for n in native redsocks output cgroup proxy; do
+    ns "$n" sh -c 'echo "2000 65000" >/proc/sys/net/ipv4/ip_local_port_range'
+done
+if [[ $CGROUP2 ]]; then
+    cg_new bench
+    BENCH_CGROUP=$US-bench
+    export BENCH_CGROUP
+fi
+
+# measure.py starts the daemons itself; they are all inside our namespaces, where the trap of the
+# library finds what an interrupted run leaves.
+python3 -B "$BENCH_DIR/measure.py" "$@" --default-json "$B/bench.json" &
+wait_pid=$!
+trap 'kill -INT $wait_pid 2>/dev/null; wait $wait_pid; exit 130' INT TERM
+wait $wait_pid
+exit $?

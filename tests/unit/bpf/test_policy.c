@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* bpf/policy.c, the pure half: needs no privilege. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "bpf/policy.h"
+
+static const struct port_range http[] = {{80, 80}, {443, 443}, {8000, 8999}};
+
+static int is_set(const uint64_t words[ABI_PORT_WORDS], unsigned port)
+{
+    return (int)(words[port / 64] >> (port % 64) & 1);
+}
+
+static void test_flags(void **state)
+{
+    struct capture_policy policy = {.action = CAPTURE_PROXY};
+    struct capture_set set = {.policies = &policy, .n_policies = 1};
+    struct abi_settings settings;
+
+    (void)state;
+    bpf_policy_settings(&set, &policy, &settings);
+    assert_int_equal(settings.flags, ABI_HAS_EXCEPT);
+    assert_int_equal(settings.action, ABI_PROXY);
+    policy.private = true;
+    bpf_policy_settings(&set, &policy, &settings);
+    assert_int_equal(settings.flags, 0);
+    policy.n_not_to = 1;
+    policy.n_to = 1;
+    policy.n_uids = 1;
+    policy.n_not_uids = 1;
+    policy.has_mark = true;
+    policy.n_tcp_ports = 1;
+    policy.when_down = CAPTURE_DOWN_DIRECT;
+    policy.action = CAPTURE_REFUSE;
+    bpf_policy_settings(&set, &policy, &settings);
+    assert_int_equal(settings.flags, ABI_HAS_EXCEPT | ABI_HAS_TO | ABI_HAS_UIDS | ABI_HAS_NOT_UIDS |
+                                         ABI_HAS_MARK | ABI_HAS_PORTS | ABI_DOWN_DIRECT);
+    assert_int_equal(settings.action, ABI_REFUSE);
+    policy.action = CAPTURE_DIRECT;
+    bpf_policy_settings(&set, &policy, &settings);
+    assert_int_equal(settings.action, ABI_DIRECT);
+}
+
+static void test_numbers(void **state)
+{
+    const struct capture_policy policy = {.mark = 7, .port_v4 = 40001, .port_v6 = 40002};
+    const struct capture_set set = {.own_mark = 0x500, .own_mask = 0xf00};
+    struct abi_settings settings;
+
+    (void)state;
+    bpf_policy_settings(&set, &policy, &settings);
+    assert_int_equal(settings.mark, 7);
+    assert_int_equal(settings.port_v4, 40001);
+    assert_int_equal(settings.port_v6, 40002);
+    assert_int_equal(settings.own_mark, 0x500);
+    assert_int_equal(settings.own_mask, 0xf00);
+    assert_int_equal(settings.netns_cookie, 0);
+    assert_int_equal(settings.instance, 0);
+    assert_int_equal(settings.features, 0);
+}
+
+static void test_udp_only(void **state)
+{
+    struct capture_policy policy = {.udp_ports = http, .n_udp_ports = 1};
+    struct capture_set set = {.policies = &policy, .n_policies = 1};
+    struct abi_settings settings;
+
+    (void)state;
+    bpf_policy_settings(&set, &policy, &settings);
+    assert_true(settings.flags & ABI_NO_TCP);
+    policy.tcp_ports = http;
+    policy.n_tcp_ports = 1;
+    bpf_policy_settings(&set, &policy, &settings);
+    assert_false(settings.flags & ABI_NO_TCP);
+}
+
+static void test_port_bits(void **state)
+{
+    const struct port_range ends[] = {{0, 0}, {65535, 65535}, {64, 127}};
+    struct capture_policy policy = {.tcp_ports = http, .n_tcp_ports = 3};
+    uint64_t words[ABI_PORT_WORDS];
+
+    (void)state;
+    bpf_policy_ports(&policy, words);
+    for (unsigned port = 0; port < 65536; port++)
+        assert_int_equal(is_set(words, port),
+                         port == 80 || port == 443 || (port >= 8000 && port <= 8999));
+    policy.tcp_ports = ends;
+    bpf_policy_ports(&policy, words);
+    for (unsigned port = 0; port < 65536; port++)
+        assert_int_equal(is_set(words, port),
+                         port == 0 || port == 65535 || (port >= 64 && port <= 127));
+    policy.n_tcp_ports = 0;
+    bpf_policy_ports(&policy, words);
+    for (unsigned i = 0; i < ABI_PORT_WORDS; i++)
+        assert_true(words[i] == UINT64_MAX);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_flags),
+        cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_udp_only),
+        cmocka_unit_test(test_port_bits),
+    };
+
+    return cmocka_run_group_tests_name("bpf policy", tests, NULL, NULL);
+}

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Policies that the tests of nft/ share: each is translated and printed in test_text.c, and
+ * installed and compared with nft's own listing in test_batch.c.
+ */
+#ifndef UNDERSOCK_TEST_NFT_CASES_H
+#define UNDERSOCK_TEST_NFT_CASES_H
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "capture.h"
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+#define V4(a, b, c, d)                                                           \
+    {                                                                            \
+        [10] = 0xff, [11] = 0xff, [12] = (a), [13] = (b), [14] = (c), [15] = (d) \
+    }
+/* The first four groups and the last one. */
+#define V6(a, b, c, d, h)                                                     \
+    {                                                                         \
+        (a) >> 8, (a)&0xff, (b) >> 8, (b)&0xff, (c) >> 8, (c)&0xff, (d) >> 8, \
+            (d)&0xff, [14] = (h) >> 8, [15] = (h)&0xff                        \
+    }
+#define NET4(a, b, c, d, its_len)                   \
+    {                                               \
+        .ip = V4(a, b, c, d), .len = 96 + (its_len) \
+    }
+#define NET6(a, b, c, d, h, its_len)              \
+    {                                             \
+        .ip = V6(a, b, c, d, h), .len = (its_len) \
+    }
+#define AT4(a, b, c, d, its_port)                \
+    {                                            \
+        .ip = V4(a, b, c, d), .port = (its_port) \
+    }
+#define AT6(a, b, c, d, h, its_port)                \
+    {                                               \
+        .ip = V6(a, b, c, d, h), .port = (its_port) \
+    }
+
+/* The head of a capture with listeners, and of one without. */
+#define PROXY(its_name)                                                                  \
+    .name = its_name, .hook = CAPTURE_OUTPUT, .action = CAPTURE_PROXY, .port_v4 = 12345, \
+    .port_v6 = 12346
+#define OTHER(its_name, its_action) .name = its_name, .hook = CAPTURE_OUTPUT, .action = (its_action)
+#define TO(array)                   .to = (array), .n_to = COUNT(array)
+#define NOT_TO(array)               .not_to = (array), .n_not_to = COUNT(array)
+#define TCP(array)                  .tcp_ports = (array), .n_tcp_ports = COUNT(array)
+#define UDP(array)                  .udp_ports = (array), .n_udp_ports = COUNT(array)
+#define UID(array)                  .uids = (array), .n_uids = COUNT(array)
+#define NOT_UID(array)              .not_uids = (array), .n_not_uids = COUNT(array)
+
+static const struct port_range web[] = {{80, 80}, {443, 443}, {8000, 8999}};
+static const struct port_range many_ports[] = {
+    {9000, 9100}, {22, 22},     {80, 80},     {81, 81},       {443, 443}, {8000, 8999}, {25, 25},
+    {5000, 6000}, {5500, 7000}, {3306, 3306}, {65000, 65535}, {110, 110}, {143, 143},   {1, 1}};
+static const struct port_range all_ports[] = {{0, 65535}};
+static const struct port_range quic[] = {{443, 443}};
+static const uint32_t some_uids[] = {1000, 0, 65534, 1000, 33, 4294967294u, 7, 8, 9, 101, 102};
+static const uint32_t one_uid[] = {1001};
+static const struct prefix net4[] = {NET4(203, 0, 113, 0, 24)};
+static const struct prefix net6[] = {NET6(0x2001, 0xdb8, 0, 0, 0, 32)};
+static const struct prefix net46[] = {NET4(203, 0, 113, 0, 24), NET6(0x2001, 0xdb8, 0, 0, 0, 32)};
+static const struct prefix ten[] = {NET4(10, 0, 0, 0, 8)};
+static const struct prefix everywhere[] = {NET4(0, 0, 0, 0, 0), NET6(0, 0, 0, 0, 0, 0)};
+static const struct prefix untidy[] = {
+    NET4(198, 51, 100, 7, 32),
+    NET4(10, 0, 0, 0, 8),
+    NET4(10, 1, 0, 0, 16), /* within */
+    NET4(11, 0, 0, 0, 8),  /* behind */
+    NET4(192, 0, 2, 128, 25),
+    NET4(192, 0, 3, 0, 24), /* behind, and the two are no prefix */
+    NET4(255, 255, 255, 255, 32),
+    NET4(0, 0, 0, 0, 32),
+    NET6(0x2001, 0xdb8, 1, 0, 0, 48),
+    NET6(0x2001, 0xdb8, 2, 0, 0, 48),
+    NET6(0x2001, 0xdb8, 3, 0, 0, 48),
+    NET6(0, 0, 0, 0, 1, 128),
+    NET6(0x64, 0xff9b, 0, 0, 0, 96),
+    NET6(0xff00, 0, 0, 0, 0, 8),
+    NET6(0xfe00, 0, 0, 0, 0, 8),
+};
+/* Host bits where there should be none. */
+static const struct prefix host_bits[] = {NET4(203, 0, 113, 77, 20),
+                                          NET6(0x2001, 0xdb8, 5, 6, 7, 33)};
+
+static const struct addr some_upstreams[] = {
+    AT4(192, 0, 2, 1, 1080), AT6(0x2001, 0xdb8, 0, 0, 1, 1080), AT4(198, 51, 100, 9, 1081),
+    AT4(9, 2, 3, 4, 1080),   AT4(192, 0, 2, 1, 1080),           AT4(1, 1, 1, 1, 257),
+    AT4(1, 1, 1, 2, 2),      AT6(0, 0, 0, 0, 1, 1080),          AT6(0x2001, 0xdb8, 0, 0, 1, 1079),
+};
+
+static const struct capture_policy everything[] = {{PROXY("host")}};
+static const struct capture_policy by_ports[] = {{PROXY("web"), TCP(web)}};
+static const struct capture_policy by_many_ports[] = {{PROXY("ports"), TCP(many_ports)}};
+static const struct capture_policy by_all_ports[] = {{PROXY("ports"), TCP(all_ports)}};
+static const struct capture_policy by_net4[] = {{PROXY("v4"), TO(net4)}};
+static const struct capture_policy by_net6[] = {{PROXY("v6"), TO(net6)}};
+static const struct capture_policy by_net46[] = {{PROXY("both"), TO(net46)}};
+static const struct capture_policy by_untidy[] = {
+    {PROXY("untidy"), TO(untidy), NOT_TO(host_bits), .private = true}};
+static const struct capture_policy by_everywhere[] = {
+    {PROXY("all"), TO(everywhere), .private = true}};
+static const struct capture_policy by_not_to[] = {{PROXY("inner"), NOT_TO(ten), .private = true}};
+static const struct capture_policy by_uid[] = {{PROXY("users"), UID(some_uids)}};
+static const struct capture_policy by_not_uid[] = {{PROXY("others"), NOT_UID(one_uid)}};
+static const struct capture_policy by_mark[] = {{PROXY("marked"), .has_mark = true, .mark = 0x51}};
+static const struct capture_policy by_mark_0[] = {{PROXY("unmarked"), .has_mark = true}};
+static const struct capture_policy private_too[] = {{PROXY("wide"), .private = true}};
+static const struct capture_policy by_all[] = {{PROXY("strict"), TO(net46), NOT_TO(untidy),
+                                                UID(some_uids), NOT_UID(one_uid), TCP(web),
+                                                .has_mark = true, .mark = 0xfedcba98}};
+static const struct capture_policy direct_first[] = {
+    {OTHER("ssh", CAPTURE_DIRECT), TO(net46)}, {PROXY("rest")}, {OTHER("last", CAPTURE_DIRECT)}};
+static const struct capture_policy refuse_first[] = {
+    {OTHER("bad", CAPTURE_REFUSE), TO(net46), TCP(web)}, {PROXY("rest")}};
+static const struct capture_policy refuse_last[] = {
+    {OTHER("direct", CAPTURE_DIRECT), TO(ten), .private = true},
+    {PROXY("web"), TCP(web)},
+    {OTHER("rest", CAPTURE_REFUSE), .private = true}};
+static const struct capture_policy refuse_only[] = {{OTHER("none", CAPTURE_REFUSE), UID(one_uid)}};
+static const struct capture_policy no_v6_listener[] = {
+    {.name = "half", .action = CAPTURE_PROXY, .port_v4 = 12345, .private = true}};
+static const struct capture_policy no_v4_listener[] = {
+    {.name = "half", .action = CAPTURE_PROXY, .port_v6 = 12345}};
+static const struct capture_policy no_listener[] = {{.name = "deaf", .action = CAPTURE_PROXY}};
+static const struct capture_policy names[] = {
+    {PROXY("8080"), TCP(web)},
+    {PROXY("a.b"), TCP(web)},
+    {PROXY("a-b"), TO(net46), TCP(web)},
+    {PROXY("a_b"), TCP(web)},
+    {PROXY("a_b_2"), TCP(web)},
+    {PROXY("-"), TCP(web)},
+    {PROXY("return"), TCP(web), UID(one_uid)},
+    {PROXY("upstreams"), TO(net46)},
+    {PROXY("Abcdefghijklmnopqrstuvwxyz.0123"), NOT_UID(one_uid)},
+};
+static const struct capture_policy mixed_hooks[] = {
+    {.name = "cg", .hook = CAPTURE_CGROUP, .port_v4 = 20001, .port_v6 = 20002},
+    {.name = "quic", .hook = CAPTURE_OUTPUT, UDP(quic), .port_v4 = 20003},
+    {.name = "gw", .hook = CAPTURE_GATEWAY, .port_v4 = 20004},
+    {PROXY("host"), TCP(web), UDP(quic)},
+};
+static const struct capture_policy nothing_to_do[] = {
+    {.name = "cg", .hook = CAPTURE_CGROUP, .port_v4 = 20001, .port_v6 = 20002},
+    {.name = "gw", .hook = CAPTURE_GATEWAY, .port_v4 = 20004},
+    {.name = "quic", .hook = CAPTURE_OUTPUT, UDP(quic), .port_v4 = 20003},
+    {OTHER("direct", CAPTURE_DIRECT)},
+};
+
+#define POLICIES(array) .policies = (array), .n_policies = COUNT(array)
+#define OWN             .own_mark = 0x5500, .own_mask = 0xff00
+#define UPSTREAMS       .upstreams = some_upstreams, .n_upstreams = COUNT(some_upstreams)
+
+static const struct test_case {
+    const char *name;
+    struct capture_set set;
+} cases[] = {
+    {"everything", {POLICIES(everything), OWN, UPSTREAMS}},
+    {"no mark, no upstreams", {POLICIES(everything)}},
+    {"a mark of 32 bits", {POLICIES(everything), .own_mark = 0x51, .own_mask = 0xffffffff}},
+    {"a mark of one bit", {POLICIES(everything), .own_mark = 4, .own_mask = 4}},
+    {"a mark of 0", {POLICIES(everything), .own_mark = 0, .own_mask = 0xff}},
+    {"tcp-ports", {POLICIES(by_ports), OWN}},
+    {"many tcp-ports", {POLICIES(by_many_ports), OWN}},
+    {"all tcp-ports", {POLICIES(by_all_ports), OWN}},
+    {"to, IPv4 alone", {POLICIES(by_net4), OWN}},
+    {"to, IPv6 alone", {POLICIES(by_net6), OWN}},
+    {"to, both", {POLICIES(by_net46), OWN}},
+    {"to, untidy", {POLICIES(by_untidy), OWN}},
+    {"to, everywhere", {POLICIES(by_everywhere), OWN}},
+    {"not-to", {POLICIES(by_not_to), OWN}},
+    {"uid", {POLICIES(by_uid), OWN}},
+    {"not-uid", {POLICIES(by_not_uid), OWN}},
+    {"mark", {POLICIES(by_mark), OWN}},
+    {"mark 0", {POLICIES(by_mark_0), OWN}},
+    {"private", {POLICIES(private_too), OWN}},
+    {"every selector", {POLICIES(by_all), OWN, UPSTREAMS}},
+    {"direct first", {POLICIES(direct_first), OWN}},
+    {"refuse first", {POLICIES(refuse_first), OWN, UPSTREAMS}},
+    {"refuse last", {POLICIES(refuse_last), OWN}},
+    {"refuse only", {POLICIES(refuse_only), OWN}},
+    {"no IPv6 listener", {POLICIES(no_v6_listener), OWN}},
+    {"no IPv4 listener", {POLICIES(no_v4_listener), OWN}},
+    {"no listener", {POLICIES(no_listener), OWN}},
+    {"names", {POLICIES(names), OWN}},
+    {"other hooks beside it", {POLICIES(mixed_hooks), OWN}},
+};
+
+/* nft has no word for an empty ruleset, so this one is not among the others. */
+static const struct capture_set set_nothing_to_do = {POLICIES(nothing_to_do), OWN, UPSTREAMS};
+
+#endif
