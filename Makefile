@@ -91,3 +91,83 @@ clean:
 .PHONY: all clean tests-build FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
+
+# ---- Install ------------------------------------------------------------------------------------
+# DESTDIR: where a package is put together. The unit, sysusers and tmpfiles go below PREFIX, where
+# systemd looks for them with PREFIX=/usr and PREFIX=/usr/local.
+
+SYSCONFDIR ?= /etc
+BINDIR   = $(PREFIX)/bin
+MANDIR   = $(PREFIX)/share/man
+DOCDIR   = $(PREFIX)/share/doc/undersock
+LIBDIR   = $(PREFIX)/lib
+DOCS     = README.md ARCHITECTURE.md HACKING.md LICENSE systemd/undersock.conf.example
+INSTALL ?= install
+
+install: all
+	$(INSTALL) -D -m 755 $(B)/undersock $(DESTDIR)$(BINDIR)/undersock
+	$(INSTALL) -D -m 644 daemon/cli/undersock.8 $(DESTDIR)$(MANDIR)/man8/undersock.8
+	$(INSTALL) -D -m 644 daemon/config/undersock.conf.5 $(DESTDIR)$(MANDIR)/man5/undersock.conf.5
+	$(INSTALL) -d -m 755 $(DESTDIR)$(DOCDIR) && $(INSTALL) -m 644 $(DOCS) $(DESTDIR)$(DOCDIR)/
+	sed 's|@BINDIR@|$(BINDIR)|g' systemd/undersock.service >$(B)/undersock.service
+	$(INSTALL) -D -m 644 $(B)/undersock.service $(DESTDIR)$(LIBDIR)/systemd/system/undersock.service
+	$(INSTALL) -D -m 644 systemd/undersock.sysusers $(DESTDIR)$(LIBDIR)/sysusers.d/undersock.conf
+	$(INSTALL) -D -m 644 systemd/undersock.tmpfiles $(DESTDIR)$(LIBDIR)/tmpfiles.d/undersock.conf
+	[ -d $(DESTDIR)$(SYSCONFDIR)/undersock ] || $(INSTALL) -d -m 755 $(DESTDIR)$(SYSCONFDIR)/undersock
+
+# The configuration stays.
+uninstall:
+	rm -f $(DESTDIR)$(BINDIR)/undersock $(DESTDIR)$(MANDIR)/man8/undersock.8 \
+	    $(DESTDIR)$(MANDIR)/man5/undersock.conf.5 \
+	    $(DESTDIR)$(LIBDIR)/systemd/system/undersock.service \
+	    $(DESTDIR)$(LIBDIR)/sysusers.d/undersock.conf $(DESTDIR)$(LIBDIR)/tmpfiles.d/undersock.conf \
+	    $(addprefix $(DESTDIR)$(DOCDIR)/,$(notdir $(DOCS)))
+	[ ! -d $(DESTDIR)$(DOCDIR) ] || rmdir $(DESTDIR)$(DOCDIR)
+	[ ! -d $(DESTDIR)$(SYSCONFDIR)/undersock ] || \
+	    rmdir --ignore-fail-on-non-empty $(DESTDIR)$(SYSCONFDIR)/undersock
+
+# ---- Try it, test it ----------------------------------------------------------------------------
+
+LINTS    = $(sort $(wildcard tests/lint/*.sh tests/lint/*.py))
+SCENES   = $(sort $(wildcard tests/net/[0-9]*.sh))
+RUN      = B=$(B) tests/run.sh
+# A make of its own, so that pkg-config is asked after the packages are there; on all processors
+# unless told otherwise.
+MAKE_ALL = $(MAKE) --no-print-directory $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))
+# After `sudo make` in a user's tree, what was built is the user's again.
+GIVE_BACK= { [ "$$(id -u)" != 0 ] || [ ! -d $(B) ] || chown -hR --reference=. $(B); }
+
+deps:
+	$(Q)tests/deps.sh build
+
+demo: deps
+	$(Q)$(MAKE_ALL) all && $(B)/undersock demo; r=$$?; $(GIVE_BACK); exit $$r
+
+check:
+	$(Q)tests/deps.sh test
+	$(Q)$(MAKE_ALL) tests-build && $(MAKE) --no-print-directory test; r=$$?; $(GIVE_BACK); exit $$r
+
+test: tests-build
+	$(Q)$(RUN) $(LINTS) $(UNIT) $(REPLAY) $(SCENES)
+
+unit: $(UNIT) $(REPLAY)
+	$(Q)$(RUN) $^
+
+net: $(B)/undersock $(TOOLS)
+	$(Q)$(RUN) $(SCENES)
+
+lint:
+	$(Q)$(RUN) $(LINTS)
+
+# make bench BENCH="--quick --only native,output"
+bench: $(B)/undersock $(TOOLS)
+	$(Q)B=$(B) tests/bench/run.sh $(BENCH)
+
+# What a fuzzer finds goes to $(B)/tests/fuzz/found; tests/fuzz/corpus is only read.
+FUZZ_SECONDS ?= 60
+fuzz: $(FUZZ)
+	$(Q)for f in $^; do name=$${f##*/fuzz_}; mkdir -p $(B)/tests/fuzz/found/$$name && \
+	    $$f -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$(B)/tests/fuzz/found/ \
+	    $(B)/tests/fuzz/found/$$name tests/fuzz/corpus/$$name || exit 1; done
+
+.PHONY: install uninstall deps demo check test unit net lint bench fuzz

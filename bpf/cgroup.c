@@ -41,6 +41,9 @@ static const struct {
     {"us_connect6", BPF_CGROUP_INET6_CONNECT},
 };
 
+/* The kernel takes 128 at a time for a CPU (LOCAL_FREE_TARGET in kernel/bpf/bpf_lru_list.c). */
+#define ORIGINS_PER_CPU 512
+
 #define N_HOOKS (sizeof(hooks) / sizeof(hooks[0]))
 
 enum lasting { ORIGINS, EVENTS, SEEN, COUNTERS, SOCKETS, N_LASTING };
@@ -149,6 +152,20 @@ static void share_sockets(struct bpf_object *object)
     close(fd);
 }
 
+/* An LRU hash sets entries aside for every CPU: with too few for that it drops what is still
+ * wanted. */
+static int size_origins(struct bpf_object *object)
+{
+    struct bpf_map *map = bpf_object__find_map_by_name(object, ABI_MAP_ORIGINS);
+    int n_cpus = libbpf_num_possible_cpus();
+
+    if (map == NULL || n_cpus < 0)
+        return -ENOENT;
+    if (bpf_map__max_entries(map) >= (uint32_t)n_cpus * ORIGINS_PER_CPU)
+        return 0;
+    return bpf_map__set_max_entries(map, (uint32_t)n_cpus * ORIGINS_PER_CPU);
+}
+
 /*
  * Loads the programs for a policy: over `maps` when they are there (maps[0] >= 0), else with
  * lasting maps of their own. The object is the caller's to close.
@@ -184,8 +201,10 @@ static int load(const struct capture_set *set, const struct capture_policy *poli
     r = bpf_policy_size_maps(object, set, policy);
     for (size_t i = 0; r == 0 && maps[0] >= 0 && i < N_LASTING; i++)
         r = reuse_map(object, lasting_names[i], maps[i]);
-    if (r == 0 && maps[0] < 0)
+    if (r == 0 && maps[0] < 0) {
+        r = size_origins(object);
         share_sockets(object);
+    }
     if (r == 0)
         r = bpf_object__load(object);
     if (r == 0)

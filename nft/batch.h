@@ -28,8 +28,10 @@ int nft_owner_open(struct nft_owner **ret, char *why, size_t size);
 int nft_owner_open_table(const char *table, struct nft_owner **ret, char *why, size_t size);
 
 /*
- * Makes the table exactly `rs`, in one transaction: no packet sees half of it, and after a failure
- * all is as it was. An empty ruleset removes the table.
+ * Makes the table exactly `rs`, and switches from the rules before at one moment: no packet meets
+ * half of the one or of the other, and after a failure all is as it was. Connections that earlier
+ * rules redirected go on. An empty ruleset installs nothing, or, where there was one, leaves its
+ * nat chains without rules for the sake of those connections.
  *
  * -EBUSY: another owner, most likely another undersock, holds the table; -EEXIST: a table of that
  * name is there which nobody owns, left alone; -EPERM: no CAP_NET_ADMIN; -EOPNOTSUPP: this kernel
@@ -38,7 +40,11 @@ int nft_owner_open_table(const char *table, struct nft_owner **ret, char *why, s
 int nft_owner_replace(struct nft_owner *owner, const struct nft_ruleset *rs, char *why,
                       size_t size);
 
-/* Removes the table if this owner has installed one. Errors as above. */
+/*
+ * Removes the table if this owner has installed one. Errors as above. Unless somebody else has nat,
+ * redirected connections that are still there hang from now on, as the kernel no longer translates
+ * their packets, not even a reset: end them first. The same goes for nft_owner_close().
+ */
 int nft_owner_remove(struct nft_owner *owner, char *why, size_t size);
 
 /* Closes the socket, and with it goes the table. NULL is allowed. */

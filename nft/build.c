@@ -2,6 +2,8 @@
 #include "nft/build.h"
 
 #include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <libmnl/libmnl.h>
@@ -81,6 +83,17 @@ static int add_end(struct nftnl_set *n, const struct nft_set *set, const struct 
     return 0;
 }
 
+static int name_set(struct nftnl_set *n, struct nft_place place, const struct nft_set *set)
+{
+    char name[NFT_ID_SIZE + NFT_SUFFIX_SIZE];
+
+    snprintf(name, sizeof(name), "%s%s", set->name, place.suffix);
+    if (nftnl_set_set_str(n, NFTNL_SET_TABLE, place.table) < 0 ||
+        nftnl_set_set_str(n, NFTNL_SET_NAME, name) < 0)
+        return -ENOMEM;
+    return 0;
+}
+
 /*
  * A note for nft that the kernel keeps with the set: the order of the bytes of its keys. Without it
  * nft lists a user's number back to front.
@@ -101,15 +114,14 @@ static int set_note(struct nftnl_set *n, const struct nft_set *set)
     return r;
 }
 
-static int set_attributes(struct nftnl_set *n, const char *table, const struct nft_set *set,
+static int set_attributes(struct nftnl_set *n, struct nft_place place, const struct nft_set *set,
                           unsigned index)
 {
     uint32_t type = 0, flags = set->interval ? NFT_SET_INTERVAL : 0;
 
     for (unsigned i = 0; i < set->n_types; i++)
         type = type << CONCAT_TYPE_BITS | nft_types[set->types[i]].id;
-    if (nftnl_set_set_str(n, NFTNL_SET_TABLE, table) < 0 ||
-        nftnl_set_set_str(n, NFTNL_SET_NAME, set->name) < 0)
+    if (name_set(n, place, set) < 0)
         return -ENOMEM;
     nftnl_set_set_u32(n, NFTNL_SET_FAMILY, NFPROTO_INET);
     nftnl_set_set_u32(n, NFTNL_SET_ID, index + 1);
@@ -142,8 +154,8 @@ static int write_elements(struct nft_transaction *t, struct nftnl_set *n, unsign
     return more;
 }
 
-static int build_set(struct nft_transaction *t, const char *table, const struct nft_ruleset *rs,
-                     unsigned index)
+static int build_set(struct nft_transaction *t, struct nft_place place,
+                     const struct nft_ruleset *rs, unsigned index)
 {
     const struct nft_set *set = &rs->sets[index];
     const struct nft_label label = {.object = NFT_OBJECT_SET, .index = index};
@@ -152,7 +164,7 @@ static int build_set(struct nft_transaction *t, const char *table, const struct 
 
     if (!n)
         return -ENOMEM;
-    r = set_attributes(n, table, set, index);
+    r = set_attributes(n, place, set, index);
     if (r == 0) {
         struct nlmsghdr *h = nft_transaction_next(t, NFT_MSG_NEWSET, NLM_F_CREATE, label);
 
@@ -173,8 +185,8 @@ static int build_set(struct nft_transaction *t, const char *table, const struct 
     return r;
 }
 
-static int build_chain(struct nft_transaction *t, const char *table, const struct nft_ruleset *rs,
-                       unsigned index)
+static int build_chain(struct nft_transaction *t, struct nft_place place,
+                       const struct nft_ruleset *rs, unsigned index)
 {
     const struct nft_chain *chain = &rs->chains[index];
     const struct nft_label label = {.object = NFT_OBJECT_CHAIN, .index = index};
@@ -184,7 +196,7 @@ static int build_chain(struct nft_transaction *t, const char *table, const struc
 
     if (!n)
         return -ENOMEM;
-    if (nftnl_chain_set_str(n, NFTNL_CHAIN_TABLE, table) < 0 ||
+    if (nftnl_chain_set_str(n, NFTNL_CHAIN_TABLE, place.table) < 0 ||
         nftnl_chain_set_str(n, NFTNL_CHAIN_NAME, chain->name) < 0)
         r = -ENOMEM;
     if (r == 0 && chain->type != NFT_CHAIN_REGULAR) {
@@ -204,8 +216,8 @@ static int build_chain(struct nft_transaction *t, const char *table, const struc
     return h ? 0 : -ENOMEM;
 }
 
-static int build_rule(struct nft_transaction *t, const char *table, const struct nft_ruleset *rs,
-                      unsigned chain, unsigned rule)
+static int build_rule(struct nft_transaction *t, struct nft_place place,
+                      const struct nft_ruleset *rs, unsigned chain, unsigned rule)
 {
     const struct nft_label label = {.object = NFT_OBJECT_RULE, .index = chain, .rule = rule};
     struct nftnl_rule *n = nftnl_rule_alloc();
@@ -214,9 +226,9 @@ static int build_rule(struct nft_transaction *t, const char *table, const struct
     if (!n)
         return -ENOMEM;
     nftnl_rule_set_u32(n, NFTNL_RULE_FAMILY, NFPROTO_INET);
-    if (nftnl_rule_set_str(n, NFTNL_RULE_TABLE, table) == 0 &&
+    if (nftnl_rule_set_str(n, NFTNL_RULE_TABLE, place.table) == 0 &&
         nftnl_rule_set_str(n, NFTNL_RULE_CHAIN, rs->chains[chain].name) == 0 &&
-        nft_expr_add_all(rs, &rs->chains[chain].rules[rule], n) == 0)
+        nft_expr_add_all(rs, place.suffix, &rs->chains[chain].rules[rule], n) == 0)
         h = nft_transaction_next(t, NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, label);
     if (h) {
         nftnl_rule_nlmsg_build_payload(h, n);
@@ -226,17 +238,87 @@ static int build_rule(struct nft_transaction *t, const char *table, const struct
     return h ? 0 : -ENOMEM;
 }
 
-int nft_build_contents(struct nft_transaction *t, const char *table, const struct nft_ruleset *rs)
+int nft_build_sets(struct nft_transaction *t, struct nft_place place, const struct nft_ruleset *rs)
 {
     int r = 0;
 
     for (unsigned i = 0; r == 0 && i < rs->n_sets; i++)
-        r = build_set(t, table, rs, i);
-    /* All chains before the first rule: a rule may jump to any of them. */
+        r = build_set(t, place, rs, i);
+    return r;
+}
+
+int nft_build_chains(struct nft_transaction *t, struct nft_place place,
+                     const struct nft_ruleset *old, const struct nft_ruleset *rs)
+{
+    int r = 0;
+
     for (unsigned i = 0; r == 0 && i < rs->n_chains; i++)
-        r = build_chain(t, table, rs, i);
+        if (!old || !nft_form_has_chain(old, &rs->chains[i]))
+            r = build_chain(t, place, rs, i);
+    return r;
+}
+
+int nft_build_rules(struct nft_transaction *t, struct nft_place place, const struct nft_ruleset *rs)
+{
+    int r = 0;
+
     for (unsigned i = 0; r == 0 && i < rs->n_chains; i++)
         for (unsigned j = 0; r == 0 && j < rs->chains[i].n_rules; j++)
-            r = build_rule(t, table, rs, i, j);
+            r = build_rule(t, place, rs, i, j);
+    return r;
+}
+
+/* A message that names a chain: itself, or all its rules. */
+static int delete_by_chain(struct nft_transaction *t, uint16_t type, const char *table,
+                           const char *chain)
+{
+    static const struct nft_label label = {.object = NFT_OBJECT_OLD};
+    struct nlmsghdr *h = nft_transaction_next(t, type, 0, label);
+    bool rules = type == NFT_MSG_DELRULE;
+
+    if (!h)
+        return -ENOMEM;
+    mnl_attr_put_strz(h, rules ? NFTA_RULE_TABLE : NFTA_CHAIN_TABLE, table);
+    mnl_attr_put_strz(h, rules ? NFTA_RULE_CHAIN : NFTA_CHAIN_NAME, chain);
+    nft_transaction_add(t, h);
+    return 0;
+}
+
+int nft_delete_rules(struct nft_transaction *t, struct nft_place place,
+                     const struct nft_ruleset *rs)
+{
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < rs->n_chains; i++)
+        r = delete_by_chain(t, NFT_MSG_DELRULE, place.table, rs->chains[i].name);
+    return r;
+}
+
+int nft_delete_sets(struct nft_transaction *t, struct nft_place place, const struct nft_ruleset *rs)
+{
+    static const struct nft_label label = {.object = NFT_OBJECT_OLD};
+
+    for (size_t i = 0; i < rs->n_sets; i++) {
+        char name[NFT_ID_SIZE + NFT_SUFFIX_SIZE];
+        struct nlmsghdr *h = nft_transaction_next(t, NFT_MSG_DELSET, 0, label);
+
+        if (!h)
+            return -ENOMEM;
+        snprintf(name, sizeof(name), "%s%s", rs->sets[i].name, place.suffix);
+        mnl_attr_put_strz(h, NFTA_SET_TABLE, place.table);
+        mnl_attr_put_strz(h, NFTA_SET_NAME, name);
+        nft_transaction_add(t, h);
+    }
+    return 0;
+}
+
+int nft_delete_chains(struct nft_transaction *t, struct nft_place place,
+                      const struct nft_ruleset *old, const struct nft_ruleset *rs)
+{
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < old->n_chains; i++)
+        if (!nft_form_has_chain(rs, &old->chains[i]))
+            r = delete_by_chain(t, NFT_MSG_DELCHAIN, place.table, old->chains[i].name);
     return r;
 }

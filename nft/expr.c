@@ -16,6 +16,8 @@
 #include <linux/netfilter/nf_nat.h>
 #include <linux/netfilter/nf_tables.h>
 
+#include "nft/build.h"
+
 /* Where the kernel finds a field. */
 enum source { META, NETWORK_HEADER, TRANSPORT_HEADER };
 
@@ -36,7 +38,8 @@ static const struct {
 /* The rule under construction and what is known of the packet by now. */
 struct writer {
     struct nftnl_rule *rule;
-    bool failed; /* sticky: no memory */
+    const char *suffix; /* of the names of sets */
+    bool failed;        /* sticky: no memory */
     uint8_t family, l4proto;
 };
 
@@ -145,12 +148,13 @@ static void apply_mask(struct writer *w, const uint8_t *mask, uint32_t size)
 static void add_lookup(struct writer *w, const struct nft_ruleset *rs, const struct nft_match *m)
 {
     struct nftnl_expr *e = add(w, "lookup");
+    char name[NFT_ID_SIZE + NFT_SUFFIX_SIZE];
 
     if (!e)
         return;
     nftnl_expr_set_u32(e, NFTNL_EXPR_LOOKUP_SREG, NFT_REG32_00);
-    nftnl_expr_set_u32(e, NFTNL_EXPR_LOOKUP_SET_ID, m->set + 1);
-    if (nftnl_expr_set_str(e, NFTNL_EXPR_LOOKUP_SET, rs->sets[m->set].name) < 0)
+    snprintf(name, sizeof(name), "%s%s", rs->sets[m->set].name, w->suffix);
+    if (nftnl_expr_set_str(e, NFTNL_EXPR_LOOKUP_SET, name) < 0)
         w->failed = true;
     if (m->op == NFT_OP_NEQ)
         nftnl_expr_set_u32(e, NFTNL_EXPR_LOOKUP_FLAGS, NFT_LOOKUP_F_INV);
@@ -185,7 +189,7 @@ static void add_match(struct writer *w, const struct nft_ruleset *rs, const stru
 static void add_verdict(struct writer *w, const struct nft_ruleset *rs, const struct nft_expr *x)
 {
     static const uint32_t codes[] = {
-        [NFT_VERDICT_ACCEPT] = NF_ACCEPT,
+        [NFT_VERDICT_DROP] = NF_DROP,
         [NFT_VERDICT_RETURN] = (uint32_t)NFT_RETURN,
         [NFT_VERDICT_JUMP] = (uint32_t)NFT_JUMP,
     };
@@ -226,10 +230,10 @@ static void add_tcp_reset(struct writer *w)
     nftnl_expr_set_u8(e, NFTNL_EXPR_REJECT_CODE, 0);
 }
 
-int nft_expr_add_all(const struct nft_ruleset *rs, const struct nft_rule *rule,
+int nft_expr_add_all(const struct nft_ruleset *rs, const char *suffix, const struct nft_rule *rule,
                      struct nftnl_rule *ret)
 {
-    struct writer w = {.rule = ret};
+    struct writer w = {.rule = ret, .suffix = suffix};
 
     for (unsigned i = 0; i < rule->n_exprs; i++) {
         const struct nft_expr *x = &rule->exprs[i];

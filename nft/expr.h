@@ -13,7 +13,7 @@ struct nftnl_rule;
  * right before the first field that needs it, so that nft leaves them out again when it lists.
  * -ENOMEM.
  */
-int nft_expr_add_all(const struct nft_ruleset *rs, const struct nft_rule *rule,
+int nft_expr_add_all(const struct nft_ruleset *rs, const char *suffix, const struct nft_rule *rule,
                      struct nftnl_rule *ret);
 /* Data of the form's network order as the kernel compares it; `size` bytes of `type`. */
 void nft_expr_put_data(enum nft_type type, const uint8_t *data, uint8_t *ret);

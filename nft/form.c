@@ -119,6 +119,36 @@ int nft_form_add_chain(struct nft_ruleset *rs, const char *name, enum nft_chain_
     return 0;
 }
 
+struct nft_ruleset *nft_form_outline(const struct nft_ruleset *rs)
+{
+    struct nft_ruleset *outline = nft_form_new();
+    unsigned index;
+    int r = outline ? 0 : -ENOMEM;
+
+    for (size_t i = 0; r == 0 && i < rs->n_sets; i++)
+        r = nft_form_add_set(outline, rs->sets[i].name, rs->sets[i].types, rs->sets[i].n_types,
+                             rs->sets[i].interval, &index);
+    for (size_t i = 0; r == 0 && i < rs->n_chains; i++)
+        r = nft_form_add_chain(outline, rs->chains[i].name, rs->chains[i].type, rs->chains[i].hook,
+                               rs->chains[i].priority, &index);
+    if (r == 0)
+        return outline;
+    nft_ruleset_free(outline);
+    return NULL;
+}
+
+bool nft_form_has_chain(const struct nft_ruleset *rs, const struct nft_chain *chain)
+{
+    for (size_t i = 0; i < rs->n_chains; i++) {
+        const struct nft_chain *c = &rs->chains[i];
+
+        if (strcmp(c->name, chain->name) == 0)
+            return c->type == chain->type && c->hook == chain->hook &&
+                   c->priority == chain->priority;
+    }
+    return false;
+}
+
 unsigned nft_set_key_size(const struct nft_set *set)
 {
     if (set->n_types == 1)

@@ -63,7 +63,7 @@ struct nft_match {
         mask[16]; /* else: of the field's size; the mask is all ones when there is none */
 };
 
-enum nft_verdict { NFT_VERDICT_ACCEPT, NFT_VERDICT_RETURN, NFT_VERDICT_JUMP };
+enum nft_verdict { NFT_VERDICT_DROP, NFT_VERDICT_RETURN, NFT_VERDICT_JUMP };
 
 enum nft_expr_kind {
     NFT_EXPR_MATCH,
@@ -129,6 +129,10 @@ struct nft_field_info {
 extern const struct nft_field_info nft_fields[];
 
 struct nft_ruleset *nft_form_new(void);
+/* The sets without their elements and the chains without their rules; NULL: no memory. */
+struct nft_ruleset *nft_form_outline(const struct nft_ruleset *rs);
+/* Whether the form has the very chain: of this name, type, hook and priority. */
+bool nft_form_has_chain(const struct nft_ruleset *rs, const struct nft_chain *chain);
 /* Append an empty object; *ret_index is its index. -ENOMEM. */
 int nft_form_add_set(struct nft_ruleset *rs, const char *name, const enum nft_type *types,
                      unsigned n_types, bool interval, unsigned *ret_index);

@@ -8,9 +8,17 @@
  *   output  nat, priority -110      redirects to 127.0.0.1 or ::1, before the -100 of others
  *
  * Both walk the captures in order, and the first rule that matches ends the walk: nat cannot reject
- * and filter cannot redirect, so each chain holds what it can do and returns for the rest. A
- * refused packet never reaches the second chain, which is why that one leaves the refusing captures
- * out.
+ * and filter cannot redirect, so each chain holds what it can do and returns for the rest.
+ *
+ * What the first rejects does not reach the second, but for one case: while rules are replaced, a
+ * packet may pass the first with the old rules and the second with the new ones. So that it does
+ * not get away, the second drops what the first would reject, and the retransmission is rejected
+ * properly.
+ *
+ * The second is there even if no capture redirects, and comes before the first in the table: the
+ * kernel translates the packets of a connection that was redirected earlier only as long as
+ * somebody has a nat chain at all, and a chain that stays keeps its place in nft's listing when
+ * others come and go.
  *
  * Both begin with what no capture takes:
  *   - anything but a SYN. Connection tracking adopts a connection that is older than itself in
@@ -142,12 +150,14 @@ static int append_capture(struct maker *m, unsigned chain, bool nat, const struc
         enum treatment t = treatment(p, f);
         struct nft_rule rule = {.n_exprs = 0};
 
-        if (!nft_selects_family(p, f) || (nat && t == REFUSE))
+        if (!nft_selects_family(p, f))
             continue;
         match_selection(m, p, s, f, &rule);
         if (nat && t == REDIRECT)
             nft_rule_add(&rule, NFT_EXPR_REDIRECT)->port = nft_listener_port(p, f);
-        else if (!nat && t == REFUSE)
+        else if (t == REFUSE && nat)
+            nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
+        else if (t == REFUSE)
             nft_rule_verdict(&rule, NFT_VERDICT_JUMP, m->refuse_tcp);
         else
             nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
@@ -169,13 +179,10 @@ static size_t captures_up_to(const struct capture_set *set, enum treatment t)
     return n;
 }
 
-/* A base chain with the first `n` captures; none when that is none. */
+/* A base chain with the first `n` captures. */
 static int add_base_chain(struct maker *m, bool nat, size_t n, const struct nft_capture_sets *sets)
 {
     unsigned chain;
-
-    if (n == 0)
-        return 0;
     int r =
         nft_form_add_chain(m->rs, nat ? "output" : "refuse", nat ? NFT_CHAIN_NAT : NFT_CHAIN_FILTER,
                            NF_INET_LOCAL_OUT, nat ? PRIORITY_OUTPUT : PRIORITY_REFUSE, &chain);
@@ -208,12 +215,12 @@ static int make(struct maker *m, size_t refusing, size_t redirecting, struct nft
     for (size_t i = 0; r == 0 && i < n; i++)
         if (nft_selects_tcp(&m->set->policies[i]))
             r = nft_add_capture_sets(m->rs, &m->set->policies[i], &sets[i]);
+    if (r == 0)
+        r = add_base_chain(m, true, n, sets);
     if (r == 0 && refusing > 0)
         r = add_refuse_tcp(m);
-    if (r == 0)
+    if (r == 0 && refusing > 0)
         r = add_base_chain(m, false, refusing, sets);
-    if (r == 0)
-        r = add_base_chain(m, true, redirecting, sets);
     return r;
 }
 

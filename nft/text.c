@@ -185,7 +185,7 @@ static void print_rule(FILE *out, const struct nft_ruleset *rs, const struct nft
             if (e->verdict == NFT_VERDICT_JUMP)
                 fprintf(out, "jump %s", rs->chains[e->chain].name);
             else
-                fputs(e->verdict == NFT_VERDICT_ACCEPT ? "accept" : "return", out);
+                fputs(e->verdict == NFT_VERDICT_DROP ? "drop" : "return", out);
             break;
         case NFT_EXPR_REDIRECT:
             fprintf(out, "redirect to :%u", e->port);

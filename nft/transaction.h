@@ -22,6 +22,7 @@ enum nft_object {
     NFT_OBJECT_ELEMENTS,
     NFT_OBJECT_CHAIN,
     NFT_OBJECT_RULE,
+    NFT_OBJECT_OLD, /* something that an earlier transaction made */
 };
 
 struct nft_label {

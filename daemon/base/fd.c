@@ -84,14 +84,19 @@ int fd_tcp_options(int fd)
     int r = set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 
     if (r == 0)
-        r = set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+        r = set_int(fd, SOL_SOCKET, SO_OOBINLINE, 1);
+    return r == 0 ? fd_reset_on_close(fd, true) : r;
+}
+
+int fd_keepalive(int fd)
+{
+    int r = set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+
     if (r == 0)
         r = set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE);
     if (r == 0)
         r = set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL);
-    if (r == 0)
-        r = set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
-    return r == 0 ? fd_reset_on_close(fd, true) : r;
+    return r == 0 ? set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES) : r;
 }
 
 int fd_listen(const struct addr *at, bool reuse_port, struct addr *ret_at)
@@ -109,6 +114,8 @@ int fd_listen(const struct addr *at, bool reuse_port, struct addr *ret_at)
         r = set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
     if (r == 0)
         r = fd_tcp_options(fd);
+    if (r == 0)
+        r = fd_keepalive(fd);
     if (r == 0 && bind(fd, (struct sockaddr *)&sa, len) < 0)
         r = -errno;
     if (r == 0 && listen(fd, 65535) < 0)

@@ -24,6 +24,24 @@ static bool gives(char *const *options, size_t n, const char *key)
     return false;
 }
 
+/* The configuration has them now. The command has no need of them, nor has who reads our command line or
+ * environment in /proc. */
+static void forget_passwords(char **urls, size_t n)
+{
+    char *password = getenv("UNDERSOCK_PASSWORD");
+
+    if (password)
+        explicit_bzero(password, strlen(password));
+    unsetenv("UNDERSOCK_PASSWORD");
+    for (size_t i = 0; i < n; i++) {
+        char *user = strstr(urls[i], "://"), *at = strrchr(urls[i], '@');
+        char *colon = user ? strchr(user + 3, ':') : NULL;
+
+        if (colon && at && colon < at)
+            memset(colon + 1, '*', (size_t)(at - colon - 1));
+    }
+}
+
 int cli_run(int argc, char **argv)
 {
     static const struct option longs[] = {{"upstream", required_argument, NULL, 'u'},
@@ -58,6 +76,12 @@ int cli_run(int argc, char **argv)
         return cli_usage("run", "no command given: undersock run -u URL -- CMD");
     if (config_from_options(urls, n_urls, options, n_options, cli_config_error, NULL, &config) < 0)
         return CLI_USAGE;
+    forget_passwords(urls, n_urls);
+    if (gives(options, n_options, "hook") || gives(options, n_options, "cgroup")) {
+        config_free(config);
+        return cli_usage("run", "-o hook and -o cgroup cannot be set: run redirects its own command; "
+                                "for anything else use undersock daemon");
+    }
     c = cli_need_privileges("run");
     if (c != 0) {
         config_free(config);

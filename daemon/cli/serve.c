@@ -2,6 +2,7 @@
 /* `undersock serve`. */
 #include "serve/serve.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 
@@ -41,5 +42,6 @@ int cli_serve(int argc, char **argv)
     }
     if (optind < argc)
         return cli_usage("serve", "unexpected argument \"%s\"", argv[optind]);
-    return serve_run(&o) < 0 ? CLI_FAILED : CLI_DONE;
+    c = serve_run(&o); /* it says itself what is wrong */
+    return c == -EINVAL ? CLI_USAGE : c < 0 ? CLI_FAILED : CLI_DONE;
 }

@@ -110,7 +110,9 @@ int config_load(const char *file, config_error_fn error, void *ctx, struct confi
  * The configuration of `undersock run`: a chain of `n_urls` upstreams (through the first, then the
  * second, ...; password from the environment's UNDERSOCK_PASSWORD when the last one has a user and no
  * password), one capture named "run" with hook "cgroup", and `n_options` KEY=VALUE texts that set any key
- * of a capture or of the top level. Errors name the option: "-o fast-path=warp: ...".
+ * of a capture or of the top level, or, for every hop, connect-timeout, handshake-timeout, warm or
+ * pipeline. Lists are separated by commas and add up; of single values the last one wins. The capture's
+ * policy.cgroup stays NULL unless an option sets it. Errors name the option: "-o fast-path=warp: ...".
  */
 int config_from_options(char *const *urls, size_t n_urls, char *const *options, size_t n_options,
                         config_error_fn error, void *ctx, struct config **ret);

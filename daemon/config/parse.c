@@ -145,7 +145,7 @@ __attribute__((format(printf, 2, 0))) static void on_error(cfg_t *cfg, const cha
 {
     unsigned line = (unsigned)cfg->line;
     enum section_kind kind = kind_of(cfg);
-    const char *remedy = "see undersock.conf(5)";
+    const char *remedy = "see undersock.conf.example";
     const char *s = strstr(format, "'%s'");
 
     /* The first argument of every message that has one is a text. */

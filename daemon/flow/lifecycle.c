@@ -25,6 +25,8 @@
 #define LINGER_STEP  INT64_C(20000000) /* 20 ms between looks at the survivor's queue */
 #define LINGER_STEPS 250               /* 5 s */
 
+#define SWEEP_INTERVAL INT64_C(30000000000)
+
 static uint32_t slot_of(const struct flow_table *t, const struct flow *f)
 {
     return (uint32_t)(f - t->flows);
@@ -156,7 +158,10 @@ static void dial_failed(struct flow_table *t, struct flow *f)
     dial_describe(d, why, sizeof(why));
     log_flow(LOG_LEVEL_DEBUG, flow_id(t, f), "%s through %s: %s",
              addr_format(&f->origin.destination, to), d->upstream->name, why);
-    upstream_report(d->upstream, at_fault ? why : NULL, loop_now(t->o.loop));
+    if (d->fault != DIAL_RESOURCE)
+        upstream_report(d->upstream, at_fault ? why : NULL, loop_now(t->o.loop));
+    if (!at_fault && dial_worth_a_line(d))
+        upstream_complain(d->upstream, why, loop_now(t->o.loop));
     loop_timer_cancel(t->o.loop, &f->timer);
     if (at_fault && f->dialing.at + 1u < f->dialing.n) {
         f->dialing.at++;
@@ -281,6 +286,21 @@ void flow_event(struct flow_table *t, uint64_t ref, uint32_t events)
         t->stats.failed++;
         flow_end(t, f, false);
     }
+}
+
+void flow_sweep(struct flow_table *t)
+{
+    int64_t now = loop_now(t->o.loop);
+
+    for (uint32_t i = 0; i < t->n_used; i++) {
+        struct flow *f = &t->flows[i];
+
+        if (!relaying(f) || f->keepalive || now - f->started < SWEEP_INTERVAL)
+            continue;
+        fd_keepalive(f->fd[SIDE_UPSTREAM]);
+        f->keepalive = true;
+    }
+    loop_timer_set(t->o.loop, &t->sweep, SWEEP_INTERVAL, loop_ref(KIND_SWEEP, 0, 0));
 }
 
 bool flow_batch_end(struct flow_table *t)

@@ -132,6 +132,13 @@ static void on_listener(void *ctx, uint64_t ref, uint32_t events)
     }
 }
 
+static void on_sweep(void *ctx, uint64_t ref, uint32_t events)
+{
+    (void)ref;
+    (void)events;
+    flow_sweep(ctx);
+}
+
 static bool on_batch_end(void *ctx)
 {
     return flow_batch_end(ctx);
@@ -155,7 +162,9 @@ int flow_table_create(const struct flow_table_options *o, struct flow_table **re
     loop_set_handler(o->loop, KIND_LISTENER, on_listener, t);
     loop_set_handler(o->loop, KIND_CLIENT, on_event, t);
     loop_set_handler(o->loop, KIND_UPSTREAM, on_event, t);
+    loop_set_handler(o->loop, KIND_SWEEP, on_sweep, t);
     loop_set_batch_end(o->loop, on_batch_end, t);
+    flow_sweep(t);
     int r = listeners_register(t);
 
     if (r < 0) {
@@ -172,6 +181,7 @@ void flow_table_destroy(struct flow_table *t)
         return;
     listeners_unregister(t);
     loop_timer_cancel(t->o.loop, &t->resume);
+    loop_timer_cancel(t->o.loop, &t->sweep);
     for (uint32_t i = 0; i < t->n_used; i++) {
         struct flow *f = &t->flows[i];
 
@@ -185,6 +195,7 @@ void flow_table_destroy(struct flow_table *t)
     loop_set_handler(t->o.loop, KIND_LISTENER, NULL, NULL);
     loop_set_handler(t->o.loop, KIND_CLIENT, NULL, NULL);
     loop_set_handler(t->o.loop, KIND_UPSTREAM, NULL, NULL);
+    loop_set_handler(t->o.loop, KIND_SWEEP, NULL, NULL);
     loop_set_batch_end(t->o.loop, NULL, NULL);
     free(t);
 }

@@ -6,7 +6,7 @@
 #include "flow/flow.h"
 #include "upstream/dial.h"
 
-enum { KIND_LISTENER = 1, KIND_CLIENT = 2, KIND_UPSTREAM = 3 };
+enum { KIND_LISTENER = 1, KIND_CLIENT = 2, KIND_UPSTREAM = 3, KIND_SWEEP = 4 };
 enum { SIDE_CLIENT, SIDE_UPSTREAM };
 
 #define FLOW_NONE UINT32_MAX
@@ -26,7 +26,8 @@ struct flow {
     bool queued;   /* in the again list */
     bool reaping;  /* in the reap list */
     uint8_t linger_left; /* CLOSING: looks at the survivor's queue that remain */
-    bool orderly;  /* ended with FIN both ways */
+    bool orderly;   /* ended with FIN both ways */
+    bool keepalive; /* set on the upstream's socket */
     int fd[2];     /* SIDE_CLIENT, SIDE_UPSTREAM; -1: none */
     struct addr client;
     struct origin origin;
@@ -49,6 +50,7 @@ struct flow_table {
     bool said_loop, said_stray;
     int64_t next_full_log;
     struct timer resume; /* listeners are looked at again */
+    struct timer sweep;  /* see flow_sweep() */
     struct message_stats stats;
 };
 
@@ -75,6 +77,9 @@ void flow_begin(struct flow_table *t, const struct flow_listener *l, unsigned li
 void flow_event(struct flow_table *t, uint64_t ref, uint32_t events);
 /* Runs the again list and reaps; true when there is more to do at once. */
 bool flow_batch_end(struct flow_table *t);
+/* Now and then: flows that have lived for a while get keepalive on their upstream's socket (the client's has
+ * it from the listener). Arms itself again. */
+void flow_sweep(struct flow_table *t);
 /* Ends it: resets both sides, or closes in order. Reaped after the batch. */
 void flow_end(struct flow_table *t, struct flow *f, bool orderly);
 

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -401,6 +402,7 @@ int keeper_run(const struct keeper_options *o)
     char why[512] = "";
 
     k.started = now_ms();
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* the configuration holds passwords; our children inherit it */
     if (!o->command)
         fd_raise_limit(); /* a command gets the limit that it was started with */
     int r = loop_create(512, &k.loop);

@@ -73,14 +73,14 @@ enum relay_step relay_copy_step(struct relay *r, struct relay_pool *p, unsigned 
     if (n < 0) {
         if (!again())
             return STEP_BROKEN;
-        r->readable[from] = false;
+        r->readable[from] = r->unsure[from] = false;
         return STEP_BLOCKED;
     }
     if (n == 0)
         return STEP_EOF;
-    /* A short read emptied the socket; what comes later makes a new edge. With a FIN behind it, the
-     * edge may be over: read on. */
-    if (n < RELAY_CHUNK && !r->hangup[from])
+    /* A short read emptied the socket; what comes later makes a new edge. With a FIN behind it the edge may
+     * be over, and a read stops short at urgent data: then read on until there is nothing. */
+    if (n < RELAY_CHUNK && !r->unsure[from])
         r->readable[from] = false;
 
     ssize_t sent = send_some(r, !from, p->scratch, (size_t)n);

@@ -25,7 +25,7 @@ void relay_init(struct relay *r, int fd0, int fd1)
     r->fd[0] = fd0;
     r->fd[1] = fd1;
     for (unsigned i = 0; i < 2; i++)
-        r->readable[i] = r->writable[i] = true;
+        r->readable[i] = r->writable[i] = r->unsure[i] = true;
 }
 
 void relay_finish(struct relay *r, struct relay_pool *p)
@@ -43,21 +43,21 @@ void relay_finish(struct relay *r, struct relay_pool *p)
     }
 }
 
-/* `readable` so that what the dead side had sent is looked for at once. */
+/* What the dead side had sent is looked for at once, to its end. */
 static void mark_dead(struct relay *r, unsigned side)
 {
     r->dead[side] = true;
-    r->readable[side] = true;
+    r->readable[side] = r->unsure[side] = true;
 }
 
 void relay_event(struct relay *r, unsigned side, uint32_t events)
 {
-    if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+    if (events & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
         r->readable[side] = true;
     if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
         r->writable[side] = true;
-    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
-        r->hangup[side] = true;
+    if (events & (EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        r->unsure[side] = true;
     if ((events & EPOLLERR) && !r->dead[side]) {
         int error = 0;
         socklen_t len = sizeof(error);

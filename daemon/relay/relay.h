@@ -21,7 +21,7 @@
 #include <stdint.h>
 #include <sys/epoll.h>
 
-#define RELAY_EVENTS (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
+#define RELAY_EVENTS (EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET)
 
 /* How the bytes of one direction are moved just now. */
 enum relay_engine { RELAY_COPY, RELAY_SPLICE };
@@ -61,8 +61,9 @@ struct relay_direction {
 
 struct relay {
     int fd[2];
-    bool readable[2], writable[2], hangup[2]; /* what epoll last said, not yet contradicted */
-    bool dead[2];                             /* reset, or an error: nothing can be sent there */
+    bool readable[2], writable[2]; /* what epoll last said, not yet contradicted */
+    bool unsure[2]; /* a FIN or urgent data may be behind a short read, its edge over: read on */
+    bool dead[2];   /* reset, or an error: nothing can be sent there */
     struct relay_direction dir[2];
 };
 
@@ -75,7 +76,8 @@ int relay_pool_create(unsigned max_pipes, unsigned preopened, size_t stash_budge
 void relay_pool_destroy(struct relay_pool *p);
 const struct relay_counters *relay_pool_counters(const struct relay_pool *p);
 
-/* Starts with nothing known: the first relay_pump() tries everything. */
+/* Starts with nothing known: the first relay_pump() tries everything, also to the end of what came before
+ * the owner passed events on. */
 void relay_init(struct relay *r, int fd0, int fd1);
 /* Gives pipes and stash back. The relay may be forgotten afterwards; descriptors stay the owner's. */
 void relay_finish(struct relay *r, struct relay_pool *p);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The splice engine: pages move from socket to pipe to socket and are never copied to user space. Each
- * step begins with an empty pipe, so that EAGAIN on the way in always means an empty socket. The pipe is
- * borrowed from the pool and goes back as soon as it is empty.
+ * step begins with an empty pipe, so that EAGAIN on the way in means an empty socket, or urgent data at its
+ * head. The pipe is borrowed from the pool and goes back as soon as it is empty.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -58,11 +58,12 @@ enum relay_step relay_splice_step(struct relay *r, struct relay_pool *p, unsigne
 
     relay_pipe_return(p, d->pipe);
     d->pipe = NULL;
-    if (n == 0)
-        return STEP_EOF;
     errno = saved;
-    if (!again())
+    if (n < 0 && !again())
         return STEP_BROKEN;
+    /* splice() does not pass urgent data: it says EAGAIN there, or 0 when a FIN is behind it. */
+    if (n == 0 || r->unsure[from])
+        return relay_copy_step(r, p, from, ret_n);
     r->readable[from] = false;
     return STEP_BLOCKED;
 }

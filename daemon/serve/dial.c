@@ -66,6 +66,8 @@ static int start_connect(struct serve *sv, struct session *s, const struct addr 
     if (fd < 0)
         return -errno;
     r = fd_tcp_options(fd);
+    if (r == 0)
+        r = fd_keepalive(fd);
     if (r == 0 && connect(fd, (struct sockaddr *)&sa, len) < 0 && errno != EINPROGRESS)
         r = -errno;
     if (r == 0)

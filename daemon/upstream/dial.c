@@ -14,7 +14,7 @@
 
 #include "base/fd.h"
 
-#define DIAL_EVENTS (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
+#define DIAL_EVENTS (EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET)
 
 struct dial_buffer {
     size_t out_len, out_pos, in_len;
@@ -279,7 +279,25 @@ bool dial_upstream_at_fault(const struct dial *d)
             return rep == SOCKS5_REP_COMMAND;
         return d->handshake.fault != HANDSHAKE_FAMILY && d->handshake.fault != HANDSHAKE_REQUEST;
     }
-    return d->fault != DIAL_RESOURCE && d->fault != DIAL_HANDSHAKE_TIMEOUT;
+    if (d->fault == DIAL_HANDSHAKE_TIMEOUT)
+        return !handshake_awaits_reply(&d->handshake) || d->hop + 1u < d->upstream->n_hops;
+    return d->fault != DIAL_RESOURCE;
+}
+
+bool dial_worth_a_line(const struct dial *d)
+{
+    if (d->fault != DIAL_HANDSHAKE || d->handshake.fault != HANDSHAKE_REPLY)
+        return true;
+    switch (d->handshake.rep) {
+    case SOCKS5_REP_NET_UNREACHABLE:
+    case SOCKS5_REP_HOST_UNREACHABLE:
+    case SOCKS5_REP_REFUSED:
+    case SOCKS5_REP_TTL_EXPIRED:
+    case SOCKS4_REP_REJECTED:
+        return d->hop + 1u < d->upstream->n_hops;
+    default:
+        return true;
+    }
 }
 
 static void describe_handshake(const struct dial *d, char *buf, size_t size)

@@ -49,6 +49,11 @@ int handshake_start(struct handshake *h, const struct config_url *url,
     return r < 0 ? fail(h, HANDSHAKE_REQUEST, -ECONNREFUSED) : 0;
 }
 
+bool handshake_awaits_reply(const struct handshake *h)
+{
+    return h->step == STEP_REPLY || h->step == STEP_REPLY4;
+}
+
 size_t handshake_want(const struct handshake *h, const uint8_t *in, size_t len)
 {
     switch (h->step) {

@@ -6,6 +6,7 @@
 #ifndef UNDERSOCK_UPSTREAM_HANDSHAKE_H
 #define UNDERSOCK_UPSTREAM_HANDSHAKE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -37,6 +38,8 @@ struct handshake {
 /* Begins; writes the first message. 0, or -errno with `fault` set. */
 int handshake_start(struct handshake *h, const struct config_url *url,
                     const struct socks_dest *target, struct wire_writer *out);
+/* Everything but the answer to our request is done: a silence may be the destination's. */
+bool handshake_awaits_reply(const struct handshake *h);
 /* How many more bytes belong to the awaited message for certain, >= 1. */
 size_t handshake_want(const struct handshake *h, const uint8_t *in, size_t len);
 /*

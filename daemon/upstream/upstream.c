@@ -82,26 +82,38 @@ unsigned upstream_order(struct upstream_choice *choice, const struct addr *desti
     return n;
 }
 
+/* True when the line was written. An upstream that answers every other time must not fill the log either:
+ * so the interval holds beyond a success. */
+static bool complain(struct upstream *u, const char *error, int64_t now)
+{
+    snprintf(u->last_error, sizeof(u->last_error), "%s", error);
+    if (now < u->next_log) {
+        u->suppressed++;
+        return false;
+    }
+    if (u->suppressed > 0)
+        log_warning("upstream %s: %s (and %u more failures)", u->name, error, u->suppressed);
+    else
+        log_warning("upstream %s: %s", u->name, error);
+    u->suppressed = 0;
+    u->next_log = now + COMPLAINT_INTERVAL;
+    return true;
+}
+
+void upstream_complain(struct upstream *u, const char *error, int64_t now)
+{
+    complain(u, error, now);
+}
+
 void upstream_report(struct upstream *u, const char *error, int64_t now)
 {
-    if (!error) {
-        if (!u->healthy)
-            log_info("upstream %s: answers again", u->name);
-        u->healthy = true;
-        u->next_log = 0;
-        return;
+    if (error) {
+        u->failed++;
+        if (complain(u, error, now))
+            u->said_down = true;
+    } else if (u->said_down) {
+        log_info("upstream %s: answers again", u->name);
+        u->said_down = false;
     }
-    u->failed++;
-    snprintf(u->last_error, sizeof(u->last_error), "%s", error);
-    if (u->healthy || now >= u->next_log) {
-        if (u->suppressed > 0)
-            log_warning("upstream %s: %s (and %u more failures)", u->name, error, u->suppressed);
-        else
-            log_warning("upstream %s: %s", u->name, error);
-        u->suppressed = 0;
-        u->next_log = now + COMPLAINT_INTERVAL;
-    } else {
-        u->suppressed++;
-    }
-    u->healthy = false;
+    u->healthy = !error;
 }

@@ -32,7 +32,8 @@ struct upstream {
     bool healthy; /* the last attempt got an answer from it */
     uint64_t granted, failed;
     char last_error[128];
-    int64_t next_log; /* not before this time the same complaint again */
+    bool said_down;   /* the log's last word about it is a complaint */
+    int64_t next_log; /* no complaint before this time */
     unsigned suppressed;
 };
 
@@ -66,5 +67,7 @@ int upstream_resolve(struct upstream *all, size_t n, char *why, size_t why_size)
 
 /* What an attempt came to. `error` NULL: it answered. Logs changes, and complaints at most every 10 s. */
 void upstream_report(struct upstream *u, const char *error, int64_t now);
+/* The same line for an attempt that failed although the upstream answered: says nothing of its health. */
+void upstream_complain(struct upstream *u, const char *error, int64_t now);
 
 #endif

@@ -250,7 +250,6 @@ class Bench:
                 elif row != "native":
                     self.daemon[row] = self.start_ours(row)
                 self.warm_up(row)
-                self.pss_at_start[row] = pss_bytes(self.pids(row))
                 self.rows.append(row)
             except RuntimeError as e:
                 self.left_out[row] = str(e)
@@ -357,6 +356,8 @@ class Bench:
         yield lambda row: self.connections(row, 32)
 
     def run(self):
+        # Only now that all run: two daemons share the pages of one binary, and PSS divides them.
+        self.pss_at_start = {row: pss_bytes(self.pids(row)) for row in self.rows}
         for n in range(self.args.rounds):
             order = self.rows[n % len(self.rows):] + self.rows[:n % len(self.rows)]
             for measure in self.measurements():
@@ -384,7 +385,7 @@ def compare_servers(args):
             bench.rows = ["native"]
             bench.warm_up("native")
             for _ in range(args.rounds):
-                for measure in list(bench.measurements())[1:]:
+                for measure in list(bench.measurements())[1:]:  # no idle flows
                     measure("native")
             m = [bench.median(k, "native")
                  for k in ("up1", "down1", "up8", "down8", "rr_p50", "conn1", "conn32")]
@@ -421,7 +422,9 @@ def arguments():
 
 def main():
     args = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A background child of a shell starts with SIGINT ignored: both are set here.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda n, _: sys.exit(128 + n))
     bench = Bench(args)
     try:
         if args.servers:
@@ -439,8 +442,6 @@ def main():
             with open(path, "w") as f:
                 json.dump(report.document(bench), f, indent=1)
                 f.write("\n")
-    except KeyboardInterrupt:
-        return 130
     finally:
         stop_all()
     # A row of ours that was built but could not be measured, or that lost something, is a failure.

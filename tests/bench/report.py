@@ -55,7 +55,7 @@ def table(bench):
             ratios += [("redsocks", "native")]
     if "native" in bench.rows:
         ratios += [(r, "native") for r in ours]
-    head += "".join(f" {a + '/' + b:>12}" for a, b in ratios)
+    head += "".join(f" {a + '/' + b:>{width(a, b)}}" for a, b in ratios)
     lines = [head]
     for key, title, unit, more, digits in FIGURES:
         line = f"{title:32} {unit:>8}"
@@ -65,12 +65,16 @@ def table(bench):
         for a, b in ratios:
             x, y = bench.median(key, a), bench.median(key, b)
             if x is None or not y:
-                line += f" {'-':>12}"
+                line += f" {'-':>{width(a, b)}}"
             else:
                 mark = worse(x, y, more) if b == "redsocks" else ""
-                line += f" {format(x / y, '.2f') + mark:>12}"
+                line += f" {format(x / y, '.2f') + mark:>{width(a, b)}}"
         lines.append(line)
     return "\n".join(lines)
+
+
+def width(a, b):
+    return max(12, len(a) + len(b) + 1)
 
 
 def show(bench):

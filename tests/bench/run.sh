@@ -17,7 +17,11 @@
 # The SOCKS server is one process for all rows. By default ("sink") it is the load tool's own: it
 # grants every request and serves it itself, so that neither a proxy nor a second hop is the limit
 # and the redirector is what shows. --server microsocks|dante|ssh puts a real one in between, with
-# the same sink behind it in "net"; --servers measures only which of these limits least.
+# the same sink behind it in "net"; --servers measures only which of these limits least. Where this
+# was written, one stream of the native row ran through them at: sink 56, dante 16, ssh 4 to 6,
+# microsocks 1 Gbit/s, and connections one after another at 9,800, 2,500, 3,000, 3,000 a second. (A
+# native application is then slower than redsocks is through the sink; microsocks also ends both
+# directions at the first FIN, so that bulk up counts failures.)
 #
 # Every namespace uses reno: with BBR, a common default, bulk falls to a third and differences hide.
 
@@ -76,6 +80,7 @@ fi
 # library finds what an interrupted run leaves.
 python3 -B "$BENCH_DIR/measure.py" "$@" --default-json "$B/bench.json" &
 wait_pid=$!
-trap 'kill -INT $wait_pid 2>/dev/null; wait $wait_pid; exit 130' INT TERM
+trap 'kill -TERM $wait_pid 2>/dev/null; wait $wait_pid; exit 130' INT
+trap 'kill -TERM $wait_pid 2>/dev/null; wait $wait_pid; exit 143' TERM
 wait $wait_pid
 exit $?

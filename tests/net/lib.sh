@@ -284,6 +284,20 @@ has_ended() {
     [[ ! $pid ]] || ! kill -0 "$pid" 2>/dev/null || [[ $(ps -o stat= -p "$pid") == Z* ]]
 }
 
+# ended NAME SECONDS: waits for its end; ENDED is its exit status, or "hung" (and it is killed).
+ended() {
+    local pid=${PID[$1]}
+    if wait_exit "$1" "$2"; then
+        wait "$pid" 2>/dev/null
+        ENDED=$?
+    else
+        ENDED=hung
+        kill -KILL -- "-$pid" 2>/dev/null
+        wait "$pid" 2>/dev/null
+    fi
+    unset "PID[$1]"
+}
+
 # wait_log NAME REGEX [SECONDS]: until the process has written such a line.
 wait_log() { wait_for "${3:-10}" grep -Eq -- "$2" "${LOG[$1]}"; }
 
@@ -644,8 +658,54 @@ us_daemon() {
     cat >"$TMP/$n.conf"
     grep -q '^control' "$TMP/$n.conf" || echo "control = \"$TMP/$n.sock\"" >>"$TMP/$n.conf"
     start "$n" -- ns "$1" "$UNDERSOCK" daemon -c "$TMP/$n.conf"
-    wait_for 20 test -S "$TMP/$n.sock" || bail "undersock daemon is not up"
+    # The socket is there before the captures are; an answer comes after them.
+    wait_for 20 answers_or_ended "$n"
+    running "$n" && answers "$n" >/dev/null || bail "undersock daemon is not up"
 }
+
+answers() { bounded 10 "$UNDERSOCK" status -s "$TMP/$1.sock"; }
+answers_or_ended() { has_ended "$1" || answers "$1"; }
 
 # us_workers NAME: the pids of its children.
 us_workers() { cat /proc/"${PID[$1]}"/task/*/children 2>/dev/null; }
+
+# us_status NAME EXPRESSION, us_flows NAME EXPRESSION: what the daemon answers, as the Python
+# expression sees it in `s`. us_sum NAME COUNTER: a counter of all workers.
+us_ask() {
+    bounded 30 "$UNDERSOCK" "$1" --json -s "$TMP/$2.sock" |
+        python3 -c 'import json, sys; s = json.load(sys.stdin); print(eval(sys.argv[1]))' "$3"
+}
+us_status() { us_ask status "$1" "$2"; }
+us_flows() { us_ask flows "$1" "$2"; }
+us_sum() { us_status "$1" "sum(w['$2'] for w in s['workers'])"; }
+us_reload() { bounded 30 "$UNDERSOCK" reload -s "$TMP/$1.sock"; }
+
+# us_is NAME COUNTER OP NUMBER: for wait_for.
+us_is() { test "$(us_sum "$1" "$2")" "$3" "$4"; }
+
+# --- who saw what ----------------------------------------------------------------------------------
+
+# net_who [PORT]: tools/who answers on every address of net; `seen_by_net` is who it has seen.
+net_who() {
+    start who -- ns net "$TOOLS/who" serve "${1:-9000}"
+    wait_port net tcp :: "${1:-9000}"
+}
+
+seen_by_net() { sed -n 's/^who peer=//p' "${LOG[who]}" | sort -u | paste -sd ' '; }
+
+# leaks PROCESS...: connections in the logs of these targets (who, pattern, end) that came from the
+# client itself and not from the proxy.
+leaks() {
+    local n
+    for n; do grep -hE "peer=\[?($CLIENT4|::ffff:$CLIENT4|$CLIENT6)(\]|:|$)" "${LOG[$n]}"; done | wc -l
+}
+
+# cgroup_objects DIR: what BPF holds for a cgroup (tools/bpfls). `bpf_left LIST` prints what of such
+# a list still exists; bpf_gone is for wait_for.
+cgroup_objects() { "$TOOLS/bpfls" of "$1" | sort -u; }
+bpf_left() { "$TOOLS/bpfls" left <<<"$1" | paste -sd ' '; }
+bpf_gone() { [[ -z $(bpf_left "$1") ]]; }
+
+# ns_pids NS: who lives in that namespace; tables_of NS: its nft tables.
+ns_pids() { ip netns pids "$US-$1" | sort -n | paste -sd ' '; }
+tables_of() { ns "$1" nft list tables | paste -sd ' '; }

@@ -116,6 +116,8 @@ static const struct capture_policy direct_first[] = {
     {OTHER("ssh", CAPTURE_DIRECT), TO(net46)}, {PROXY("rest")}, {OTHER("last", CAPTURE_DIRECT)}};
 static const struct capture_policy refuse_first[] = {
     {OTHER("bad", CAPTURE_REFUSE), TO(net46), TCP(web)}, {PROXY("rest")}};
+static const struct capture_policy refuse_second[] = {
+    {PROXY("web"), TCP(web)}, {OTHER("rest", CAPTURE_REFUSE), UID(one_uid)}};
 static const struct capture_policy refuse_last[] = {
     {OTHER("direct", CAPTURE_DIRECT), TO(ten), .private = true},
     {PROXY("web"), TCP(web)},
@@ -150,6 +152,16 @@ static const struct capture_policy nothing_to_do[] = {
     {OTHER("direct", CAPTURE_DIRECT)},
 };
 
+/* Stops the program on a mistake in the test itself. */
+static inline struct addr parse_addr(const char *text)
+{
+    struct addr a;
+
+    if (addr_parse(text, 0, &a) < 0)
+        abort();
+    return a;
+}
+
 #define POLICIES(array) .policies = (array), .n_policies = COUNT(array)
 #define OWN             .own_mark = 0x5500, .own_mask = 0xff00
 #define UPSTREAMS       .upstreams = some_upstreams, .n_upstreams = COUNT(some_upstreams)
@@ -180,6 +192,7 @@ static const struct test_case {
     {"every selector", {POLICIES(by_all), OWN, UPSTREAMS}},
     {"direct first", {POLICIES(direct_first), OWN}},
     {"refuse first", {POLICIES(refuse_first), OWN, UPSTREAMS}},
+    {"refuse second", {POLICIES(refuse_second), OWN}},
     {"refuse last", {POLICIES(refuse_last), OWN}},
     {"refuse only", {POLICIES(refuse_only), OWN}},
     {"no IPv6 listener", {POLICIES(no_v6_listener), OWN}},

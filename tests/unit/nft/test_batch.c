@@ -316,8 +316,12 @@ static void removed_and_installed_again(void)
     free(there);
     CHECK(nft_ruleset_empty(nothing));
     CHECK(nft_owner_replace(owner, nothing, why, sizeof(why)) == 0);
-    CHECK(!listing(LIST));
+    there = listing(LIST);
+    CHECK(strstr(there, "chain output {") && !strstr(there, "redirect") && !strstr(there, "set "));
+    free(there);
+    CHECK(nft_owner_remove(owner, why, sizeof(why)) == 0);
     CHECK(nft_owner_replace(owner, nothing, why, sizeof(why)) == 0);
+    CHECK(!listing(LIST));
     nft_ruleset_free(nothing);
     nft_owner_close(owner);
 }

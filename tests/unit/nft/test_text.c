@@ -163,6 +163,19 @@ static const char refuse_last_text[] =
     "\t\telements = { 80, 443, 8000-8999 }\n"
     "\t}\n"
     "\n"
+    "\tchain output {\n"
+    "\t\ttype nat hook output priority -110; policy accept;\n"
+    "\t\ttcp flags != syn / fin,syn,rst,ack return\n"
+    "\t\tmeta mark & 0x0000ff00 == 0x00005500 return\n"
+    "\t\tip daddr . tcp dport @listeners4 return\n"
+    "\t\tip6 daddr . tcp dport @listeners6 return\n"
+    "\t\tip daddr @direct_to4 meta l4proto tcp return\n"
+    "\t\tip daddr != @private4 tcp dport @web_tcp redirect to :12345\n"
+    "\t\tip6 daddr != @private6 tcp dport @web_tcp redirect to :12346\n"
+    "\t\tmeta nfproto ipv4 meta l4proto tcp drop\n"
+    "\t\tmeta nfproto ipv6 meta l4proto tcp drop\n"
+    "\t}\n"
+    "\n"
     "\tchain refuse_tcp {\n"
     "\t\tmeta l4proto tcp reject with tcp reset\n"
     "\t}\n"
@@ -178,17 +191,6 @@ static const char refuse_last_text[] =
     "\t\tip6 daddr != @private6 tcp dport @web_tcp return\n"
     "\t\tmeta nfproto ipv4 meta l4proto tcp jump refuse_tcp\n"
     "\t\tmeta nfproto ipv6 meta l4proto tcp jump refuse_tcp\n"
-    "\t}\n"
-    "\n"
-    "\tchain output {\n"
-    "\t\ttype nat hook output priority -110; policy accept;\n"
-    "\t\ttcp flags != syn / fin,syn,rst,ack return\n"
-    "\t\tmeta mark & 0x0000ff00 == 0x00005500 return\n"
-    "\t\tip daddr . tcp dport @listeners4 return\n"
-    "\t\tip6 daddr . tcp dport @listeners6 return\n"
-    "\t\tip daddr @direct_to4 meta l4proto tcp return\n"
-    "\t\tip daddr != @private4 tcp dport @web_tcp redirect to :12345\n"
-    "\t\tip6 daddr != @private6 tcp dport @web_tcp redirect to :12346\n"
     "\t}\n"
     "}\n";
 
@@ -284,13 +286,17 @@ static void test_a_family_without_listener_is_refused(void **state)
 
     (void)state;
     expect_lines(&half, "meta nfproto",
+                 "meta nfproto ipv4 meta l4proto tcp redirect to :12345\n"
+                 "meta nfproto ipv6 meta l4proto tcp drop\n"
                  "meta nfproto ipv4 meta l4proto tcp return\n"
-                 "meta nfproto ipv6 meta l4proto tcp jump refuse_tcp\n"
-                 "meta nfproto ipv4 meta l4proto tcp redirect to :12345\n");
-    expect_lines(&none, "ip daddr !=", "ip daddr != @private4 meta l4proto tcp jump refuse_tcp\n");
-    expect_lines(&none,
-                 "ip6 daddr !=", "ip6 daddr != @private6 meta l4proto tcp jump refuse_tcp\n");
-    expect_lines(&none, "chain", "chain refuse_tcp {\nchain refuse {\n");
+                 "meta nfproto ipv6 meta l4proto tcp jump refuse_tcp\n");
+    expect_lines(&none, "ip daddr !=",
+                 "ip daddr != @private4 meta l4proto tcp drop\n"
+                 "ip daddr != @private4 meta l4proto tcp jump refuse_tcp\n");
+    expect_lines(&none, "ip6 daddr !=",
+                 "ip6 daddr != @private6 meta l4proto tcp drop\n"
+                 "ip6 daddr != @private6 meta l4proto tcp jump refuse_tcp\n");
+    expect_lines(&none, "chain", "chain output {\nchain refuse_tcp {\nchain refuse {\n");
 }
 
 static void test_a_direct_capture_ends_the_walk(void **state)

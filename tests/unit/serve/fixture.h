@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -95,6 +96,7 @@ __attribute__((unused)) static void serve_child(const struct serve_options *o, i
     struct addr at;
     char why[512] = "";
 
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that failed does not stop it */
     signal(SIGPIPE, SIG_IGN);
     log_set_level(LOG_LEVEL_ERROR);
     if (loop_create(serve_timers(o), &c.loop) < 0)

@@ -341,6 +341,11 @@ static void test_refusal_arrives_behind_payload(void **state)
     put(client, buf, sizeof(buf));
     expect(client, BYTES("\x05\x00\x05\x07\x00\x01\0\0\0\0\0\0"));
     expect_end(client);
+    /* And it is not reset for what it still sends. */
+    for (unsigned k = 0; k < 3; k++) {
+        put(client, BYTES("more"));
+        usleep(20000);
+    }
     close(client);
 }
 

@@ -152,8 +152,10 @@ static int setup(void **state)
     assert_int_equal(bind(fd, (struct sockaddr *)&sa, addr_to_sockaddr(&at, &sa)), 0);
     fflush(stdout);
     name_server = fork();
-    if (name_server == 0)
+    if (name_server == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         serve_names(fd);
+    }
     close(fd);
     return 0;
 }

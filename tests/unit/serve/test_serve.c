@@ -395,6 +395,7 @@ static void test_run(void **state)
             struct addr at;
             struct serve_options o = {.listen = &at, .n_listen = 1};
 
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
             dup2(err[1], STDERR_FILENO);
             unsetenv("JOURNAL_STREAM");
             addr_parse("127.0.0.1:0", 0, &at);

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* `undersock status`: what the running daemon has in force. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/json.h"
+#include "control/client.h"
+
+static const char *const hooks[] = {"output", "cgroup", "gateway"};
+
+struct status {
+    cJSON *root, *captures, *upstreams, *workers;
+    bool json;
+};
+
+static void stats_json(cJSON *j, const struct message_stats *s)
+{
+    json_number(j, "flows", s->flows);
+    json_number(j, "accepted", s->accepted);
+    json_number(j, "granted", s->granted);
+    json_number(j, "failed", s->failed);
+    json_number(j, "finished", s->finished);
+    json_number(j, "reset", s->reset);
+    json_number(j, "refused_full", s->refused_full);
+    json_number(j, "refused_loop", s->refused_loop);
+    json_number(j, "refused_stray", s->refused_stray);
+    json_number(j, "bytes_up", s->bytes_up);
+    json_number(j, "bytes_down", s->bytes_down);
+    json_number(j, "bytes_copied", s->bytes_copied);
+    json_number(j, "bytes_spliced", s->bytes_spliced);
+    json_number(j, "to_splice", s->to_splice);
+    json_number(j, "to_copy", s->to_copy);
+    json_number(j, "no_pipe", s->no_pipe);
+    json_number(j, "no_stash", s->no_stash);
+}
+
+static void on_hello(struct status *st, const struct message_hello *m)
+{
+    if (st->json) {
+        cJSON_AddStringToObject(st->root, "version", m->daemon_version);
+        json_number(st->root, "pid", m->pid);
+        json_number(st->root, "uptime_ms", m->uptime_ms);
+        cJSON_AddStringToObject(st->root, "fast_path", m->fast_path);
+    } else {
+        printf("undersock %s, pid %u, up %.1f s, fast-path %s\n", m->daemon_version, m->pid,
+               (double)m->uptime_ms / 1000, m->fast_path);
+    }
+}
+
+static void on_capture(struct status *st, const struct message_capture *m)
+{
+    if (st->json) {
+        cJSON *j = cJSON_CreateObject();
+
+        cJSON_AddStringToObject(j, "name", m->name);
+        cJSON_AddStringToObject(j, "hook", hooks[m->hook % 3]);
+        cJSON_AddStringToObject(j, "upstream", m->upstream);
+        cJSON_AddBoolToObject(j, "installed", m->installed != 0);
+        cJSON_AddItemToArray(st->captures, j);
+    } else {
+        printf("capture %s: hook %s, upstream %s\n", m->name, hooks[m->hook % 3], m->upstream);
+    }
+}
+
+static void on_worker(struct status *st, const struct message_status_reply *m)
+{
+    if (st->json) {
+        cJSON *j = cJSON_CreateObject();
+
+        json_number(j, "worker", m->worker);
+        json_number(j, "pid", m->pid);
+        json_number(j, "max_flows", m->max_flows);
+        cJSON_AddBoolToObject(j, "draining", m->draining != 0);
+        stats_json(j, &m->stats);
+        cJSON_AddItemToArray(st->workers, j);
+    } else {
+        const struct message_stats *s = &m->stats;
+
+        printf("worker %u: pid %u%s, flows %" PRIu64 "/%u, accepted %" PRIu64 ", granted %" PRIu64
+               ", failed %" PRIu64 ", finished %" PRIu64 ", reset %" PRIu64 ", refused %" PRIu64
+               ", loops %" PRIu64 "\n",
+               m->worker, m->pid, m->draining ? " (draining)" : "", s->flows, m->max_flows,
+               s->accepted, s->granted, s->failed, s->finished, s->reset,
+               s->refused_full + s->refused_stray, s->refused_loop);
+    }
+}
+
+static void on_upstream(struct status *st, const struct message_upstream *m)
+{
+    if (st->json) {
+        cJSON *j = cJSON_CreateObject();
+
+        cJSON_AddStringToObject(j, "name", m->name);
+        cJSON_AddStringToObject(j, "url", m->url);
+        json_number(j, "worker", m->worker);
+        cJSON_AddBoolToObject(j, "healthy", m->healthy != 0);
+        json_number(j, "granted", m->granted);
+        json_number(j, "failed", m->failed);
+        json_text(j, "last_error", m->last_error);
+        cJSON_AddItemToArray(st->upstreams, j);
+    } else {
+        printf("worker %u: upstream %s (%s): %s, granted %" PRIu64 ", failed %" PRIu64 "%s%s\n",
+               m->worker, m->name, m->url, m->healthy ? "healthy" : "down", m->granted, m->failed,
+               m->last_error[0] ? ", last error: " : "", m->last_error);
+    }
+}
+
+static void on_status(void *ctx, const union message *m)
+{
+    switch (m->header.type) {
+    case MESSAGE_HELLO:
+        on_hello(ctx, &m->hello);
+        break;
+    case MESSAGE_CAPTURE:
+        on_capture(ctx, &m->capture);
+        break;
+    case MESSAGE_STATUS_REPLY:
+        on_worker(ctx, &m->status);
+        break;
+    case MESSAGE_UPSTREAM:
+        on_upstream(ctx, &m->upstream);
+        break;
+    }
+}
+
+int cli_status(int argc, char **argv)
+{
+    struct cli_options o = {.file = NULL};
+    struct status st = {.json = false};
+    char path[256], why[512] = "";
+    int r;
+
+    if (!cli_parse(argc, argv, CLI_OPT_JSON | CLI_OPT_CONTROL, &o, &r))
+        return r;
+    cli_control_path(&o, path, sizeof(path));
+    st.json = o.json;
+    if (o.json) {
+        st.root = cJSON_CreateObject();
+        st.captures = cJSON_CreateArray();
+        st.upstreams = cJSON_CreateArray();
+        st.workers = cJSON_CreateArray();
+    }
+    r = control_ask(path, MESSAGE_STATUS, on_status, &st, why, sizeof(why));
+    if (o.json) {
+        cJSON_AddItemToObject(st.root, "captures", st.captures);
+        cJSON_AddItemToObject(st.root, "upstreams", st.upstreams);
+        cJSON_AddItemToObject(st.root, "workers", st.workers);
+    }
+    if (r < 0) {
+        cJSON_Delete(st.root);
+        fprintf(stderr, "undersock: error: %s\n", why[0] ? why : strerror(-r));
+        return CLI_FAILED;
+    }
+    return o.json ? json_print(st.root) : CLI_DONE;
+}

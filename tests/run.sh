@@ -1,0 +1,171 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# tests/run.sh [-t SECONDS] FILE...: runs test programs and scripts that print TAP, one after the
+# other, prints a line for each and the whole output of those that fail, and the sums at the end.
+#
+#     V=1      the output of all of them
+#     CI=true  a skip that tests/expected-skips does not list is a failure
+#
+# A file has 120 seconds, a namespace scenario 300, unless one of its first 30 lines says
+# "# timeout: SECONDS". The sums go to $B/tests/totals too, as "PASSED FAILED SKIPPED".
+#
+# A file has failed when a test of it has, when it exits with a status that is not 0, when it did not
+# run the tests it announced (its plan), when it ran none and did not say why, or when its time was up.
+
+set -u
+TOP=$(cd "$(dirname "$0")/.." && pwd)
+cd "$TOP" || exit 1
+B=${B:-build}
+EXPECTED=${EXPECTED_SKIPS:-tests/expected-skips}
+LIMIT=
+if [[ ${1:-} == -t ]]; then
+    LIMIT=$2
+    shift 2
+fi
+
+passed=0 failed=0 skipped=0 unexpected=0 child=
+bad_files=()
+out=$(mktemp -d) || exit 1
+mkdir -p "$B/tests" && rm -f "$B/tests/totals"
+
+finish() {
+    echo
+    ((${#bad_files[@]})) && printf 'failed: %s\n' "${bad_files[@]}"
+    ((unexpected)) && echo "unexpected skips: $unexpected (list them in $EXPECTED when they are in order)"
+    echo "total: $passed passed, $failed failed, $skipped skipped"
+    echo "$passed $failed $skipped" >"$B/tests/totals"
+    rm -rf "$out"
+    ((failed == 0)) && exit "${1:-0}"
+    exit 1
+}
+
+# The test is in a process group of its own (timeout makes it): the signal is passed on, and the
+# scenario cleans up behind itself.
+interrupted() {
+    trap '' INT TERM
+    if [[ $child ]]; then
+        kill -TERM "$child" 2>/dev/null
+        wait "$child"
+    fi
+    failed=$((failed + 1))
+    bad_files+=("interrupted in ${name:-the beginning}")
+    finish
+}
+trap interrupted INT TERM HUP
+
+# What a TAP file says: a line "PASSED FAILED SKIPPED PLANNED", then "WHAT: REASON" for each skip.
+# cmocka writes "not ok N # SKIP name" for a skip, and its reason in the line before; several groups
+# of tests in one file have several plans.
+tap() {
+    awk '
+    /^1\.\.0[ \t]*#[ \t]*[Ss][Kk][Ii][Pp]/ {
+        reason = $0; sub(/^[^#]*#[ \t]*[A-Za-z]*[ \t]*/, "", reason)
+        skips[++skip] = "all: " reason; whole = 1; next
+    }
+    /^1\.\.[0-9]+/ { split($0, n, /\.\./); plan += n[2] + 0; plans++; next }
+    /^skipped: / { hint = substr($0, 10); next }
+    /^Bail out!/ { bad++; next }
+    /^(not )?ok([ \t]|$)/ {
+        if (match($0, /#[ \t]*[Ss][Kk][Ii][Pp]/)) {
+            what = substr($0, 1, RSTART - 1); sub(/^(not )?ok[ \t]*[0-9]*[ \t]*-?[ \t]*/, "", what)
+            reason = substr($0, RSTART + RLENGTH); gsub(/^[ \t]+|[ \t]+$/, "", what)
+            sub(/^[^ \t]*[ \t]+/, "", reason)
+            if (what == "") { what = reason; reason = hint }
+            skips[++skip] = what ": " reason
+        } else if ($0 ~ /^not/) bad++
+        else good++
+        hint = ""
+    }
+    END {
+        print good + 0, bad + 0, skip + 0, (whole ? skip : plans ? plan : -1)
+        for (i = 1; i <= skip; i++) print skips[i]
+    }' "$1"
+}
+
+expected() { # expected FILE TEXT: is this skip listed?
+    local glob pattern
+    while read -r glob pattern; do
+        [[ -z $glob || $glob == \#* ]] && continue
+        # shellcheck disable=SC2053
+        [[ $1 == $glob && $2 =~ $pattern ]] && return 0
+    done <"$EXPECTED"
+    return 1
+}
+
+limit_of() {
+    local own
+    own=$(head -n 30 "$1" 2>/dev/null | tr -d '\0' | sed -n 's/^# timeout: *\([0-9][0-9]*\).*/\1/p' | head -n 1)
+    if [[ $LIMIT || $own ]]; then
+        echo "${LIMIT:-$own}"
+    elif [[ $1 == *tests/net/* ]]; then
+        echo 300
+    else
+        echo 120
+    fi
+}
+
+for file; do
+    name=${file#"$B"/}
+    name=${name#./}
+    command=("$file")
+    case $file in
+    */*) ;;
+    *) command=("./$file") ;;
+    esac
+    # The corpus of a fuzz target is named like it.
+    case $name in
+    tests/fuzz/replay_*) command+=("tests/fuzz/corpus/${name#tests/fuzz/replay_}") ;;
+    esac
+    limit=$(limit_of "$file")
+    begin=${EPOCHREALTIME/[.,]/}
+    # bash starts a background command with SIGINT ignored; a test may need it.
+    B=$B CMOCKA_MESSAGE_OUTPUT=TAP env --default-signal=INT,QUIT timeout -k 30 "$limit" \
+        "${command[@]}" >"$out/tap" 2>&1 </dev/null &
+    child=$!
+    wait "$child"
+    status=$?
+    child=
+    seconds=$(((${EPOCHREALTIME/[.,]/} - begin) / 100000))
+    { read -r good bad skip plan && mapfile -t skips; } < <(tap "$out/tap")
+
+    why=
+    ((bad)) && why="$bad failed"
+    if ((status == 124 || status == 137)); then
+        why="not finished in $limit s"
+    elif ((bad == 0 && status != 0)); then
+        why="exit status $status"
+    elif ((bad == 0 && plan < 0)); then
+        why="no plan (1..N) in its output"
+    elif ((bad == 0 && good + skip != plan)); then
+        why="$((good + skip)) of $plan tests ran"
+    elif ((bad == 0 && good + skip == 0)); then
+        why="no test in it"
+    fi
+    [[ $why && $bad == 0 ]] && bad=1
+
+    remarks=()
+    for s in ${skips[@]+"${skips[@]}"}; do
+        if expected "$name" "$s"; then
+            remarks+=("  skipped as expected: $s")
+            continue
+        fi
+        unexpected=$((unexpected + 1))
+        remarks+=("  SKIPPED, NOT EXPECTED: $s")
+        if [[ ${CI:-} == true ]]; then
+            skip=$((skip - 1)) bad=$((bad + 1))
+            why=${why:-skips a test that must run here}
+        fi
+    done
+    passed=$((passed + good)) failed=$((failed + bad)) skipped=$((skipped + skip))
+
+    printf '%-6s %-48s %3d passed' "$([[ $why ]] && echo FAILED || echo ok)" "$name" "$good"
+    ((skip)) && printf ', %d skipped' "$skip"
+    printf '  %d.%d s%s\n' $((seconds / 10)) $((seconds % 10)) "${why:+  ($why)}"
+    ((${#remarks[@]})) && printf '%s\n' "${remarks[@]}"
+    if [[ $why || ${V:-} ]]; then
+        sed 's/^/    | /' "$out/tap"
+    fi
+    [[ $why ]] && bad_files+=("$name ($why)")
+done
+finish
