@@ -62,9 +62,11 @@ struct capture_policy {
     uint32_t mark;
     const char *cgroup; /* path below the cgroup2 root, beginning with '/'; NULL: none given */
     bool private;       /* also the default exclusions of addr_private_prefixes */
+    bool fail_closed;   /* on-exit = "closed": refused when the daemon is gone (see nft/guard.h) */
+    bool reset_established; /* established = "reset": connections older than the rules are ended */
 
-    uint16_t port_v4; /* our listener on 127.0.0.1, host order; 0: none */
-    uint16_t port_v6; /* our listener on ::1 */
+    uint16_t port_v4; /* our listener on 127.0.0.1, host order (gateway: transparent); 0: none */
+    uint16_t port_v6; /* our listener on ::1, likewise */
 };
 
 /* Everything that is installed at once. Order is the order of the file: the first match wins. */
@@ -75,6 +77,7 @@ struct capture_set {
     size_t n_upstreams;
     uint32_t own_mark; /* sockets with (mark & own_mask) == own_mark are the daemon's */
     uint32_t own_mask; /* 0: the daemon's sockets are outside every capture */
+    uint32_t tproxy_mark; /* gateway: set on packets for our listener, and routed to this host by it */
 };
 
 /* Bits of origin.known. A field that could not be known stays 0 and its bit clear. */

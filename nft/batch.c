@@ -4,14 +4,14 @@
  *
  * Theory of operation. The first transaction makes the table and insists that there is none. A
  * later one could delete the table and make it again, but one transaction is not as atomic for
- * packets as for the rules: measured, up to one connection in twenty got away. Two things come
- * undone inside of it:
+ * packets as for the rules:
  *
- *   - a new base chain is attached to its hook before the kernel switches to the new rules, and in
- * front of the old chain of the same priority: a packet that passes the new one just before that
- * moment and the old one just after it meets no rule;
- *   - an interval set that is made in the transaction gets its elements after that moment (pipapo
- *     always, rbtree since it has an array to search): for a while, new rules look up empty sets.
+ *   - An interval set that is made in the transaction may get its elements only after the kernel
+ *     has switched to the rules that look them up. Seen on 6.18: with the rules replaced all the
+ *     time, one connection in twenty was not found in the `to` of its capture and got away.
+ *   - A new base chain is attached to its hook before the switch, so for a moment the old and the
+ *     new chain are both there, and a packet may pass each when it has no rules. Never seen, but
+ *     nothing excludes it.
  *
  * So base chains stay, as the rules of one chain are switched at once, and no rule comes into force
  * in the transaction that fills its sets:
@@ -362,8 +362,7 @@ static int exchange(struct nft_owner *owner, const struct nft_ruleset *rs, char 
         return r;
     }
     owner->suffix[0] = '\0';
-    /* The new policy is in force. A failure now is only one of names, and the next round mends it.
-     */
+    /* The new policy is in force. A failure now is one of names, and the next round mends it. */
     if (rs->n_sets > 0 && switch_sets(owner, staged, rs) < 0)
         memcpy(owner->suffix, suffix, sizeof(suffix));
     return 0;

@@ -4,8 +4,12 @@
  * when the socket closes, SIGKILL included (NFT_TABLE_F_OWNER, Linux 5.12), and refuses everybody
  * else who wants to change it.
  *
- * The table lives as long as any process has the socket open. It is close-on-exec; a child that
- * does not exec must close nft_owner_fd().
+ * The table lives as long as any process has the socket open, and redirected connections need it to
+ * the end: when the last nat chain of the namespace is gone, the kernel no longer translates their
+ * packets, not even the reset that a dying worker sends, and the application hangs. So whoever has
+ * such connections holds a copy of nft_owner_fd() (close-on-exec as it is here), below the
+ * descriptors of the connections or closed after them. To change the table through it still takes
+ * CAP_NET_ADMIN.
  *
  * Where a function fails, `why` (of `size` bytes; may be NULL when size is 0) gets one line that
  * names the object and the cause, and it is untouched otherwise.
@@ -40,16 +44,14 @@ int nft_owner_open_table(const char *table, struct nft_owner **ret, char *why, s
 int nft_owner_replace(struct nft_owner *owner, const struct nft_ruleset *rs, char *why,
                       size_t size);
 
-/*
- * Removes the table if this owner has installed one. Errors as above. Unless somebody else has nat,
- * redirected connections that are still there hang from now on, as the kernel no longer translates
- * their packets, not even a reset: end them first. The same goes for nft_owner_close().
- */
+/* Removes the table if this owner has installed one. Errors as above. End redirected connections
+ * first: see the top. */
 int nft_owner_remove(struct nft_owner *owner, char *why, size_t size);
 
-/* Closes the socket, and with it goes the table. NULL is allowed. */
+/* Closes the socket, and with its last copy goes the table. NULL is allowed. */
 void nft_owner_close(struct nft_owner *owner);
 
+/* The socket, which stays the owner's. */
 int nft_owner_fd(const struct nft_owner *owner);
 
 #endif

@@ -118,9 +118,10 @@ int routes_install(uint32_t mark, uint32_t mask, bool *ret_v6, char *why, size_t
             *ret_v6 = v6 == 0;
     }
     if (r < 0)
-        snprintf(why, why_size, "cannot install the policy route that TPROXY needs: %s%s", strerror(-r),
-                 r == -EOPNOTSUPP ? "; this kernel has no policy routing (CONFIG_IP_MULTIPLE_TABLES)"
-                                  : "");
+        snprintf(
+            why, why_size, "cannot install the policy route that TPROXY needs: %s%s", strerror(-r),
+            r == -EOPNOTSUPP ? "; this kernel has no policy routing (CONFIG_IP_MULTIPLE_TABLES)"
+                             : "");
     return r;
 }
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What TPROXY needs besides its rule: marked packets are routed to this host itself. One policy rule
- * (fwmark → table) and one route (local default dev lo in that table) per family, with a table, a priority
- * and a protocol number of our own. Left over after a crash they harm nothing, as nothing sets the mark;
- * the next start adopts them.
+ * What TPROXY needs besides its rule: marked packets are routed to this host itself. One policy
+ * rule (fwmark → table) and one route (local default dev lo in that table) per family, with a
+ * table, a priority and a protocol number of our own. Left over after a crash they harm nothing, as
+ * nothing sets the mark; the next start adopts them.
  */
 #ifndef UNDERSOCK_NFT_ROUTES_H
 #define UNDERSOCK_NFT_ROUTES_H
@@ -17,9 +17,9 @@
 #define ROUTES_PROTOCOL 85     /* `ip rule` and `ip route` show it as "proto 85" */
 
 /*
- * Installs both for IPv4 and, where the host has it, IPv6, in the calling thread's network namespace; what
- * is there already is adopted. 0; -EPERM: no CAP_NET_ADMIN; -EOPNOTSUPP: no policy routing in this kernel;
- * -errno; with one line in `why`. `ret_v6` (may be NULL): IPv6 is there.
+ * Installs both for IPv4 and, where the host has it, IPv6, in the calling thread's network
+ * namespace; what is there already is adopted. 0; -EPERM: no CAP_NET_ADMIN; -EOPNOTSUPP: no policy
+ * routing in this kernel; -errno; with one line in `why`. `ret_v6` (may be NULL): IPv6 is there.
  */
 int routes_install(uint32_t mark, uint32_t mask, bool *ret_v6, char *why, size_t why_size);
 /* Removes them, as far as they are there. */

@@ -164,7 +164,7 @@ static int parse_ip(const char *text, struct addr *ret)
     }
     addr_set_v6(ret, ip, 0);
     ret->scope = scope;
-    return 0;
+    return zone && addr_is_v4(ret) ? -EINVAL : 0;
 }
 
 int addr_parse(const char *text, uint16_t default_port, struct addr *ret)

@@ -54,14 +54,15 @@ void loop_destroy(struct loop *l);
 void loop_set_handler(struct loop *l, unsigned kind, loop_handler_fn fn, void *ctx);
 void loop_set_batch_end(struct loop *l, loop_batch_fn fn, void *ctx);
 
-/* epoll_ctl(): 0 or -errno. A closed descriptor leaves the loop by itself. */
+/* epoll_ctl(): 0 or -errno. A closed descriptor leaves the loop by itself, unless another one (a duplicate, or
+ * in another process) keeps the socket open: such ones must be removed. */
 int loop_add(struct loop *l, int fd, uint32_t events, uint64_t ref);
 int loop_modify(struct loop *l, int fd, uint32_t events, uint64_t ref);
 int loop_remove(struct loop *l, int fd);
 
 /* The time of the current batch, CLOCK_MONOTONIC in nanoseconds. */
 int64_t loop_now(const struct loop *l);
-/* Arms `t` to fire `delay` nanoseconds after the current batch's time. 0 or -ENOSPC. */
+/* Arms `t` to fire `delay` nanoseconds after the current batch's time, and not in this batch. 0 or -ENOSPC. */
 int loop_timer_set(struct loop *l, struct timer *t, int64_t delay, uint64_t ref);
 void loop_timer_cancel(struct loop *l, struct timer *t);
 

@@ -18,7 +18,8 @@ typedef void (*control_answer_fn)(void *ctx, unsigned type, int client);
 
 /*
  * Listens at `path` (its directory is made when missing; a socket that nobody answers on is replaced). Takes
- * loop kinds `kind` and `kind` + 1. 0 or -errno with `why`; -EADDRINUSE: another daemon answers there.
+ * loop kinds `kind` and `kind` + 1. 0 or -errno with `why`; -EADDRINUSE: another daemon answers there;
+ * -EEXIST: something else than a socket is there.
  */
 int control_server_create(struct loop *loop, unsigned kind, const char *path,
                           control_answer_fn answer, void *ctx, struct control_server **ret,

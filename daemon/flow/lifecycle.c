@@ -2,16 +2,18 @@
 /*
  * The life of a flow: accepted, dialled, joined, ended.
  *
- * Theory of operation. Both sockets of a flow are in the loop from the beginning of their lives to the end,
- * edge-triggered. While the upstream is being asked, the application's bytes wait in its socket: nothing is
- * read, so nothing can pile up. With the last reply the flow becomes a relay over the same two sockets.
+ * Theory of operation. Both sockets of a flow are in the loop from the beginning of their lives to
+ * the end, edge-triggered. While the upstream is being asked, the application's bytes wait in its
+ * socket: nothing is read, so nothing can pile up. With the last reply the flow becomes a relay
+ * over the same two sockets.
  *
- * Ends. A flow that fails or is reset closes sockets that carry SO_LINGER 0: the kernel resets them, as it
- * would if we died. Only FIN on both sides makes an orderly close. A reset waits, for a few seconds at
- * most, until the surviving side has been handed what was sent before the reset: closing at once would
- * throw away what is still in our send queue.
+ * Ends. A flow that fails or is reset closes sockets that carry SO_LINGER 0: the kernel resets
+ * them, as it would if we died. Only FIN on both sides makes an orderly close. A reset waits, for a
+ * few seconds at most, until the surviving side has been handed what was sent before the reset:
+ * closing at once would throw away what is still in our send queue.
  *
- * Nothing is freed inside an event: an ended flow goes to the reap list and is released after the batch.
+ * Nothing is freed inside an event: an ended flow goes to the reap list and is released after the
+ * batch.
  */
 #include <errno.h>
 #include <linux/sockios.h>
@@ -65,7 +67,8 @@ static bool unsent(int fd)
     return fd >= 0 && ioctl(fd, SIOCOUTQ, &n) == 0 && n > 0;
 }
 
-/* The side that outlived a reset; -1 when it was not that. The relay's words outlast relay_finish(). */
+/* The side that outlived a reset; -1 when it was not that. The relay's words outlast
+ * relay_finish(). */
 static int survivor(const struct flow *f)
 {
     if (f->relay.dead[SIDE_CLIENT] == f->relay.dead[SIDE_UPSTREAM])
@@ -103,6 +106,13 @@ void flow_end(struct flow_table *t, struct flow *f, bool orderly)
     f->orderly = orderly;
     f->linger_left = was_relay && !orderly ? LINGER_STEPS : 0;
     linger(t, f);
+}
+
+void flow_abort(struct flow_table *t, struct flow *f)
+{
+    if (f->state != FLOW_CLOSING)
+        flow_end(t, f, false);
+    reap_later(t, f);
 }
 
 static void reap(struct flow_table *t, struct flow *f)
@@ -158,7 +168,7 @@ static void dial_failed(struct flow_table *t, struct flow *f)
     dial_describe(d, why, sizeof(why));
     log_flow(LOG_LEVEL_DEBUG, flow_id(t, f), "%s through %s: %s",
              addr_format(&f->origin.destination, to), d->upstream->name, why);
-    if (d->fault != DIAL_RESOURCE)
+    if (at_fault || dial_was_answered(d))
         upstream_report(d->upstream, at_fault ? why : NULL, loop_now(t->o.loop));
     if (!at_fault && dial_worth_a_line(d))
         upstream_complain(d->upstream, why, loop_now(t->o.loop));
@@ -169,15 +179,17 @@ static void dial_failed(struct flow_table *t, struct flow *f)
             flow_set_state(t, f, FLOW_DIALING);
         return; /* the caller dials the next one */
     }
-    t->stats.failed++;
+    if (d->fault == DIAL_RESOURCE)
+        t->stats.refused_full++;
+    else
+        t->stats.failed++;
     flow_end(t, f, false);
 }
 
 static struct dial_env dial_env(struct flow_table *t, struct flow *f)
 {
-    return (struct dial_env){.loop = t->o.loop,
-                             .timer = &f->timer,
-                             .ref = flow_ref(t, f, KIND_UPSTREAM)};
+    return (struct dial_env){
+        .loop = t->o.loop, .timer = &f->timer, .ref = flow_ref(t, f, KIND_UPSTREAM)};
 }
 
 /* Dials candidate after candidate until one is pending or none is left. */
@@ -230,7 +242,7 @@ void flow_begin(struct flow_table *t, const struct flow_listener *l, unsigned li
         fd_close(&fd);
         return;
     }
-    f->listener = (uint8_t)listener;
+    f->listener = (uint16_t)listener;
     f->fd[SIDE_CLIENT] = fd;
     f->client = *client;
     f->origin = *origin;

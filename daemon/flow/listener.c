@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Accepting: from a captured connection to a flow. Whatever cannot be served is reset at once and counted:
- * a full table, no descriptor left, a connection that nobody redirected, a flow that has come back to us.
+ * Accepting: from a captured connection to a flow. Whatever cannot be served is reset at once and
+ * counted: a full table, no descriptor left, a connection that nobody redirected, a flow that has
+ * come back to us.
  *
- * When no descriptor is left for accept(), a level-triggered listener would wake us for ever: a reserve
- * descriptor is given up for one accept() and reset, and if even that fails, the listeners rest for a while.
+ * When no descriptor is left for accept(), a level-triggered listener would wake us for ever: a
+ * reserve descriptor is given up for one accept() and reset, and if even that fails, the listeners
+ * rest for a while.
  */
 #include <errno.h>
 #include <sys/socket.h>
@@ -48,8 +50,8 @@ static void say_full(struct flow_table *t, const char *what)
     if (now < t->next_full_log)
         return;
     t->next_full_log = now + FULL_LOG;
-    log_warning("%s: new connections are refused (%lu so far); raise it or have fewer of them", what,
-                (unsigned long)t->stats.refused_full);
+    log_warning("%s: new connections are refused (%lu so far); raise it or have fewer of them",
+                what, (unsigned long)t->stats.refused_full);
 }
 
 /* Nothing can be accepted for want of descriptors or memory. */
@@ -100,9 +102,10 @@ static void accepted(struct flow_table *t, unsigned index, int fd, const struct 
     } else if (came_back(t, &origin.destination)) {
         t->stats.refused_loop++;
         if (!t->said_loop)
-            log_warning("capture %s: a loop: %s asks for %s, which is our own listener or upstream; "
-                        "it was reset. Exclude it with not-uid or not-to (said once)",
-                        l->capture, addr_format(client, a), addr_format(&origin.destination, b));
+            log_warning(
+                "capture %s: a loop: %s asks for %s, which is our own listener or upstream; "
+                "it was reset. Exclude it with not-uid or not-to (said once)",
+                l->capture, addr_format(client, a), addr_format(&origin.destination, b));
         t->said_loop = true;
     } else {
         flow_begin(t, l, index, fd, client, &origin);

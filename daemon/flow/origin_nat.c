@@ -6,7 +6,8 @@
 #include <netinet/in.h>
 #include <string.h>
 
-/* linux/netfilter_ipv4.h and linux/netfilter_ipv6/ip6_tables.h do not go together with netinet/in.h. */
+/* linux/netfilter_ipv4.h and linux/netfilter_ipv6/ip6_tables.h do not go together with
+ * netinet/in.h. */
 #define ORIGINAL_DST 80
 
 static int lookup(void *ctx, int fd, const struct addr *peer, const struct addr *local,

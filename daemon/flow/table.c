@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The fixed table: slots, generations, states, counters, records. Memory of slots that were never used is
- * never touched, so a large max-flows costs address space and nothing else.
+ * The fixed table: slots, generations, states, counters, records. Memory of slots that were never
+ * used is never touched, so a large max-flows costs address space and nothing else.
  */
 #include "flow/table.h"
 
@@ -24,8 +24,7 @@ static const unsigned follows[FLOW_STATES] = {
     [FLOW_HELD] = BIT(FLOW_DIALING) | BIT(FLOW_CLOSING),
     [FLOW_DIALING] = BIT(FLOW_HANDSHAKE) | BIT(FLOW_CLOSING),
     /* Back to DIALING: another member of the group is tried. */
-    [FLOW_HANDSHAKE] =
-        BIT(FLOW_DIALING) | BIT(FLOW_GRANTED) | BIT(FLOW_RELAY) | BIT(FLOW_CLOSING),
+    [FLOW_HANDSHAKE] = BIT(FLOW_DIALING) | BIT(FLOW_GRANTED) | BIT(FLOW_RELAY) | BIT(FLOW_CLOSING),
     [FLOW_GRANTED] = BIT(FLOW_RELAY) | BIT(FLOW_CLOSING),
     [FLOW_RELAY] = BIT(FLOW_HALF_CLOSED) | BIT(FLOW_CLOSING),
     [FLOW_HALF_CLOSED] = BIT(FLOW_CLOSING),
@@ -146,8 +145,11 @@ static bool on_batch_end(void *ctx)
 
 int flow_table_create(const struct flow_table_options *o, struct flow_table **ret)
 {
-    struct flow_table *t = calloc(1, sizeof(*t));
+    struct flow_table *t;
 
+    if (o->n_listeners > UINT16_MAX)
+        return -E2BIG;
+    t = calloc(1, sizeof(*t));
     if (!t)
         return -ENOMEM;
     t->o = *o;
@@ -185,8 +187,8 @@ void flow_table_destroy(struct flow_table *t)
     for (uint32_t i = 0; i < t->n_used; i++) {
         struct flow *f = &t->flows[i];
 
-        if (f->state != FLOW_FREE && f->state != FLOW_CLOSING)
-            flow_end(t, f, false);
+        if (f->state != FLOW_FREE)
+            flow_abort(t, f);
     }
     t->draining = false;
     flow_batch_end(t);

@@ -21,8 +21,8 @@ struct flow_dialing {
 struct flow {
     uint32_t generation;
     uint32_t next; /* in the free, the again or the reap list */
+    uint16_t listener;
     uint8_t state; /* enum flow_state */
-    uint8_t listener;
     bool queued;   /* in the again list */
     bool reaping;  /* in the reap list */
     uint8_t linger_left; /* CLOSING: looks at the survivor's queue that remain */
@@ -82,5 +82,7 @@ bool flow_batch_end(struct flow_table *t);
 void flow_sweep(struct flow_table *t);
 /* Ends it: resets both sides, or closes in order. Reaped after the batch. */
 void flow_end(struct flow_table *t, struct flow *f, bool orderly);
+/* Ends it with this batch, whatever a survivor has not been handed yet. */
+void flow_abort(struct flow_table *t, struct flow *f);
 
 #endif

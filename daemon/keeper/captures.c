@@ -132,7 +132,7 @@ static void detach(struct captures *c, struct attached *a)
     *a = (struct attached){.bpf = NULL};
 }
 
-static int apply_nft(struct captures *c, const struct generation *g, char *why, size_t why_size)
+static int apply_nft(struct captures *c, struct generation *g, char *why, size_t why_size)
 {
     struct nft_ruleset *rs = NULL;
     int r = nft_ruleset_build(&g->set, &rs);
@@ -146,6 +146,7 @@ static int apply_nft(struct captures *c, const struct generation *g, char *why, 
     if (r == 0 && c->nft)
         r = nft_owner_replace(c->nft, rs, why, why_size);
     nft_ruleset_free(rs);
+    g->hold = c->nft ? nft_owner_fd(c->nft) : -1;
     return r;
 }
 

@@ -18,6 +18,7 @@
 
 #define PREFIX     "undersock-run-"
 #define WAIT_STEPS 500 /* of 10 ms, until killed processes are gone */
+#define MAX_DEPTH  64
 
 int cgroup_root(char *ret, size_t size)
 {
@@ -43,8 +44,9 @@ static int root_or_why(char *root, size_t size, char *why, size_t why_size)
     int r = cgroup_root(root, size);
 
     if (r < 0)
-        snprintf(why, why_size,
-                 "no cgroup2 hierarchy is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup");
+        snprintf(
+            why, why_size,
+            "no cgroup2 hierarchy is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup");
     return r;
 }
 
@@ -59,8 +61,9 @@ int cgroup_open(const char *path, char *why, size_t why_size)
     r = open(full, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (r < 0) {
         r = -errno;
-        snprintf(why, why_size, "cgroup \"%.200s\": %s; make it (mkdir %.300s) or name one that exists",
-                 path, strerror(-r), full);
+        snprintf(why, why_size,
+                 "cgroup \"%.200s\": %s; make it (mkdir %.300s) or name one that exists", path,
+                 strerror(-r), full);
     }
     return r;
 }
@@ -77,7 +80,7 @@ static int own_path(char *ret, size_t size)
     while (r < 0 && fgets(line, sizeof(line), f)) {
         line[strcspn(line, "\n")] = '\0';
         if (strncmp(line, "0::/", 4) == 0 && strlen(line + 3) < size) {
-            snprintf(ret, size, "%s", line + 3);
+            memcpy(ret, line + 3, strlen(line + 3) + 1);
             r = 0;
         }
     }
@@ -178,19 +181,49 @@ void cgroup_signal(const char *dir, int sig)
     snprintf(path, sizeof(path), "%.3900s/cgroup.procs", dir);
     FILE *f = fopen(path, "re");
 
-    while (f && fscanf(f, "%ld", &pid) == 1)
-        kill((pid_t)pid, sig);
+    while (f && fscanf(f, "%ld", &pid) == 1) {
+        if (pid > 0) /* 0: it is in another pid namespace; kill() would take it for our own group */
+            kill((pid_t)pid, sig);
+    }
     if (f)
         fclose(f);
+}
+
+/* The cgroups that the command made inside its own, all empty by now. */
+static void remove_children(int fd, unsigned depth)
+{
+    DIR *d = fdopendir(fd);
+    struct dirent *e;
+
+    if (!d) {
+        fd_close(&fd);
+        return;
+    }
+    while ((e = readdir(d))) {
+        if (e->d_type != DT_DIR || strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+            continue;
+        int child = openat(dirfd(d), e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+        if (child >= 0 && depth > 0)
+            remove_children(child, depth - 1);
+        else
+            fd_close(&child);
+        unlinkat(dirfd(d), e->d_name, AT_REMOVEDIR);
+    }
+    closedir(d);
 }
 
 void cgroup_destroy(const char *dir)
 {
     for (int i = 0; i < WAIT_STEPS; i++) {
-        if (cgroup_populated(dir))
-            write_file(dir, "cgroup.kill", "1");
-        else if (rmdir(dir) == 0 || errno == ENOENT)
+        if (cgroup_populated(dir)) {
+            if (write_file(dir, "cgroup.kill", "1") < 0) /* before Linux 5.14 */
+                cgroup_signal(dir, SIGKILL);
+        } else if (rmdir(dir) == 0 || errno == ENOENT) {
             return;
+        } else {
+            remove_children(open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), MAX_DEPTH);
+        }
         poll(NULL, 0, 10);
     }
 }

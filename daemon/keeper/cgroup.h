@@ -24,7 +24,7 @@ int cgroup_enter(const char *dir);
 bool cgroup_populated(const char *dir);
 /* Sends `sig` to each process in it (not below). */
 void cgroup_signal(const char *dir, int sig);
-/* Kills everything in it, waits for the end, removes it. Idempotent. */
+/* Kills everything in it and below, waits for the end, removes them all. Idempotent. */
 void cgroup_destroy(const char *dir);
 
 #endif

@@ -59,6 +59,7 @@ static int describe_captures(struct generation *g)
         .n_upstreams = collect_addresses(g, g->upstream_addrs),
         .own_mark = g->marked ? OWN_MARK : 0,
         .own_mask = g->marked ? OWN_MASK : 0,
+        .tproxy_mark = TPROXY_MARK,
     };
     return 0;
 }
@@ -77,6 +78,7 @@ static int prepare(struct config *config, bool marked, struct generation **ret, 
     }
     g->config = config;
     g->marked = marked;
+    g->hold = -1;
     g->n_workers = config->workers > 0 ? config->workers : cpus > 0 ? (unsigned)cpus : 1;
     if (g->n_workers > WORKERS_MAX)
         g->n_workers = WORKERS_MAX;

@@ -18,6 +18,8 @@
 /* The mark of our own sockets; the low byte is left for what a packet's mark may say later. */
 #define OWN_MARK 0x55530000u
 #define OWN_MASK 0xffffff00u
+/* Packets that TPROXY hands to a listener; nft/routes.h routes them to this host. */
+#define TPROXY_MARK (OWN_MARK | 1u)
 
 struct generation {
     struct config *config; /* owned */
@@ -29,6 +31,7 @@ struct generation {
     struct capture_policy *policies; /* the configuration's, with the listeners' ports */
     struct addr *upstream_addrs;
     struct capture_set set;
+    int hold; /* a descriptor that workers keep open as long as they live; -1: none */
 
     struct worker_listener *listeners; /* of all workers, in one array */
     size_t n_listeners;

@@ -4,8 +4,8 @@
  *
  * Order of a start: listeners, captures, workers. A connection that is captured before the workers run waits
  * in the backlog. Ready (systemd, the command of `run`) is when every worker has said so. Whatever fails on
- * the way takes out what is installed by then. Order of a stop: captures first, so that new connections go
- * where they would go without us, then the workers.
+ * the way takes out what is installed by then. Order of a stop: workers, listeners, captures: the kernel must
+ * still translate addresses when it resets redirected connections.
  */
 #include "keeper/keeper.h"
 
@@ -136,6 +136,16 @@ static void config_error(void *ctx, const char *line)
     fd_send_message(*client, &m, sizeof(m), NULL, 0);
 }
 
+/* What a reload that failed has added goes: nobody would accept there, and rows share their port's
+ * connections. */
+static void keep_listeners_of(struct keeper *k, const struct generation *g)
+{
+    listeners_unmark(k->listeners);
+    for (size_t i = 0; i < g->n_listeners; i++)
+        listeners_want(k->listeners, g->listeners[i].fd);
+    listeners_prune(k->listeners);
+}
+
 /* `client`: who asked, for the error lines; -1: a signal. The daemon goes on as it was after a failure. */
 static int reload(struct keeper *k, int client)
 {
@@ -164,6 +174,8 @@ static int reload(struct keeper *k, int client)
             generation_free(fresh);
         }
     }
+    if (r < 0)
+        keep_listeners_of(k, old);
     if (r == 0) {
         r = workers_start(k->workers, fresh);
         if (r < 0)
@@ -386,12 +398,12 @@ static void take_down(struct keeper *k)
     control_server_destroy(k->control);
     if (k->cgroup[0])
         cgroup_destroy(k->cgroup);
-    captures_remove(k->captures);
     workers_destroy(k->workers);
+    listeners_destroy(k->listeners);
+    captures_remove(k->captures);
     janitor_dismiss(&k->janitor);
     fd_close(&k->cgroup_fd);
     generation_free(k->generation);
-    listeners_destroy(k->listeners);
     fd_close(&k->signals);
     loop_destroy(k->loop);
 }

@@ -59,6 +59,12 @@ void listeners_unmark(struct listeners *l)
         i->wanted = false;
 }
 
+void listeners_want(struct listeners *l, int fd)
+{
+    for (struct listener *i = l->first; i; i = i->next)
+        i->wanted |= i->fd == fd;
+}
+
 void listeners_prune(struct listeners *l)
 {
     for (struct listener **at = &l->first; *at;) {

@@ -47,6 +47,8 @@ struct listener *listeners_next(struct listeners *l, const struct capture_policy
                                 struct listener *after);
 /* Forgets all marks; listeners_prune() closes what was not marked since. */
 void listeners_unmark(struct listeners *l);
+/* Marks the one with this descriptor. */
+void listeners_want(struct listeners *l, int fd);
 void listeners_prune(struct listeners *l);
 
 #endif

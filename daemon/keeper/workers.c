@@ -84,6 +84,7 @@ static int spawn(struct workers *w, struct slot *s)
     struct generation *g = s->generation;
     int pair[2];
 
+    s->started = loop_now(w->loop); /* also of an attempt that fails: the next one must wait longer */
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) < 0)
         return -errno;
     struct worker_options o = {
@@ -95,6 +96,7 @@ static int spawn(struct workers *w, struct slot *s)
         .n_listeners = g->first[s->number + 1] - g->first[s->number],
         .max_flows = (g->config->max_flows + g->n_workers - 1) / g->n_workers,
         .needs_mark = g->marked,
+        .hold = g->hold,
         .uid = w->uid,
         .gid = w->gid,
     };
@@ -114,7 +116,6 @@ static int spawn(struct workers *w, struct slot *s)
     s->pid = pid;
     s->channel = pair[0];
     s->ready = false;
-    s->started = loop_now(w->loop);
     return 0;
 }
 

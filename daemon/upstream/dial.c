@@ -284,6 +284,11 @@ bool dial_upstream_at_fault(const struct dial *d)
     return d->fault != DIAL_RESOURCE;
 }
 
+bool dial_was_answered(const struct dial *d)
+{
+    return d->fault == DIAL_HANDSHAKE && d->handshake.fault == HANDSHAKE_REPLY;
+}
+
 bool dial_worth_a_line(const struct dial *d)
 {
     if (d->fault != DIAL_HANDSHAKE || d->handshake.fault != HANDSHAKE_REPLY)
@@ -303,7 +308,8 @@ bool dial_worth_a_line(const struct dial *d)
 static void describe_handshake(const struct dial *d, char *buf, size_t size)
 {
     uint8_t rep = d->handshake.rep;
-    bool socks4 = rep >= SOCKS4_REP_GRANTED;
+    enum config_scheme scheme = d->handshake.url->scheme;
+    bool socks4 = scheme == SCHEME_SOCKS4 || scheme == SCHEME_SOCKS4A;
 
     switch (d->handshake.fault) {
     case HANDSHAKE_METHOD:

@@ -65,6 +65,8 @@ void dial_finish(struct dial *d);
 int dial_errno(const struct dial *d);
 /* True when the upstream itself is at fault, so that another one may be tried. */
 bool dial_upstream_at_fault(const struct dial *d);
+/* True when it failed by a reply to our request: this hop, and those before it, are alive. */
+bool dial_was_answered(const struct dial *d);
 /* False when the answer is about the destination alone, as an application is told without a proxy too. */
 bool dial_worth_a_line(const struct dial *d);
 /* One clause for the log; no credentials. */

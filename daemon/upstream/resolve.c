@@ -56,11 +56,11 @@ static void look_up(const char *host, uint16_t port, int out)
 static void child(const char *host, uint16_t port, int out)
 {
     fd_close_others(&out, 1);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (geteuid() == 0 &&
         (setgroups(0, NULL) < 0 || setgid(NOBODY) < 0 || setuid(NOBODY) < 0))
         _exit(1);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of credentials clears it */
     alarm(RESOLVE_SECONDS);
     look_up(host, port, out);
     _exit(0);

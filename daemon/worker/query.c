@@ -13,8 +13,11 @@
 /* Records sent before the loop gets its turn again. */
 #define BURST 64
 
-static void end(struct query *q)
+/* The keeper and other workers have the same socket: it does not leave the loop by being closed. */
+static void end(struct queries *all, struct query *q)
 {
+    if (q->watched)
+        loop_remove(all->loop, q->fd);
     fd_close(&q->fd);
     q->type = 0;
 }
@@ -97,12 +100,12 @@ void queries_continue(struct queries *all, uint32_t index)
     for (unsigned i = 0; i < BURST && r > 0; i++)
         r = step(all, q);
     if (r == 0 || (r < 0 && r != -EAGAIN)) {
-        end(q);
+        end(all, q);
         return;
     }
     /* Level-triggered: called again as soon as the client has room. */
     if (!q->watched && loop_add(all->loop, q->fd, EPOLLOUT, ref) < 0)
-        end(q);
+        end(all, q);
     else
         q->watched = true;
 }

@@ -8,6 +8,7 @@
 #include "worker/worker.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -216,14 +217,23 @@ static int set_up(struct worker *w)
     return loop_add(w->loop, o->channel, EPOLLIN, loop_ref(KIND_CHANNEL, 0, 0));
 }
 
+/*
+ * Keeps our own descriptors and the one to hold. That one is the owner of the nftables table: without the
+ * table the kernel stops translating addresses, and the resets of redirected connections would not reach
+ * their applications. A dying process finishes its descriptors from the highest number down (fput() puts
+ * them on a last-in-first-out list), so it moves below those of the flows.
+ */
 static void close_the_rest(const struct worker_options *o)
 {
-    int *keep = calloc(2 * o->n_listeners + 1, sizeof(int));
+    int hold = o->hold;
+    int *keep = calloc(2 * o->n_listeners + 2, sizeof(int));
     size_t n = 0;
 
     if (!keep)
         die(o, "start", -ENOMEM);
     keep[n++] = o->channel;
+    if (hold >= 0)
+        keep[n++] = hold;
     for (size_t i = 0; i < o->n_listeners; i++) {
         keep[n++] = o->listeners[i].fd;
         if (o->listeners[i].origin == WORKER_ORIGIN_BPF)
@@ -231,6 +241,14 @@ static void close_the_rest(const struct worker_options *o)
     }
     fd_close_others(keep, n);
     free(keep);
+    if (hold >= 0) {
+        int lowest = fcntl(hold, F_DUPFD_CLOEXEC, 3);
+
+        if (lowest >= 0 && lowest < hold)
+            fd_close(&hold);
+        else
+            fd_close(&lowest);
+    }
 }
 
 static void reset_signals(void)

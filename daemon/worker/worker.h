@@ -34,6 +34,7 @@ struct worker_options {
     size_t n_listeners;
     uint32_t max_flows; /* this worker's share */
     bool needs_mark;    /* SO_MARK is used: keep CAP_NET_RAW */
+    int hold;           /* kept open until the last flow's sockets are closed; -1: none */
     uid_t uid;          /* becomes this user; 0: stays (not root anyway) */
     gid_t gid;
 };

@@ -5,12 +5,16 @@
 # without us, and nothing is left behind: not after its end, and not after SIGKILL.
 . "$(dirname "$0")/lib.sh"
 
-need python3 nft
+need python3 nft setpriv
 topology
 net_who
 peer_serve proxy "$PROXY4" 1080
 PEER_NAME=chained peer_bad proxy "$EXIT4" 1081 good
 URL=socks5://$PROXY4
+
+# Where an ordinary user can read it.
+install -m 755 "$UNDERSOCK" "$TMP/undersock" || bail "install"
+ordinary() { ns client setpriv --reuid 65534 --clear-groups --inh-caps=-all "$TMP/undersock" "$@"; }
 
 run() { ns client "$UNDERSOCK" run -u "$URL" "$@"; }
 
@@ -43,8 +47,8 @@ is "$(run -- python3 -c 'import os; print(os.getpgid(0) == os.getpgid(os.getppid
 check_status 2 "no command: usage, exit status 2" -- run
 check_status 2 "a bad URL: exit status 2" -- ns client "$UNDERSOCK" run -u gopher://x -- true
 check_status 2 "an unknown key: exit status 2" -- run -o nonsense=1 -- true
-check_status 3 "as an ordinary user: exit status 3" -- ns client setpriv --reuid 65534 --clear-groups --inh-caps=-all "$UNDERSOCK" run -u "$URL" -- true
-like "$(ns client setpriv --reuid 65534 --clear-groups --inh-caps=-all "$UNDERSOCK" run -u "$URL" -- true 2>&1)" \
+check_status 3 "as an ordinary user: exit status 3" -- ordinary run -u "$URL" -- true
+like "$(ordinary run -u "$URL" -- true 2>&1)" \
     'needs root: the capability CAP_[A-Z_]+ is missing' "and the line names what is missing"
 
 # --- signals: what run gets, the command gets
@@ -143,7 +147,7 @@ check "the outer upstream was asked for the inner one" -- wait_for 5 grep -q "ad
 # --- the control socket of a run, on request only
 URL=socks5://$PROXY4
 : >"$TMP/pids"
-start controlled -- ns client "$UNDERSOCK" run -u "$URL" -o "control=$TMP/run.sock" -- sh -c "echo >'$TMP/pids'; exec '$TOOLS/load' hold -n 3 $NET4 9001"
+start controlled -- ns client "$UNDERSOCK" run -u "$URL" -o "control=$TMP/run.sock" -- sh -c "echo >'$TMP/pids'; exec sleep 1000"
 wait_for 10 grep -q "" "$TMP/pids"
 check "-o control: status answers" -- "$UNDERSOCK" status -s "$TMP/run.sock"
 stop controlled

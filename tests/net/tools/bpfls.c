@@ -7,7 +7,8 @@
  *     bpfls left             those lines from standard input whose object still exists
  *
  * Other processes of the machine come and go with BPF objects of their own: two listings of
- * everything prove nothing, the fate of the very objects of one cgroup does.
+ * everything prove nothing, the fate of the very objects of one cgroup does. The socket storage that
+ * all instances of undersock on a machine share is left out: it goes with the last of them.
  */
 #include <linux/bpf.h>
 #include <sys/stat.h>
@@ -46,8 +47,16 @@ static void print_program(uint32_t id)
     printf("prog %u\n", id);
     if (fd < 0 || info_of(fd, &info, sizeof(info)) < 0)
         die(1, "program %u: %s", id, strerror(errno));
-    for (uint32_t i = 0; i < info.nr_map_ids && i < 64; i++)
-        printf("map %u\n", maps[i]);
+    for (uint32_t i = 0; i < info.nr_map_ids && i < 64; i++) {
+        struct bpf_map_info map = {0};
+        int map_fd = open_id(BPF_MAP_GET_FD_BY_ID, maps[i]);
+
+        if (map_fd < 0 || info_of(map_fd, &map, sizeof(map)) < 0)
+            die(1, "map %u: %s", maps[i], strerror(errno));
+        if (map.type != BPF_MAP_TYPE_SK_STORAGE)
+            printf("map %u\n", maps[i]);
+        close(map_fd);
+    }
     close(fd);
 }
 

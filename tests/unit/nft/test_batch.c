@@ -154,6 +154,33 @@ static void every_case(void)
         expect_listed(cases[i].name, &cases[i].set);
 }
 
+/* The listing after a replacement is as if it were the first, from each case to the next. */
+static void every_case_after_another(void)
+{
+    need_nft();
+    struct nft_owner *owner = open_owner();
+
+    for (size_t i = 0; i < 2 * COUNT(cases); i++) {
+        const struct test_case *c = &cases[i * 7 % COUNT(cases)];
+        struct nft_owner *fresh;
+
+        install(owner, &c->set);
+        char *replaced = listing(LIST);
+
+        CHECK(nft_owner_remove(owner, why, sizeof(why)) == 0);
+        CHECK(nft_owner_open(&fresh, why, sizeof(why)) == 0);
+        install(fresh, &c->set);
+        char *first = listing(LIST);
+
+        CHECK(first);
+        expect_same(c->name, first, replaced);
+        nft_owner_close(fresh);
+        install(owner, &c->set);
+        free(first);
+        free(replaced);
+    }
+}
+
 /* 5,000 prefixes per family: most apart, some within or right behind others. */
 static void large_sets(void)
 {
@@ -453,6 +480,7 @@ static void probe_goes_beside_an_owner(void)
     }
 
 NETNS_TEST(every_case)
+NETNS_TEST(every_case_after_another)
 NETNS_TEST(large_sets)
 NETNS_TEST(second_owner_is_refused)
 NETNS_TEST(table_without_owner_is_left_alone)
@@ -471,6 +499,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_case),
+        cmocka_unit_test(test_every_case_after_another),
         cmocka_unit_test(test_large_sets),
         cmocka_unit_test(test_second_owner_is_refused),
         cmocka_unit_test(test_table_without_owner_is_left_alone),

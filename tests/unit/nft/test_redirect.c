@@ -592,6 +592,57 @@ static void redirected_connections_outlive_their_rules(void)
     nft_owner_close(owner);
 }
 
+/*
+ * The keeper is killed, then the worker that has the connection: the application must see a reset,
+ * and does because the worker kept a copy of the owner's socket, and with it the table, until then.
+ */
+static void reset_outlives_the_keeper(void)
+{
+    const struct capture_set set = {POLICIES(everything), OWN};
+    int tell[2], status;
+    pid_t worker;
+    char c;
+
+    set_up();
+    CHECK(pipe2(tell, O_CLOEXEC) == 0);
+    fflush(NULL);
+    pid_t keeper = fork();
+
+    if (keeper == 0) {
+        struct nft_owner *owner = install(&set);
+        int mine = listen_on("127.0.0.1:12345");
+        const struct linger reset = {.l_onoff = 1};
+        bool ours;
+
+        if (fork() > 0)
+            for (;;)
+                pause();
+        worker = getpid();
+        CHECK(nft_owner_fd(owner) >= 0);
+        CHECK(write(tell[1], &worker, sizeof(worker)) == sizeof(worker));
+        int fd = accept_one(mine, -1, &ours);
+
+        CHECK(setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)) == 0);
+        CHECK(write(tell[1], "a", 1) == 1);
+        for (;;)
+            pause();
+    }
+    close(tell[1]);
+    if (read(tell[0], &worker, sizeof(worker)) != sizeof(worker)) {
+        waitpid(keeper, &status, 0);
+        _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+    }
+    int fd = connect_to(&plain, "198.51.100.77:80");
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+
+    CHECK(fd >= 0);
+    CHECK(read(tell[0], &c, 1) == 1);
+    CHECK(kill(keeper, SIGKILL) == 0 && waitpid(keeper, &status, 0) == keeper);
+    CHECK(kill(worker, SIGKILL) == 0);
+    CHECK(poll(&p, 1, PATIENCE_MS) == 1);
+    CHECK(recv(fd, &c, 1, 0) < 0 && errno == ECONNRESET);
+}
+
 /* Replaces by the rulesets in turn until the child is done; it must not have failed. */
 static void replace_meanwhile(struct nft_owner *owner, struct nft_ruleset *const *rs, unsigned n,
                               pid_t child)
@@ -698,6 +749,7 @@ NETNS_TEST(refused_means_reset)
 NETNS_TEST(no_listener_means_refused)
 NETNS_TEST(older_connections_go_on)
 NETNS_TEST(redirected_connections_outlive_their_rules)
+NETNS_TEST(reset_outlives_the_keeper)
 NETNS_TEST(replacement_is_atomic)
 NETNS_TEST(nothing_escapes_between_redirect_and_refuse)
 
@@ -721,6 +773,7 @@ int main(void)
         cmocka_unit_test(test_no_listener_means_refused),
         cmocka_unit_test(test_older_connections_go_on),
         cmocka_unit_test(test_redirected_connections_outlive_their_rules),
+        cmocka_unit_test(test_reset_outlives_the_keeper),
         cmocka_unit_test(test_replacement_is_atomic),
         cmocka_unit_test(test_nothing_escapes_between_redirect_and_refuse),
     };
