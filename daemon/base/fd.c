@@ -99,7 +99,7 @@ int fd_keepalive(int fd)
     return r == 0 ? set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES) : r;
 }
 
-int fd_listen(const struct addr *at, bool reuse_port, struct addr *ret_at)
+int fd_listen(const struct addr *at, unsigned flags, struct addr *ret_at)
 {
     struct sockaddr_storage sa;
     socklen_t len = addr_to_sockaddr(at, &sa);
@@ -108,8 +108,11 @@ int fd_listen(const struct addr *at, bool reuse_port, struct addr *ret_at)
     if (fd < 0)
         return -errno;
     r = set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-    if (r == 0 && reuse_port)
+    if (r == 0 && (flags & FD_LISTEN_REUSE_PORT))
         r = set_int(fd, SOL_SOCKET, SO_REUSEPORT, 1);
+    if (r == 0 && (flags & FD_LISTEN_TRANSPARENT))
+        r = sa.ss_family == AF_INET6 ? set_int(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+                                     : set_int(fd, IPPROTO_IP, IP_TRANSPARENT, 1);
     if (r == 0 && sa.ss_family == AF_INET6)
         r = set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
     if (r == 0)

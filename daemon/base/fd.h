@@ -30,12 +30,13 @@ int fd_tcp_options(int fd);
  * are over before it matters do without. 0 or -errno. */
 int fd_keepalive(int fd);
 
+#define FD_LISTEN_REUSE_PORT  0x1u /* others of our user may listen on the same port */
+#define FD_LISTEN_TRANSPARENT 0x2u /* takes connections to addresses that are not ours (TPROXY) */
 /*
- * A non-blocking, close-on-exec TCP listener on `at`. Port 0 lets the kernel choose. With `reuse_port`
- * others may listen on the same port. Returns the descriptor and fills `ret_at` (may be NULL) with the
- * bound address, or -errno.
+ * A non-blocking, close-on-exec TCP listener on `at`. Port 0 lets the kernel choose. Returns the descriptor
+ * and fills `ret_at` (may be NULL) with the bound address, or -errno.
  */
-int fd_listen(const struct addr *at, bool reuse_port, struct addr *ret_at);
+int fd_listen(const struct addr *at, unsigned flags, struct addr *ret_at);
 
 /* Sends a message with up to 8 descriptors attached, without waiting: the whole of it or -errno (-EAGAIN:
  * the queue is full). */

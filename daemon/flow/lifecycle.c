@@ -198,7 +198,8 @@ static void dial_on(struct flow_table *t, struct flow *f)
     struct upstream_choice *choice = t->o.listeners[f->listener].choice;
 
     while (f->state == FLOW_DIALING) {
-        struct upstream *u = choice->candidates[f->dialing.order[f->dialing.at]];
+        uint8_t k = f->dialing.order[f->dialing.at];
+        struct upstream *u = k == FLOW_DIRECT ? choice->direct : choice->candidates[k];
         struct dial_env env = dial_env(t, f);
 
         f->upstream = u;
@@ -226,6 +227,17 @@ static void dial_step(struct flow_table *t, struct flow *f, uint32_t events)
     }
 }
 
+static void choose_upstreams(struct flow_table *t, struct flow *f, struct upstream_choice *choice)
+{
+    unsigned n = 0;
+
+    if (!upstream_go_direct(choice, loop_now(t->o.loop)))
+        n = upstream_order(choice, &f->origin.destination, f->dialing.order);
+    if (choice->direct_when_down)
+        f->dialing.order[n++] = FLOW_DIRECT;
+    f->dialing.n = (uint8_t)n;
+}
+
 void flow_begin(struct flow_table *t, const struct flow_listener *l, unsigned listener, int fd,
                 const struct addr *client, const struct origin *origin)
 {
@@ -248,7 +260,7 @@ void flow_begin(struct flow_table *t, const struct flow_listener *l, unsigned li
     f->origin = *origin;
     f->started = f->active = loop_now(t->o.loop);
     f->dialing.dial.fd = -1;
-    f->dialing.n = (uint8_t)upstream_order(l->choice, &origin->destination, f->dialing.order);
+    choose_upstreams(t, f, l->choice);
     t->stats.accepted++;
     flow_set_state(t, f, FLOW_DIALING);
     if (f->dialing.n == 0 ||

@@ -9,12 +9,13 @@
 enum { KIND_LISTENER = 1, KIND_CLIENT = 2, KIND_UPSTREAM = 3, KIND_SWEEP = 4 };
 enum { SIDE_CLIENT, SIDE_UPSTREAM };
 
-#define FLOW_NONE UINT32_MAX
+#define FLOW_NONE   UINT32_MAX
+#define FLOW_DIRECT UINT8_MAX /* in flow_dialing.order: the destination itself */
 
 /* While the upstream is being asked. */
 struct flow_dialing {
     struct dial dial;
-    uint8_t order[UPSTREAM_CANDIDATES]; /* candidates, the preferred one first */
+    uint8_t order[UPSTREAM_CANDIDATES + 1]; /* candidates, the preferred one first; or FLOW_DIRECT */
     uint8_t n, at;
 };
 

@@ -13,6 +13,7 @@
 #include "keeper/cgroup.h"
 #include "log.h"
 #include "nft/batch.h"
+#include "nft/routes.h"
 #include "nft/ruleset.h"
 
 #define CAPTURES_MAX 64
@@ -30,6 +31,7 @@ struct captures {
     struct loop *loop;
     unsigned event_kind;
     struct nft_owner *nft;
+    bool routed;
     struct attached attached[CAPTURES_MAX];
 };
 
@@ -132,6 +134,18 @@ static void detach(struct captures *c, struct attached *a)
     *a = (struct attached){.bpf = NULL};
 }
 
+/* Before the rules that set the mark; what no gateway needs any more goes after them, at the end. */
+static int apply_routes(struct captures *c, const struct generation *g, char *why, size_t why_size)
+{
+    for (size_t i = 0; i < g->set.n_policies; i++) {
+        if (g->policies[i].hook == CAPTURE_GATEWAY && g->policies[i].action == CAPTURE_PROXY) {
+            c->routed = true;
+            return routes_install(TPROXY_MARK, UINT32_MAX, NULL, why, why_size);
+        }
+    }
+    return 0;
+}
+
 static int apply_nft(struct captures *c, struct generation *g, char *why, size_t why_size)
 {
     struct nft_ruleset *rs = NULL;
@@ -163,14 +177,11 @@ int captures_apply(struct captures *c, struct generation *g, int transient, char
 
         if (p->hook == CAPTURE_CGROUP)
             r = apply_cgroup(c, g, i, transient, cause, sizeof(cause));
-        if (p->hook == CAPTURE_GATEWAY) {
-            snprintf(cause, sizeof(cause),
-                     "hook = \"gateway\" is not in this version; use \"output\" or \"cgroup\"");
-            r = -EOPNOTSUPP;
-        }
         if (r < 0)
             snprintf(why, why_size, "capture %s: %s", p->name, cause[0] ? cause : strerror(-r));
     }
+    if (r == 0)
+        r = apply_routes(c, g, why, why_size);
     if (r == 0)
         r = apply_nft(c, g, why, why_size);
     for (size_t i = 0; r == 0 && i < CAPTURES_MAX; i++) {
@@ -217,6 +228,8 @@ void captures_remove(struct captures *c)
     if (!c)
         return;
     nft_owner_close(c->nft);
+    if (c->routed)
+        routes_remove(TPROXY_MARK, UINT32_MAX);
     for (size_t i = 0; i < CAPTURES_MAX; i++) {
         if (c->attached[i].bpf)
             detach(c, &c->attached[i]);

@@ -135,7 +135,9 @@ static int deal_out(struct generation *g, struct listeners *pool)
                     .fd = l->fd,
                     .at = l->at,
                     .capture = &g->config->captures[i],
-                    .origin = l->hook == CAPTURE_CGROUP ? WORKER_ORIGIN_BPF : WORKER_ORIGIN_NAT,
+                    .origin = l->hook == CAPTURE_CGROUP    ? WORKER_ORIGIN_BPF
+                              : l->hook == CAPTURE_GATEWAY ? WORKER_ORIGIN_LOCAL
+                                                           : WORKER_ORIGIN_NAT,
                     .origin_map = -1,
                 };
             }

@@ -95,7 +95,10 @@ static int add(struct listeners *l, const struct capture_policy *p, bool v4, uns
 
     if (!i)
         return -ENOMEM;
-    i->fd = fd_listen(&at, true, &i->at);
+    i->fd = fd_listen(&at,
+                      FD_LISTEN_REUSE_PORT |
+                          (p->hook == CAPTURE_GATEWAY ? FD_LISTEN_TRANSPARENT : 0),
+                      &i->at);
     if (i->fd < 0) {
         int r = i->fd;
 
@@ -119,7 +122,7 @@ static int add(struct listeners *l, const struct capture_policy *p, bool v4, uns
 static int try_port(bool v4, uint16_t port)
 {
     struct addr at = loopback(v4, port), bound;
-    int fd = fd_listen(&at, false, &bound);
+    int fd = fd_listen(&at, 0, &bound);
 
     if (fd < 0)
         return fd;

@@ -14,6 +14,8 @@
 
 #include "base/fd.h"
 
+#define DIRECT_TIMEOUT INT64_C(30000000000)
+
 #define DIAL_EVENTS (EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET)
 
 struct dial_buffer {
@@ -63,9 +65,12 @@ static int open_socket(const struct addr *a, uint32_t mark)
 static enum dial_result connect_next(struct dial *d, int last_error, const struct dial_env *env)
 {
     const struct upstream_hop *hop = &d->upstream->hops[0];
+    bool direct = upstream_is_direct(d->upstream);
+    unsigned n = direct ? 1 : hop->n_addrs;
+    int64_t timeout = direct ? DIRECT_TIMEOUT : hop->config->connect_timeout;
 
-    for (; d->address < hop->n_addrs; d->address++) {
-        const struct addr *a = &hop->addrs[d->address];
+    for (; d->address < n; d->address++) {
+        const struct addr *a = direct ? d->destination : &hop->addrs[d->address];
         struct sockaddr_storage sa;
         socklen_t len = addr_to_sockaddr(a, &sa);
         int fd = open_socket(a, d->upstream->mark);
@@ -86,11 +91,11 @@ static enum dial_result connect_next(struct dial *d, int last_error, const struc
         d->fd = fd;
         r = loop_add(env->loop, fd, DIAL_EVENTS, env->ref);
         if (r == 0)
-            r = loop_timer_set(env->loop, env->timer, hop->config->connect_timeout, env->ref);
+            r = loop_timer_set(env->loop, env->timer, timeout, env->ref);
         return r < 0 ? fail(d, DIAL_RESOURCE, -r, ECONNREFUSED) : DIAL_PENDING;
     }
     return fail(d, last_error == ETIMEDOUT ? DIAL_CONNECT_TIMEOUT : DIAL_CONNECT, last_error,
-                ECONNREFUSED);
+                direct ? last_error : ECONNREFUSED);
 }
 
 /* This address will not do; the next one. */
@@ -235,6 +240,8 @@ enum dial_result dial_event(struct dial *d, uint32_t events, const struct dial_e
         if (error != 0)
             return try_next_address(d, error, env);
         d->connected = true;
+        if (upstream_is_direct(d->upstream))
+            return DIAL_GRANTED;
         d->buffer = malloc(sizeof(*d->buffer));
         if (!d->buffer)
             return fail(d, DIAL_RESOURCE, ENOMEM, ECONNREFUSED);
@@ -271,6 +278,8 @@ int dial_errno(const struct dial *d)
 
 bool dial_upstream_at_fault(const struct dial *d)
 {
+    if (upstream_is_direct(d->upstream))
+        return false;
     if (d->fault == DIAL_HANDSHAKE) {
         uint8_t rep = d->handshake.rep;
 
@@ -291,6 +300,8 @@ bool dial_was_answered(const struct dial *d)
 
 bool dial_worth_a_line(const struct dial *d)
 {
+    if (upstream_is_direct(d->upstream))
+        return false;
     if (d->fault != DIAL_HANDSHAKE || d->handshake.fault != HANDSHAKE_REPLY)
         return true;
     switch (d->handshake.rep) {
@@ -337,6 +348,10 @@ static void describe_handshake(const struct dial *d, char *buf, size_t size)
 
 const char *dial_describe(const struct dial *d, char *buf, size_t size)
 {
+    if (upstream_is_direct(d->upstream)) {
+        snprintf(buf, size, "direct: %s", strerror(d->os_error));
+        return buf;
+    }
     const struct config_url *url = &d->upstream->hops[d->hop].config->url;
     int n = 0;
 

@@ -10,6 +10,7 @@
 #include "log.h"
 
 #define COMPLAINT_INTERVAL INT64_C(10000000000)
+#define RETRY_INTERVAL     INT64_C(2000000000)
 
 int upstream_build(const struct config *c, uint32_t mark, struct upstream **ret)
 {
@@ -31,14 +32,40 @@ int upstream_build(const struct config *c, uint32_t mark, struct upstream **ret)
         u->healthy = true;
         memcpy(u->name, c->upstreams[i].name, sizeof(u->name));
     }
+    struct upstream *direct = &all[c->n_upstreams];
+
+    snprintf(direct->name, sizeof(direct->name), "direct");
+    direct->mark = mark;
+    direct->healthy = true;
     *ret = all;
     return 0;
+}
+
+bool upstream_is_direct(const struct upstream *u)
+{
+    return u->n_hops == 0;
+}
+
+bool upstream_go_direct(struct upstream_choice *choice, int64_t now)
+{
+    if (!choice->direct_when_down)
+        return false;
+    for (unsigned i = 0; i < choice->n; i++) {
+        if (choice->candidates[i]->healthy)
+            return false;
+    }
+    if (now < choice->next_try)
+        return true;
+    choice->next_try = now + RETRY_INTERVAL;
+    return false;
 }
 
 void upstream_choose_from(const struct config *c, const struct config_capture *capture,
                           struct upstream *all, struct upstream_choice *ret)
 {
     memset(ret, 0, sizeof(*ret));
+    ret->direct_when_down = capture->policy.when_down == CAPTURE_DOWN_DIRECT;
+    ret->direct = &all[c->n_upstreams];
     if (capture->target == TARGET_UPSTREAM) {
         ret->candidates[ret->n++] = &all[capture->target_index];
     } else if (capture->target == TARGET_GROUP) {

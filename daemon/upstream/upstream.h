@@ -43,15 +43,23 @@ struct upstream_choice {
     unsigned n;
     enum config_policy policy;
     unsigned next; /* round-robin */
+    bool direct_when_down; /* when-down = "direct": no candidate answers, so the destination is dialled */
+    int64_t next_try;      /* all were down: until then nobody asks them again */
+    struct upstream *direct;
 };
 
 /*
- * One struct upstream per upstream of `c`, in its order; unresolved. `c` must outlive them. 0 or -ENOMEM.
+ * One struct upstream per upstream of `c`, in its order, and one named "direct" behind them; unresolved. `c` must outlive them. 0 or -ENOMEM.
  */
 int upstream_build(const struct config *c, uint32_t mark, struct upstream **ret);
-/* The candidates of a capture whose target is an upstream or a group. */
+/* The candidates of a capture whose target is an upstream or a group. `all`: as upstream_build() made it. */
 void upstream_choose_from(const struct config *c, const struct config_capture *capture,
                           struct upstream *all, struct upstream_choice *ret);
+/* An upstream without hops: the destination itself is dialled. */
+bool upstream_is_direct(const struct upstream *u);
+/* While every candidate is down and when-down = "direct": is this flow to go past them? One flow every two
+ * seconds is not, and so finds out when they answer again. */
+bool upstream_go_direct(struct upstream_choice *choice, int64_t now);
 /*
  * The order in which the candidates are tried for a destination: fills `ret` with indices and returns
  * their number. Healthy ones come before those that are down; within that by the group's policy.

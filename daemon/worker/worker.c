@@ -19,6 +19,7 @@
 #include "base/fd.h"
 #include "bpf/origin.h"
 #include "flow/flow.h"
+#include "flow/origin_local.h"
 #include "flow/origin_nat.h"
 #include "log.h"
 #include "worker/query.h"
@@ -86,6 +87,10 @@ static int open_origin(struct worker *w, const struct worker_listener *l, struct
 
     if (l->origin == WORKER_ORIGIN_NAT) {
         ret->origin = (struct origin_source){.ops = &origin_nat_ops};
+        return 0;
+    }
+    if (l->origin == WORKER_ORIGIN_LOCAL) {
+        ret->origin = (struct origin_source){.ops = &origin_local_ops};
         return 0;
     }
     int r = bpf_netns_cookie(l->fd, &cookie);

@@ -15,7 +15,7 @@
 #include "upstream/upstream.h"
 
 /* How a listener's connections are traced back. */
-enum worker_origin { WORKER_ORIGIN_NAT, WORKER_ORIGIN_BPF };
+enum worker_origin { WORKER_ORIGIN_NAT, WORKER_ORIGIN_LOCAL, WORKER_ORIGIN_BPF };
 
 struct worker_listener {
     int fd;

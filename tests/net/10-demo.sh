@@ -152,6 +152,16 @@ ended term TERM '*/large' 143 "SIGTERM during the download"
 ended hup HUP '*/large' 129 "SIGHUP during the download"
 ended kill KILL '*/large' 137 "SIGKILL during the download"
 
+# Its reader goes away: SIGPIPE at some later line.
+BOX=$TMP/pipe
+mkdir "$BOX" "$BOX/tmp"
+cg_new pipe
+# shellcheck disable=SC2016 # for the inner shell; TMP is exported
+cg pipe env TMPDIR="$BOX/tmp" sh -c '"$TMP/undersock" demo 2>&1 | head -n 1 >/dev/null'
+check "SIGPIPE: no process is left" -- wait_for 20 grep -q "populated 0" "$(cg_path pipe)/cgroup.events"
+is "$(find "$(cg_path pipe)" -mindepth 1 -type d)" "" "SIGPIPE: no cgroup is left"
+is "$(ls -A "$BOX/tmp")" "" "SIGPIPE: no file is left"
+
 # --- what is missing -----------------------------------------------------------------------------
 
 missing() { # STATUS REGEX DESCRIPTION -- CMD...

@@ -203,7 +203,7 @@ us_reload undersock
 start second -- ns client "$UNDERSOCK" daemon -c "$CONF"
 ended second 10
 is "$ENDED" 1 "a second daemon on the same control socket ends: exit 1"
-like "$(<"${LOG[second]}")" "another daemon" "and says why"
+like "$(<"${LOG[second]}")" "another undersock answers" "and says why"
 sed "s#$TMP/undersock.sock#$TMP/third.sock#" "$CONF" >"$TMP/third.conf"
 start third -- ns client "$UNDERSOCK" daemon -c "$TMP/third.conf"
 ended third 10

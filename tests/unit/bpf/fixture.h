@@ -289,6 +289,8 @@ struct client {
     uid_t uid;
     bool nonblock, v6only, fastopen_connect, fastopen_send, outer;
     bool serve; /* also plays the world in its own namespace */
+    bool
+        pause; /* client_run() returns after the first connect(), client_resume() does the second */
 };
 
 struct result {
@@ -298,7 +300,8 @@ struct result {
     int peer_error;
     bool ready;
     struct addr peer, inherited_peer, local;
-    int hold; /* closing it lets the client go */
+    int hold;              /* closing it lets the client go */
+    struct result *shared; /* as the client writes it */
 };
 
 static socklen_t client_sockaddr(const struct client *c, const struct addr *a,
@@ -415,6 +418,8 @@ static void client_main(const struct client *c, struct result *out, int hold)
         out->error = client_prepare(c, &fd);
     if (out->error == 0)
         out->error = client_connect(c, fd, c->to);
+    if (c->pause && (write(hold, "", 1) != 1 || read(hold, &byte, 1) != 1))
+        _exit(1);
     if (out->error != 0 && c->then != NULL)
         out->then_error = client_connect(c, fd, c->then);
     out->peer_error = client_peer(fd, &out->peer);
@@ -458,10 +463,25 @@ static UNUSED void client_run(const struct client *c, struct result *ret)
     if (read(ends[0], &byte, 1) != 1)
         print_error("the client died\n");
     *ret = *shared;
-    munmap(shared, sizeof(*shared));
     ret->pid = pid;
     ret->hold = ends[0];
-    assert_true(ret->ready);
+    ret->shared = shared;
+    assert_true(ret->ready || c->pause);
+}
+
+/* The second connect() of a client with `pause`. */
+static UNUSED void client_resume(struct result *result)
+{
+    struct result before = *result;
+    char byte;
+
+    assert_int_equal(write(before.hold, "", 1), 1);
+    assert_int_equal(read(before.hold, &byte, 1), 1);
+    *result = *before.shared;
+    result->pid = before.pid;
+    result->hold = before.hold;
+    result->shared = before.shared;
+    assert_true(result->ready);
 }
 
 static UNUSED void client_done(struct result *result)
@@ -469,6 +489,7 @@ static UNUSED void client_done(struct result *result)
     shutdown(result->hold, SHUT_RDWR); /* younger clients have copies of it */
     close(result->hold);
     waitpid(result->pid, NULL, 0);
+    munmap(result->shared, sizeof(*result->shared));
 }
 
 /* Accepts the connection that must be waiting, with both its ends. */

@@ -174,6 +174,44 @@ static void test_replace(void **state)
     close(listener);
 }
 
+/* What was decided for a socket's last connect() does not bind the next one under another policy:
+ * neither by the same instance, nor, once a SYN has gone out, by another one. */
+static void test_decisions_do_not_outlive_a_connect(void **state)
+{
+    struct capture_policy policies[3] = {plain_policy(), plain_policy(), plain_policy()};
+    struct capture_set set = {.policies = policies, .n_policies = 3};
+    struct client c = {.to = WORLD_V4 ":1", .then = WORLD_V4 ":1", .pause = true};
+    struct bpf_capture *inner, *outer;
+    struct result result;
+    struct prefix world;
+    char why[BPF_WHY_MAX];
+
+    SKIP_UNLESS_POSSIBLE((struct fixture *)*state);
+    policies[1].action = CAPTURE_REFUSE;
+    inner = attach(&set, 1, fixture.inner_fd);
+    client_run(&c, &result);
+    assert_int_equal(result.error, ECONNREFUSED);
+    assert_int_equal(bpf_cgroup_replace(inner, &set, 0, why, sizeof(why)), 0);
+    client_resume(&result);
+    assert_captured(inner, fixture.v4, &c, &result, c.to);
+    client_done(&result);
+
+    assert_int_equal(prefix_parse(WORLD_V4, &world), 0);
+    policies[1].not_to = &world;
+    policies[1].n_not_to = 1;
+    policies[2].action = CAPTURE_DIRECT;
+    assert_int_equal(bpf_cgroup_replace(inner, &set, 1, why, sizeof(why)), 0);
+    outer = attach(&set, 2, fixture.outer_fd);
+    client_run(&c, &result);
+    assert_int_equal(result.error, ECONNREFUSED); /* by the world: nobody is at port 1 */
+    assert_int_equal(bpf_cgroup_replace(inner, &set, 0, why, sizeof(why)), 0);
+    client_resume(&result);
+    assert_captured(inner, fixture.v4, &c, &result, c.to);
+    client_done(&result);
+    bpf_capture_detach(outer);
+    bpf_capture_detach(inner);
+}
+
 /* Somebody else's program on the same hook, attached as others attach theirs, stays and runs. */
 static void test_beside_other_programs(void **state)
 {
@@ -490,6 +528,7 @@ int main(void)
         cmocka_unit_test(test_first_match_wins),
         cmocka_unit_test(test_new_before_old),
         cmocka_unit_test(test_replace),
+        cmocka_unit_test(test_decisions_do_not_outlive_a_connect),
         cmocka_unit_test(test_beside_other_programs),
         cmocka_unit_test(test_sigkill_detaches),
         cmocka_unit_test(test_janitor_keeps_links),
