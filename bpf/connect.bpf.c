@@ -2,12 +2,13 @@
 /*
  * The cgroup capture for TCP, kernel half.
  *
- * connect():      us_connect4/6 decide. A selected connection is turned towards our listener on
- * loopback, and what was asked for is kept in the socket's own storage (it goes with the socket,
- * and is reached through every duplicate of it). SYN goes out:   us_sockops knows the source port
- * by now and publishes {namespace, source, listener} → origin, before the SYN can reach the
- * listener. The worker takes it from there. getpeername():  us_getpeername4/6 answer with what was
- * asked for, as long as the socket's peer is still the one we put there.
+ * - connect(): us_connect4/6 decide. A selected connection is turned towards our listener on
+ *   loopback, and what was asked for is kept in the socket's own storage (it goes with the socket,
+ *   and is reached through every duplicate of it).
+ * - The SYN goes out: us_sockops knows the source port by now and publishes {namespace, source,
+ *   listener} → origin, before the SYN can reach the listener. The worker takes it from there.
+ * - getpeername(): us_getpeername4/6 answer with what was asked for, as long as the socket's peer
+ *   is still the one we put there.
  *
  * All programs of all instances share one socket storage. Several instances may see one connect()
  * (nested cgroups, a reload): the first to decide leaves its decision there, the others keep their
@@ -24,6 +25,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "bpf_abi.h"
+#include "endpoint.bpf.h"
 
 #define SOCK_STREAM     1
 #define IPPROTO_TCP     6
@@ -37,12 +39,6 @@
 #define VERDICT_REFUSE 0
 #define VERDICT_LEAVE  1
 #define VERDICT_PROXY  2
-
-typedef __u32 __attribute__((may_alias)) word;
-
-/* Both read fields one by one: clang must not merge context loads into an address of its own
- * making, the verifier refuses a modified context pointer. */
-#define READ(field) (*(const volatile typeof(field) *)&(field))
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -120,59 +116,6 @@ static __always_inline void count(__u32 which)
 
     if (n)
         (*n)++;
-}
-
-static __always_inline bool same_ip(const void *a, const void *b)
-{
-    const word *x = a, *y = b;
-
-    return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3];
-}
-
-static __always_inline bool same_endpoint(const struct abi_endpoint *a,
-                                          const struct abi_endpoint *b)
-{
-    return a->port == b->port && same_ip(a->ip, b->ip);
-}
-
-static __always_inline void copy_ip(void *to, const void *from)
-{
-    word *x = to;
-    const word *y = from;
-
-    x[0] = y[0];
-    x[1] = y[1];
-    x[2] = y[2];
-    x[3] = y[3];
-}
-
-static __always_inline void set_ip(void *to, __u32 a, __u32 b, __u32 c, __u32 d)
-{
-    word *x = to;
-
-    x[0] = a;
-    x[1] = b;
-    x[2] = c;
-    x[3] = d;
-}
-
-static __always_inline bool is_v4(const void *ip)
-{
-    const word *x = ip;
-
-    return !x[0] && !x[1] && x[2] == bpf_htonl(0xffff);
-}
-
-/* Ours are 127.0.0.1 and ::1; connecting to the unspecified address means them too. */
-static __always_inline bool is_own_listener(const struct abi_endpoint *to, __u16 listener_port)
-{
-    const word *x = (const word *)to->ip;
-
-    if (!listener_port || to->port != listener_port || x[0] || x[1])
-        return false;
-    if (x[2] == bpf_htonl(0xffff))
-        return !x[3] || x[3] == bpf_htonl(0x7f000001);
-    return !x[2] && (!x[3] || x[3] == bpf_htonl(1));
 }
 
 static __always_inline bool in_trie(void *trie, const struct abi_endpoint *to)

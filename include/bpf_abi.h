@@ -66,8 +66,7 @@
 #define ABI_CAN_SET_RETVAL 0x01u /* bpf_set_retval: ECONNREFUSED instead of EPERM */
 #define ABI_CAN_PID        0x02u /* bpf_get_current_pid_tgid */
 #define ABI_CAN_TASK       0x04u /* bpf_get_current_task_btf: the pid where the above is missing */
-#define ABI_CAN_MPTCP      0x08u /* bpf_skc_to_mptcp_sock, in sock_ops: getpeername() of MPTCP sockets \
-                                  */
+#define ABI_CAN_MPTCP      0x08u /* bpf_skc_to_mptcp_sock, in sock_ops */
 
 /* abi_origin.known: the same bits as ORIGIN_* of capture.h */
 #define ABI_KNOWN_PID    0x01u

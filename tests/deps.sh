@@ -14,7 +14,7 @@ libcap-ng-dev libc-ares-dev libcjson-dev \
 bash coreutils findutils grep sed mawk|gawk|original-awk \
 curl ca-certificates iproute2 nftables util-linux procps"
 
-TEST="$BUILD libcmocka-dev python3 perl openssl iputils-ping \
+TEST="$BUILD libcmocka-dev netbase python3 perl openssl iputils-ping \
 dante-server microsocks openssh-server openssh-client tor redsocks iperf3 \
 bind9-dnsutils|dnsutils busybox-static libclang-rt-dev|libclang-rt-14-dev|libclang-rt-18-dev \
 clang-format cppcheck"

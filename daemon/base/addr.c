@@ -158,7 +158,8 @@ static int parse_ip(const char *text, struct addr *ret)
     uint32_t scope = 0;
 
     if (zone) {
-        scope = if_nametoindex(zone + 1);
+        /* The kernel would take "lo:80" for an alias of lo, and a port would be lost without a word. */
+        scope = strchr(zone, ':') ? 0 : if_nametoindex(zone + 1);
         if (scope == 0)
             return -EINVAL;
     }

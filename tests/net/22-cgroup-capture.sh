@@ -99,16 +99,17 @@ is "$(app python3 "$TMP/peer.py" "$NET4" "$NET6" 2>&1)" "$(ns client python3 "$T
 
 # --- whose flow it is
 cat >"$TMP/hold.py" <<'PY'
-import socket, sys
-s = socket.create_connection((sys.argv[1], 9003), 20)
+import os, socket, sys
+s = socket.socket()
+os.setuid(int(sys.argv[2]))
+s.settimeout(20)
+s.connect((sys.argv[1], 9003))
 s.sendall(b'q')
 print(s.recv(1).decode(), flush=True)
 s.settimeout(None)
 s.recv(1)
 PY
-start holder -- cg app/nested ns client setpriv --reuid $UID_A --clear-groups python3 - "$NET4"
-stop holder
-start holder -- cg app/nested ns client setpriv --reuid $UID_A --clear-groups python3 -c "$(<"$TMP/hold.py")" "$NET4"
+start holder -- cg app/nested ns client python3 "$TMP/hold.py" "$NET4" $UID_A
 wait_log holder '^r' || bail "the flow does not stand"
 is "$(us_flows undersock "[(f['proto'], f['destination'], f['capture'], f['upstream'], f['state'], f['pid'], f['comm'], f['uid']) for f in s]")" \
     "[('tcp', '$NET4:9003', 'app', 'proxy', 'relay', ${PID[holder]}, 'python3', $UID_A)]" "flows knows whose it is"

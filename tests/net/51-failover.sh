@@ -24,6 +24,7 @@ upstream "first" {
 }
 upstream "second" {
     url = "socks5://$PROXY4:1102"
+    handshake-timeout = "250ms"
 }
 upstream "entry" {
     url = "socks5://$PROXY4:1103"

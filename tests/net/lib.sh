@@ -449,6 +449,8 @@ export TMP
 
 cleanup() {
     local rc=$? p n i left
+    # A background child that is signalled before it has run its program still has our traps.
+    ((BASHPID == $$)) || return
     trap '' INT TERM HUP
     trap - EXIT
     set +u
@@ -542,20 +544,20 @@ peer_dante() { # NS ADDR PORT [USER PASSWORD]
     wait_port "$1" tcp "$2" "$3"
 }
 
-# sshd on the loopback of NS and `ssh -D ADDR:PORT` to it. Keys, configuration and the privilege
+# An sshd that lets root in with the key DIR/user and forwards. Keys, configuration and the privilege
 # separation directory are its own; PAM and the system's configuration take no part.
-peer_ssh() { # NS ADDR PORT [SSHD-PORT]
-    local n=${PEER_NAME:-ssh} dir sport=${4:-2222} bind=$2 sshd
+sshd_at() { # NAME DIR NS PORT ADDR...
+    local n=$1 dir=$2 where=$3 port=$4 sshd a
+    shift 4
     sshd=$(command -v sshd) || skip_all "sshd is not installed"
     need ssh ssh-keygen
-    dir=$TMP/$n.d
     mkdir -p "$dir"
     ssh-keygen -q -t ed25519 -N '' -f "$dir/host" </dev/null
     ssh-keygen -q -t ed25519 -N '' -f "$dir/user" </dev/null
     cp "$dir/user.pub" "$dir/authorized_keys"
     cat >"$dir/sshd_config" <<-CONF
-	Port $sport
-	ListenAddress 127.0.0.1
+	Port $port
+	$(printf 'ListenAddress %s\n' "$@")
 	HostKey $dir/host
 	AuthorizedKeysFile $dir/authorized_keys
 	PidFile none
@@ -570,15 +572,26 @@ peer_ssh() { # NS ADDR PORT [SSHD-PORT]
     # A locked root account refuses keys too: give the private mount namespace one that is not.
     sed 's/^root:[^:]*:/root:*:/' /etc/shadow >"$dir/shadow"
     chmod 600 "$dir/shadow"
-    start "$n-server" -- ns "$1" unshare -m --propagation private sh -c "
+    start "$n" -- ns "$where" unshare -m --propagation private sh -c "
         mount --bind '$dir/shadow' /etc/shadow &&
         mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd &&
         exec '$sshd' -D -e -f '$dir/sshd_config'"
-    wait_port "$1" tcp 127.0.0.1 "$sport"
+    for a; do wait_port "$where" tcp "$a" "$port"; done
+}
+
+# ssh_to DIR OPTION...: sets SSH to an ssh command that uses that key and nothing of the caller's.
+ssh_to() {
+    SSH=(ssh -F none -i "$1/user" -o IdentitiesOnly=yes -o StrictHostKeyChecking=no
+        -o "UserKnownHostsFile=$1/known" -o BatchMode=yes -o IdentityAgent=none "${@:2}")
+}
+
+# sshd on the loopback of NS and `ssh -D ADDR:PORT` to it.
+peer_ssh() { # NS ADDR PORT [SSHD-PORT]
+    local n=${PEER_NAME:-ssh} bind=$2 SSH
+    sshd_at "$n-server" "$TMP/$n.d" "$1" "${4:-2222}" 127.0.0.1
     [[ $bind == *:* ]] && bind="[$bind]"
-    start "$n" -- ns "$1" ssh -F none -N -D "$bind:$3" -p "$sport" -i "$dir/user" \
-        -o IdentitiesOnly=yes -o StrictHostKeyChecking=no -o "UserKnownHostsFile=$dir/known" \
-        -o ExitOnForwardFailure=yes -o BatchMode=yes -o IdentityAgent=none root@127.0.0.1
+    ssh_to "$TMP/$n.d" -N -D "$bind:$3" -p "${4:-2222}" -o ExitOnForwardFailure=yes
+    start "$n" -- ns "$1" "${SSH[@]}" root@127.0.0.1
     wait_port "$1" tcp "$2" "$3"
 }
 

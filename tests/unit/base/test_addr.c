@@ -91,7 +91,7 @@ static void bad_addresses_are_refused(void **state)
         "192.0.2.1/32", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "::1::", ":::", "::g", "12345::",
         "localhost", "example.net:80", "::1%", "::1%no-such-interface0", "192.0.2.1%lo",
         "::ffff:192.0.2.1%lo", "[192.0.2.1%lo]:80", "%lo", "[%lo]:80", "\xff", "::1%lo%lo",
-        "[fe80::1]%lo", "fe80::1%lo:80x",
+        "[fe80::1]%lo", "fe80::1%lo:80", "[fe80::1%lo:1]:80",
     };
     char longest[400];
 

@@ -98,7 +98,7 @@ static inline void connect_pair(int buffer, int *ret_peer, int *ret_ours)
     struct sockaddr_storage sa;
 
     assert_int_equal(addr_parse("127.0.0.1:0", 0, &at), 0);
-    int listener = fd_listen(&at, false, &bound);
+    int listener = fd_listen(&at, 0, &bound);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     assert_true(listener >= 0 && fd >= 0);

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Addresses and endpoints in BPF programs: 16 bytes, IPv4 mapped, handled as four words. */
+#ifndef UNDERSOCK_BPF_ENDPOINT_BPF_H
+#define UNDERSOCK_BPF_ENDPOINT_BPF_H
+
+#include <linux/bpf.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "bpf_abi.h"
+
+typedef __u32 __attribute__((may_alias)) word;
+
+/* Reads one field of the context: clang must not merge such loads into an address of its own
+ * making, the verifier refuses a modified context pointer. */
+#define READ(field) (*(const volatile typeof(field) *)&(field))
+
+static __always_inline bool same_ip(const void *a, const void *b)
+{
+    const word *x = a, *y = b;
+
+    return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3];
+}
+
+static __always_inline bool same_endpoint(const struct abi_endpoint *a,
+                                          const struct abi_endpoint *b)
+{
+    return a->port == b->port && same_ip(a->ip, b->ip);
+}
+
+static __always_inline void copy_ip(void *to, const void *from)
+{
+    word *x = to;
+    const word *y = from;
+
+    x[0] = y[0];
+    x[1] = y[1];
+    x[2] = y[2];
+    x[3] = y[3];
+}
+
+static __always_inline void set_ip(void *to, __u32 a, __u32 b, __u32 c, __u32 d)
+{
+    word *x = to;
+
+    x[0] = a;
+    x[1] = b;
+    x[2] = c;
+    x[3] = d;
+}
+
+static __always_inline bool is_v4(const void *ip)
+{
+    const word *x = ip;
+
+    return !x[0] && !x[1] && x[2] == bpf_htonl(0xffff);
+}
+
+/* Ours are 127.0.0.1 and ::1; connecting to the unspecified address means them too. */
+static __always_inline bool is_own_listener(const struct abi_endpoint *to, __u16 listener_port)
+{
+    const word *x = (const word *)to->ip;
+
+    if (!listener_port || to->port != listener_port || x[0] || x[1])
+        return false;
+    if (x[2] == bpf_htonl(0xffff))
+        return !x[3] || x[3] == bpf_htonl(0x7f000001);
+    return !x[2] && (!x[3] || x[3] == bpf_htonl(1));
+}
+
+#endif
