@@ -28,6 +28,7 @@
 #include "keeper/command.h"
 #include "keeper/generation.h"
 #include "keeper/janitor.h"
+#include "keeper/missing.h"
 #include "keeper/notify.h"
 #include "keeper/workers.h"
 #include "log.h"
@@ -158,6 +159,13 @@ static int reload(struct keeper *k, int client)
     notify_systemd("RELOADING=1");
     int r = config_load(k->o->file, config_error, &client, &config);
 
+    if (r == 0) {
+        r = missing_check(config, why, sizeof(why));
+        if (r < 0) {
+            config_error(&client, why);
+            config_free(config);
+        }
+    }
     if (r == 0) {
         log_set_level(config->log_level);
         listeners_unmark(k->listeners);
@@ -366,8 +374,15 @@ static int bring_up(struct keeper *k, char *why, size_t why_size)
 {
     const struct keeper_options *o = k->o;
     struct config *config = o->config;
-    int r = generation_create(config, !o->command, k->listeners, &k->generation, why, why_size);
+    int r = missing_check(config, why, why_size);
 
+    if (r < 0) {
+        config_free(config);
+        return r;
+    }
+    if (o->command && isatty(STDERR_FILENO))
+        missing_say_names(config);
+    r = generation_create(config, !o->command, k->listeners, &k->generation, why, why_size);
     if (r < 0)
         return r;
     if (o->control) {

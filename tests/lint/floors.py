@@ -33,10 +33,12 @@ ARROWS = {
     "daemon/serve": {"include", "daemon/base", "daemon/socks", "daemon/relay"},
     "daemon/keeper": {"include", "daemon/base", "daemon/config", "nft", "bpf", "daemon/upstream",
                       "daemon/worker", "daemon/control"},
+    "daemon/doctor": {"include", "daemon/base", "daemon/config", "nft", "bpf", "daemon/upstream",
+                      "daemon/control", "daemon/keeper"},
     "daemon/cli": EVERYTHING,
     "daemon": EVERYTHING,  # main.c
 }
-KERNEL_HALF = {"include"}  # *.bpf.c: what the BPF compiler sees
+KERNEL_HALF = {"include"}  # *.bpf.c and *.bpf.h, which the BPF compiler sees; and *.bpf.h beside them
 SEARCH = ["include", "daemon", ""]  # the -I of the Makefile, in its order
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^">]+)[">]', re.M)
@@ -71,7 +73,8 @@ def complaints(top):
         if folder not in ARROWS:
             found.append(f"{source}:1: the folder {folder} has no floor: give it one in tests/lint/floors.py")
             continue
-        allowed = KERNEL_HALF if source.endswith(".bpf.c") else ARROWS[folder] | {folder}
+        kernel_half = source.endswith((".bpf.c", ".bpf.h"))
+        allowed = KERNEL_HALF if kernel_half else ARROWS[folder] | {folder}
         for m in MACRO.finditer(text):
             line = text.count("\n", 0, m.start()) + 1
             found.append(f"{source}:{line}: an #include of a macro cannot be checked: write the name")
@@ -85,6 +88,10 @@ def complaints(top):
                     found.append(f'{source}:{line}: "{m.group(2)}" is not in the tree')
                 continue
             target = os.path.dirname(path)
+            if path.endswith(".bpf.h"):
+                if not kernel_half or target != folder:
+                    found.append(f"{source}:{line}: {path} is for the kernel half beside it only")
+                continue
             if "*" in allowed and target in ARROWS or target in allowed:
                 continue
             arrows = ", ".join(sorted(allowed)) or "nothing"
@@ -149,7 +156,8 @@ HOUSE = {
     "daemon/main.c": '#include "nft/ruleset.h"\n',
     "nft/ruleset.h": '#include "addr.h"\n',
     "bpf/cgroup.h": "",
-    "bpf/connect.bpf.c": '#include <linux/bpf.h>\n#include "bpf_abi.h"\n',
+    "bpf/connect.bpf.c": '#include <linux/bpf.h>\n#include "bpf_abi.h"\n#include "bpf/part.bpf.h"\n',
+    "bpf/part.bpf.h": '#include "bpf_abi.h"\n',
     "tests/unit/fixture.h": "",
 }
 VIOLATIONS = [
@@ -168,6 +176,7 @@ VIOLATIONS = [
     ("daemon/keeper/janitor.c", '#include "flow/flow.h"', "daemon/keeper may include only"),
     ("nft/batch.c", '#include "bpf/cgroup.h"', "nft may include only"),
     ("bpf/dgram.bpf.c", '#include "base/loop.h"', "bpf may include only include"),
+    ("bpf/policy.c", '#include "bpf/part.bpf.h"', "is for the kernel half"),
     ("daemon/cli/demo.c", '#include "tests/unit/fixture.h"', "daemon/cli may include only"),
     ("daemon/attic/old.c", "", "has no floor"),
     ("daemon/flow/table.c", '#include "flow/flow_old.h"', "is not in the tree"),

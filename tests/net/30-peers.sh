@@ -140,7 +140,7 @@ for hook in cgroup output; do
     like "$(through $hook "$TOOLS/who" -t 60 10.99.99.99 "${AT[tor]}")" '^(lost=RST|connect=E[A-Z]+)$' "tor, $hook: an internal address is refused by its reply"
 done
 check "tor has read the request" -- grep -q 'Rejecting SOCKS request' "${LOG[tor]}"
-check "and the reply code is in the line" -- grep -q 'upstream tor: reply 0x01' "${LOG[undersock]}"
+like "$(us_status undersock "[u['last_error'] for u in s['upstreams'] if u['name'] == 'tor']")" 'reply 0x01' "and status has its reply code"
 
 # --- every upstream but that one is in order
 is "$(us_status undersock "sorted({u['name'] for u in s['upstreams'] if not u['healthy']} - {'tor'})")" "[]" "status: all others are healthy"

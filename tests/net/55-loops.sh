@@ -73,10 +73,10 @@ is "$(logged 'that nobody redirected was reset' undersock)" 1 "the log says so o
 is "$(requests)" 0 "nothing was asked of the upstream"
 
 # --- an application that speaks SOCKS itself, and what is on the upstream's host
-is "$(who "$TOOLS/pattern" both -t 20 -x "$PROXY4:1080" "$NET4" 9000 0 2>&1 | grep -c .)" 1 "(an application speaks SOCKS itself)"
-is "$(requests)" 1 "output: one request, its own"
-who cg app "$TOOLS/load" rr -n 1 -x "$PROXY4:1080" "$NET4" 9000 >/dev/null
-is "$(requests)" 2 "cgroup: one request, its own"
+check "an application that speaks SOCKS itself (output)" -- who "$TOOLS/end" client-exit -x "$PROXY4:1080" "$NET4" 9000 10
+is "$(requests)" 1 "one request, its own"
+check "an application that speaks SOCKS itself (cgroup)" -- who cg app "$TOOLS/end" client-exit -x "$PROXY4:1080" "$NET4" 9000 10
+is "$(requests)" 2 "one request, its own"
 is "$(us_sum undersock accepted)" 0 "the upstreams are not captured"
 is "$(who "$TOOLS/who" "$PROXY4" 9000)" "$CLIENT4" "a private destination on the upstream's host goes direct"
 is "$(who "$TOOLS/who" "$NET4" 9000) $(who "$TOOLS/who" "$NET6" 9000)" "$EXIT4 $EXIT6" "others go through (output)"
