@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The one address type. An IPv4 address is stored as ::ffff:a.b.c.d, so one comparison, one hash and
- * one printer serve both families; family branches live only here and in the codecs.
+ * The one address type. An IPv4 address is stored as ::ffff:a.b.c.d, so one comparison, one hash
+ * and one printer serve both families; family branches live only here and in the codecs.
  */
 #ifndef UNDERSOCK_ADDR_H
 #define UNDERSOCK_ADDR_H
@@ -28,10 +28,10 @@ struct prefix {
 #define PREFIX_STRLEN 56
 
 bool addr_is_v4(const struct addr *a);
-bool addr_equal(const struct addr *a, const struct addr *b);    /* ip, scope and port */
-bool addr_same_ip(const struct addr *a, const struct addr *b);  /* ip only */
-bool addr_is_any(const struct addr *a);                         /* 0.0.0.0 or :: */
-bool addr_is_loopback(const struct addr *a);                    /* 127.0.0.0/8 or ::1 */
+bool addr_equal(const struct addr *a, const struct addr *b);          /* ip, scope and port */
+bool addr_same_ip(const struct addr *a, const struct addr *b);        /* ip only */
+bool addr_is_any(const struct addr *a);                               /* 0.0.0.0 or :: */
+bool addr_is_loopback(const struct addr *a);                          /* 127.0.0.0/8 or ::1 */
 void addr_set_v4(struct addr *ret, const void *be_ip, uint16_t port); /* be_ip: 4 bytes */
 void addr_set_v6(struct addr *ret, const void *be_ip, uint16_t port); /* be_ip: 16 bytes */
 
@@ -60,9 +60,9 @@ bool prefix_contains(const struct prefix *p, const struct addr *a);
 const char *prefix_format(const struct prefix *p, char buf[PREFIX_STRLEN]);
 
 /*
- * What a capture leaves alone unless `private = true`: loopback, "this network", RFC 1918, RFC 6598,
- * link-local, ULA, multicast and the limited broadcast. IPv4 first, then IPv6;
- * disjoint and sorted within a family.
+ * What a capture leaves alone unless `private = true`: loopback, "this network", RFC 1918, RFC
+ * 6598, link-local, ULA, multicast and the limited broadcast. IPv4 first, then IPv6; disjoint and
+ * sorted within a family.
  */
 extern const struct prefix addr_private_prefixes[];
 extern const size_t addr_n_private_prefixes;

@@ -64,6 +64,7 @@ struct capture_policy {
     bool private;       /* also the default exclusions of addr_private_prefixes */
     bool fail_closed;   /* on-exit = "closed": refused when the daemon is gone (see nft/guard.h) */
     bool reset_established; /* established = "reset": connections older than the rules are ended */
+    bool takes_udp; /* UDP is taken too: of udp_ports, or all when neither kind of port is given */
 
     uint16_t port_v4; /* our listener on 127.0.0.1, host order (gateway: transparent); 0: none */
     uint16_t port_v6; /* our listener on ::1, likewise */

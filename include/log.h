@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * One line per event, on standard error: "undersock: error: ...", or with the journal's <N> priority
- * prefix when standard error is the journal. Each line is one write(2), so processes don't interleave.
- * Formats are constant; credentials are never arguments.
+ * One line per event, on standard error: "undersock: error: ...", or with the journal's <N>
+ * priority prefix when standard error is the journal. Each line is one write(2), so processes don't
+ * interleave. Formats are constant; credentials are never arguments.
  */
 #ifndef UNDERSOCK_LOG_H
 #define UNDERSOCK_LOG_H
@@ -26,10 +26,10 @@ void log_flow(enum log_level level, uint64_t flow_id, const char *format, ...)
 #define log_error(...)   log_write(LOG_LEVEL_ERROR, __VA_ARGS__)
 #define log_warning(...) log_write(LOG_LEVEL_WARNING, __VA_ARGS__)
 #define log_info(...)    log_write(LOG_LEVEL_INFO, __VA_ARGS__)
-#define log_debug(...)                                                                             \
-    do {                                                                                           \
-        if (log_get_level() >= LOG_LEVEL_DEBUG)                                                    \
-            log_write(LOG_LEVEL_DEBUG, __VA_ARGS__);                                               \
+#define log_debug(...)                               \
+    do {                                             \
+        if (log_get_level() >= LOG_LEVEL_DEBUG)      \
+            log_write(LOG_LEVEL_DEBUG, __VA_ARGS__); \
     } while (0)
 
 #endif

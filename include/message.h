@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The messages between workers, keeper and the commands that ask (SEQPACKET sockets): fixed-width records,
- * one per packet, length-checked before use. Numbers are in host order: both ends are the same binary on
- * the same machine, and `version` says so.
+ * The messages between workers, keeper and the commands that ask (SEQPACKET sockets): fixed-width
+ * records, one per packet, length-checked before use. Numbers are in host order: both ends are the
+ * same binary on the same machine, and `version` says so.
  */
 #ifndef UNDERSOCK_MESSAGE_H
 #define UNDERSOCK_MESSAGE_H
@@ -14,18 +14,20 @@
 #define MESSAGE_VERSION 1u
 
 enum message_type {
-    MESSAGE_STATUS = 1, /* request; answered by one MESSAGE_STATUS_REPLY per worker, then MESSAGE_END */
-    MESSAGE_FLOWS,      /* request; answered by MESSAGE_FLOW per flow, then MESSAGE_END */
-    MESSAGE_RELOAD,     /* request; answered by MESSAGE_TEXT (errors) and MESSAGE_END */
-    MESSAGE_STOP,       /* request; answered by MESSAGE_END, then the daemon stops */
-    MESSAGE_DRAIN,      /* keeper to worker: accept no more, end when the last flow has ended */
+    MESSAGE_STATUS =
+        1,          /* request; answered by one MESSAGE_STATUS_REPLY per worker, then MESSAGE_END */
+    MESSAGE_FLOWS,  /* request; answered by MESSAGE_FLOW per flow, then MESSAGE_END */
+    MESSAGE_RELOAD, /* request; answered by MESSAGE_TEXT (errors) and MESSAGE_END */
+    MESSAGE_STOP,   /* request; answered by MESSAGE_END, then the daemon stops */
+    MESSAGE_DRAIN,  /* keeper to worker: accept no more, end when the last flow has ended */
     MESSAGE_STATUS_REPLY,
     MESSAGE_FLOW,
     MESSAGE_CAPTURE,  /* status: one per capture */
     MESSAGE_UPSTREAM, /* status: one per upstream and worker */
     MESSAGE_TEXT,     /* a line for the user */
     MESSAGE_END,      /* `result`: 0 or -errno */
-    MESSAGE_HELLO,    /* first answer of all: how many workers will answer, each until its MESSAGE_END */
+    MESSAGE_HELLO, /* first answer of all: how many workers will answer, each until its MESSAGE_END
+                    */
 };
 
 struct message_header {
@@ -36,15 +38,15 @@ struct message_header {
 
 /* Counters of one worker since it started. All monotonic but `flows`. */
 struct message_stats {
-    uint64_t flows;         /* alive now */
-    uint64_t accepted;      /* flows begun */
-    uint64_t granted;       /* upstream said yes */
-    uint64_t failed;        /* upstream said no, or was not to be had */
-    uint64_t finished;      /* ended with FIN both ways */
-    uint64_t reset;         /* ended by a reset, idle timeout or error */
-    uint64_t refused_full;  /* table, memory or descriptors full */
-    uint64_t refused_loop;  /* came back to us */
-    uint64_t refused_stray; /* nobody redirected it: a direct connection to our listener */
+    uint64_t flows;                /* alive now */
+    uint64_t accepted;             /* flows begun */
+    uint64_t granted;              /* upstream said yes */
+    uint64_t failed;               /* upstream said no, or was not to be had */
+    uint64_t finished;             /* ended with FIN both ways */
+    uint64_t reset;                /* ended by a reset, idle timeout or error */
+    uint64_t refused_full;         /* table, memory or descriptors full */
+    uint64_t refused_loop;         /* came back to us */
+    uint64_t refused_stray;        /* nobody redirected it: a direct connection to our listener */
     uint64_t bytes_up, bytes_down; /* of ended flows */
     uint64_t bytes_copied, bytes_spliced;
     uint64_t to_splice, to_copy, no_pipe, no_stash;
@@ -121,9 +123,9 @@ union message {
     struct message_hello hello;
 };
 
-#define MESSAGE_HEADER(t, l)                                                                       \
-    {                                                                                              \
-        .type = (t), .version = MESSAGE_VERSION, .length = (uint32_t)(l)                           \
+#define MESSAGE_HEADER(t, l)                                             \
+    {                                                                    \
+        .type = (t), .version = MESSAGE_VERSION, .length = (uint32_t)(l) \
     }
 
 #endif

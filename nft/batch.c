@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The owning socket, and the kernel's errors in words.
+ * The owning socket.
  *
  * Theory of operation. The first transaction makes the table and insists that there is none. A
  * later one could delete the table and make it again, but one transaction is not as atomic for
@@ -25,7 +25,6 @@
 #include "nft/batch.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,14 +34,13 @@
 
 #include <libmnl/libmnl.h>
 #include <libnftnl/common.h>
-#include <libnftnl/table.h>
 #include <linux/netfilter.h>
 #include <linux/netfilter/nf_tables.h>
 
 #include "nft/build.h"
+#include "nft/explain.h"
 #include "nft/form.h"
 #include "nft/ruleset.h"
-#include "nft/text.h"
 #include "nft/transaction.h"
 
 struct nft_owner {
@@ -54,165 +52,6 @@ struct nft_owner {
     unsigned round;               /* of replacement, for the names of the first step */
 };
 
-static int __attribute__((format(printf, 4, 5)))
-say(int error, char *why, size_t size, const char *format, ...)
-{
-    va_list args;
-
-    if (size > 0) {
-        va_start(args, format);
-        vsnprintf(why, size, format, args);
-        va_end(args);
-    }
-    return error;
-}
-
-/* ---- the table as the kernel has it ---- */
-
-struct found {
-    bool there, owned;
-    uint32_t port; /* of the owner's socket */
-};
-
-static int read_table(const struct nlmsghdr *h, void *data)
-{
-    struct found *found = data;
-    struct nftnl_table *n = nftnl_table_alloc();
-
-    if (n && nftnl_table_nlmsg_parse(h, n) == 0) {
-        found->there = true;
-        found->owned = nftnl_table_is_set(n, NFTNL_TABLE_OWNER);
-        if (found->owned)
-            found->port = nftnl_table_get_u32(n, NFTNL_TABLE_OWNER);
-    }
-    nftnl_table_free(n);
-    return MNL_CB_OK;
-}
-
-/* Who has the table, asked on a socket of its own; "not there" when it cannot be told. */
-static struct found find_table(const char *table)
-{
-    struct found found = {.there = false};
-    _Alignas(struct nlmsghdr) char buf[16384];
-    struct mnl_socket *socket = mnl_socket_open2(NETLINK_NETFILTER, SOCK_CLOEXEC);
-    struct nftnl_table *n = nftnl_table_alloc();
-
-    if (!socket || !n || mnl_socket_bind(socket, 0, MNL_SOCKET_AUTOPID) < 0 ||
-        nftnl_table_set_str(n, NFTNL_TABLE_NAME, table) < 0)
-        goto out;
-    struct nlmsghdr *h = nftnl_nlmsg_build_hdr(buf, NFT_MSG_GETTABLE, NFPROTO_INET, NLM_F_ACK, 1);
-
-    nftnl_table_nlmsg_build_payload(h, n);
-    if (mnl_socket_sendto(socket, h, h->nlmsg_len) < 0)
-        goto out;
-    for (;;) {
-        ssize_t len = mnl_socket_recvfrom(socket, buf, sizeof(buf));
-
-        if (len <= 0 || mnl_cb_run(buf, (size_t)len, 1, mnl_socket_get_portid(socket), read_table,
-                                   &found) <= MNL_CB_STOP)
-            break;
-    }
-out:
-    nftnl_table_free(n);
-    if (socket)
-        mnl_socket_close(socket);
-    return found;
-}
-
-/* ---- errors ---- */
-
-static int explain_batch(int error, char *why, size_t size)
-{
-    switch (error) {
-    case -EPERM:
-        return say(error, why, size,
-                   "nftables: CAP_NET_ADMIN is missing in this network namespace");
-    case -EOPNOTSUPP:
-    case -EPROTONOSUPPORT:
-    case -EAFNOSUPPORT:
-        return say(-EOPNOTSUPP, why, size,
-                   "nftables: this kernel has no nf_tables (CONFIG_NF_TABLES)");
-    case -EPROTO:
-        return say(error, why, size, "nftables: the kernel did not answer for every object");
-    default:
-        return say(error, why, size, "nftables: %s", strerror(-error));
-    }
-}
-
-static int explain_table(const char *table, int error, char *why, size_t size)
-{
-    struct found found = find_table(table);
-
-    if (found.there && found.owned)
-        return say(-EBUSY, why, size,
-                   "nftables: table inet %s is owned by another process (netlink port %u, most "
-                   "likely its pid): is another undersock running in this network namespace?",
-                   table, found.port);
-    if (found.there)
-        return say(
-            -EEXIST, why, size,
-            "nftables: table inet %s is there and nobody owns it; if it is left over, remove "
-            "it: nft delete table inet %s",
-            table, table);
-    switch (error) {
-    case -EAFNOSUPPORT:
-        return say(-EOPNOTSUPP, why, size,
-                   "nftables: this kernel has no tables of family inet (CONFIG_NF_TABLES_INET)");
-    case -EINVAL:
-    case -EOPNOTSUPP:
-        return say(-EOPNOTSUPP, why, size,
-                   "nftables: this kernel's tables cannot have an owner (Linux 5.12 can)");
-    default:
-        return say(error, why, size, "nftables: table inet %s: %s", table, strerror(-error));
-    }
-}
-
-static int explain_rule(const struct nft_ruleset *rs, const struct nft_label *label, int error,
-                        char *why, size_t size)
-{
-    char *text = nft_rule_text(rs, label->index, label->rule);
-    /* An expression that no module provides is "not found". */
-    bool missing = error == -ENOENT || error == -EOPNOTSUPP;
-
-    say(error, why, size, "nftables: chain %s, rule \"%s\": %s", rs->chains[label->index].name,
-        text ? text : "?", missing ? "this kernel lacks an expression of it" : strerror(-error));
-    free(text);
-    return missing ? -EOPNOTSUPP : error;
-}
-
-/* One line for the object of `rs` (NULL when none is involved) that the kernel refused, and our
- * errno for it. */
-static int explain(const char *table, const struct nft_ruleset *rs, const struct nft_label *label,
-                   int error, char *why, size_t size)
-{
-    bool missing = error == -ENOENT || error == -EOPNOTSUPP;
-
-    switch (label->object) {
-    case NFT_OBJECT_BATCH:
-        return explain_batch(error, why, size);
-    case NFT_OBJECT_TABLE:
-        return explain_table(table, error, why, size);
-    case NFT_OBJECT_SET:
-        return say(missing ? -EOPNOTSUPP : error, why, size, "nftables: set %s: %s",
-                   rs->sets[label->index].name,
-                   missing ? "this kernel has no sets of this kind" : strerror(-error));
-    case NFT_OBJECT_ELEMENTS:
-        return say(error, why, size, "nftables: the elements of set %s: %s",
-                   rs->sets[label->index].name, strerror(-error));
-    case NFT_OBJECT_CHAIN:
-        return say(missing ? -EOPNOTSUPP : error, why, size, "nftables: chain %s: %s",
-                   rs->chains[label->index].name,
-                   missing ? "this kernel has no chains of this type (CONFIG_NFT_NAT)"
-                           : strerror(-error));
-    case NFT_OBJECT_OLD:
-        return say(error, why, size, "nftables: what is installed cannot be replaced: %s",
-                   strerror(-error));
-    case NFT_OBJECT_RULE:
-        break;
-    }
-    return explain_rule(rs, label, error, why, size);
-}
-
 /* Commits what `t` holds (unless making it failed with `r`) and frees it. */
 static int commit(struct nft_owner *owner, struct nft_transaction *t, int r,
                   const struct nft_ruleset *rs, char *why, size_t size)
@@ -223,7 +62,7 @@ static int commit(struct nft_owner *owner, struct nft_transaction *t, int r,
         r = nft_transaction_commit(t, owner->socket, &label);
     owner->seq += (uint32_t)t->n_labels;
     nft_transaction_free(t);
-    return r < 0 ? explain(owner->table, rs, &label, r, why, size) : 0;
+    return r < 0 ? nft_explain(owner->table, rs, &label, r, why, size) : 0;
 }
 
 /* ---- the owner ---- */
@@ -240,15 +79,15 @@ int nft_owner_open_table(const char *table, struct nft_owner **ret, char *why, s
     int capped = 1, r;
 
     if (strlen(table) >= sizeof(owner->table))
-        return say(-ENAMETOOLONG, why, size, "nftables: the table's name is too long");
+        return nft_say(-ENAMETOOLONG, why, size, "nftables: the table's name is too long");
     owner = calloc(1, sizeof(*owner));
     if (!owner)
-        return explain_batch(-ENOMEM, why, size);
+        return nft_explain_batch(-ENOMEM, why, size);
     strcpy(owner->table, table);
     owner->seq = (uint32_t)time(NULL);
     owner->socket = mnl_socket_open2(NETLINK_NETFILTER, SOCK_CLOEXEC);
     if (!owner->socket || mnl_socket_bind(owner->socket, 0, MNL_SOCKET_AUTOPID) < 0) {
-        r = explain_batch(-errno, why, size);
+        r = nft_explain_batch(-errno, why, size);
         goto fail;
     }
     /* Errors need not bring our own message back; a kernel that cannot leave it out may send it. */
@@ -271,7 +110,7 @@ static int install(struct nft_owner *owner, const struct nft_ruleset *rs, char *
     int r = nft_transaction_begin(&t, owner->seq);
 
     if (r == 0)
-        r = nft_build_table(&t, NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_EXCL, owner->table);
+        r = nft_build_table(&t, NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_EXCL, owner->table, true);
     if (r == 0)
         r = nft_build_sets(&t, place, rs);
     if (r == 0)
@@ -368,49 +207,39 @@ static int exchange(struct nft_owner *owner, const struct nft_ruleset *rs, char 
     return 0;
 }
 
-static int replace(struct nft_owner *owner, const struct nft_ruleset *rs, char *why, size_t size)
-{
-    struct nft_ruleset *outline = nft_form_outline(rs);
-    int r;
-
-    if (!outline)
-        return explain_batch(-ENOMEM, why, size);
-    r = owner->installed ? exchange(owner, rs, why, size) : install(owner, rs, why, size);
-    if (r < 0) {
-        nft_ruleset_free(outline);
-        return r;
-    }
-    nft_ruleset_free(owner->installed);
-    owner->installed = outline;
-    return 0;
-}
-
 /*
- * No rules any more, but a nat chain: without one (ours or anybody's) the kernel stops translating
- * the packets of the connections that are redirected already, and they hang.
+ * What replaces a table keeps the chains that connections of the old one need. Without a nat chain
+ * (ours or anybody's) the kernel stops translating the packets of redirected connections; without
+ * the chain that finds their sockets, the packets of a gateway's connections are forwarded.
  */
-static int replace_with_bare_chains(struct nft_owner *owner, char *why, size_t size)
-{
-    struct nft_ruleset *bare = nft_form_new();
-    int r = bare ? 0 : -ENOMEM;
-
-    for (size_t i = 0; r == 0 && i < owner->installed->n_chains; i++) {
-        const struct nft_chain *c = &owner->installed->chains[i];
-        unsigned index;
-
-        if (c->type == NFT_CHAIN_NAT)
-            r = nft_form_add_chain(bare, c->name, c->type, c->hook, c->priority, &index);
-    }
-    r = r < 0 ? explain_batch(r, why, size) : replace(owner, bare, why, size);
-    nft_ruleset_free(bare);
-    return r;
-}
-
 int nft_owner_replace(struct nft_owner *owner, const struct nft_ruleset *rs, char *why, size_t size)
 {
-    if (!nft_ruleset_empty(rs))
-        return replace(owner, rs, why, size);
-    return owner->installed ? replace_with_bare_chains(owner, why, size) : 0;
+    struct nft_ruleset *whole = nft_form_copy(rs), *outline = NULL;
+    int r = whole ? 0 : -ENOMEM;
+
+    if (r == 0 && owner->installed)
+        r = nft_form_inherit(whole, owner->installed);
+    if (r == 0)
+        outline = nft_form_outline(whole);
+    if (r == 0 && !outline)
+        r = -ENOMEM;
+    if (r < 0)
+        r = nft_explain_batch(r, why, size);
+    else if (owner->installed)
+        r = exchange(owner, whole, why, size);
+    else if (!nft_ruleset_empty(whole))
+        r = install(owner, whole, why, size);
+    else
+        goto out; /* nothing then, nothing now */
+    if (r == 0) {
+        nft_ruleset_free(owner->installed);
+        owner->installed = outline;
+        outline = NULL;
+    }
+out:
+    nft_ruleset_free(outline);
+    nft_ruleset_free(whole);
+    return r;
 }
 
 int nft_owner_remove(struct nft_owner *owner, char *why, size_t size)
@@ -422,7 +251,7 @@ int nft_owner_remove(struct nft_owner *owner, char *why, size_t size)
         return 0;
     r = nft_transaction_begin(&t, owner->seq);
     if (r == 0)
-        r = nft_build_table(&t, NFT_MSG_DELTABLE, 0, owner->table);
+        r = nft_build_table(&t, NFT_MSG_DELTABLE, 0, owner->table, true);
     r = commit(owner, &t, r, NULL, why, size);
     if (r == 0) {
         nft_ruleset_free(owner->installed);

@@ -27,7 +27,8 @@
 #define NFT_NOTE_HOST_ORDER 1
 #define NFT_NOTE_BIG_ENDIAN 2
 
-int nft_build_table(struct nft_transaction *t, uint16_t type, uint16_t flags, const char *table)
+int nft_build_table(struct nft_transaction *t, uint16_t type, uint16_t flags, const char *table,
+                    bool owned)
 {
     static const struct nft_label label = {.object = NFT_OBJECT_TABLE};
     struct nftnl_table *n = nftnl_table_alloc();
@@ -36,7 +37,7 @@ int nft_build_table(struct nft_transaction *t, uint16_t type, uint16_t flags, co
     if (!n)
         return -ENOMEM;
     if (nftnl_table_set_str(n, NFTNL_TABLE_NAME, table) == 0) {
-        if (type == NFT_MSG_NEWTABLE)
+        if (type == NFT_MSG_NEWTABLE && owned)
             nftnl_table_set_u32(n, NFTNL_TABLE_FLAGS, NFT_TABLE_F_OWNER);
         h = nft_transaction_next(t, type, flags, label);
     }
@@ -100,8 +101,9 @@ static int name_set(struct nftnl_set *n, struct nft_place place, const struct nf
  */
 static int set_note(struct nftnl_set *n, const struct nft_set *set)
 {
-    uint32_t order =
-        nft_types[set->types[0]].host_order ? NFT_NOTE_HOST_ORDER : NFT_NOTE_BIG_ENDIAN;
+    uint32_t order = nft_types[set->types[0]].host_order || set->types[0] == NFT_TYPE_IFNAME
+                         ? NFT_NOTE_HOST_ORDER
+                         : NFT_NOTE_BIG_ENDIAN;
     struct nftnl_udata_buf *note = nftnl_udata_buf_alloc(NFT_USERDATA_MAXLEN);
     int r = -ENOMEM;
 
@@ -222,20 +224,24 @@ static int build_rule(struct nft_transaction *t, struct nft_place place,
     const struct nft_label label = {.object = NFT_OBJECT_RULE, .index = chain, .rule = rule};
     struct nftnl_rule *n = nftnl_rule_alloc();
     struct nlmsghdr *h = NULL;
+    int r = -ENOMEM;
 
     if (!n)
-        return -ENOMEM;
+        return r;
     nftnl_rule_set_u32(n, NFTNL_RULE_FAMILY, NFPROTO_INET);
     if (nftnl_rule_set_str(n, NFTNL_RULE_TABLE, place.table) == 0 &&
-        nftnl_rule_set_str(n, NFTNL_RULE_CHAIN, rs->chains[chain].name) == 0 &&
-        nft_expr_add_all(rs, place.suffix, &rs->chains[chain].rules[rule], n) == 0)
+        nftnl_rule_set_str(n, NFTNL_RULE_CHAIN, rs->chains[chain].name) == 0)
+        r = nft_expr_add_all(rs, place.suffix, &rs->chains[chain].rules[rule], n);
+    if (r == 0) {
         h = nft_transaction_next(t, NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, label);
+        r = h ? 0 : -ENOMEM;
+    }
     if (h) {
         nftnl_rule_nlmsg_build_payload(h, n);
         nft_transaction_add(t, h);
     }
     nftnl_rule_free(n);
-    return h ? 0 : -ENOMEM;
+    return r;
 }
 
 int nft_build_sets(struct nft_transaction *t, struct nft_place place, const struct nft_ruleset *rs)

@@ -3,6 +3,7 @@
 #ifndef UNDERSOCK_NFT_BUILD_H
 #define UNDERSOCK_NFT_BUILD_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct nft_ruleset;
@@ -18,8 +19,9 @@ struct nft_place {
 
 /* All append messages to the transaction. -ENOMEM. */
 
-/* NFT_MSG_NEWTABLE or NFT_MSG_DELTABLE for an owned table of family inet; `flags` are NLM_F_*. */
-int nft_build_table(struct nft_transaction *t, uint16_t type, uint16_t flags, const char *table);
+/* NFT_MSG_NEWTABLE or NFT_MSG_DELTABLE for a table of family inet; `flags` are NLM_F_*. */
+int nft_build_table(struct nft_transaction *t, uint16_t type, uint16_t flags, const char *table,
+                    bool owned);
 /* The sets with their elements. */
 int nft_build_sets(struct nft_transaction *t, struct nft_place place, const struct nft_ruleset *rs);
 /* The chains, still without rules, that `old` (NULL: none) has not. */

@@ -7,6 +7,7 @@
 #include <netinet/ip.h>
 #include <netinet/ip6.h>
 #include <netinet/tcp.h>
+#include <netinet/udp.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -17,13 +18,15 @@
 #include <linux/netfilter/nf_tables.h>
 
 #include "nft/build.h"
+#include "nft/cgroup.h"
 
 /* Where the kernel finds a field. */
-enum source { META, NETWORK_HEADER, TRANSPORT_HEADER };
+enum source { META, NETWORK_HEADER, TRANSPORT_HEADER, FIB, CT, SOCKET };
 
 static const struct {
     enum source source;
-    uint32_t at; /* NFT_META_*, or bytes into the header */
+    uint32_t
+        at; /* NFT_META_*, NFT_CT_*, NFT_SOCKET_*, NFT_FIB_RESULT_*, or bytes into the header */
 } loads[] = {
     [NFT_FIELD_META_NFPROTO] = {META, NFT_META_NFPROTO},
     [NFT_FIELD_META_L4PROTO] = {META, NFT_META_L4PROTO},
@@ -33,6 +36,15 @@ static const struct {
     [NFT_FIELD_IP6_DADDR] = {NETWORK_HEADER, offsetof(struct ip6_hdr, ip6_dst)},
     [NFT_FIELD_TCP_DPORT] = {TRANSPORT_HEADER, offsetof(struct tcphdr, th_dport)},
     [NFT_FIELD_TCP_FLAGS] = {TRANSPORT_HEADER, offsetof(struct tcphdr, th_flags)},
+    [NFT_FIELD_UDP_DPORT] = {TRANSPORT_HEADER, offsetof(struct udphdr, uh_dport)},
+    [NFT_FIELD_META_IIFNAME] = {META, NFT_META_IIFNAME},
+    [NFT_FIELD_FIB_DADDR_TYPE] = {FIB, NFT_FIB_RESULT_ADDRTYPE},
+    [NFT_FIELD_CT_STATE] = {CT, NFT_CT_STATE},
+    [NFT_FIELD_CT_STATUS] = {CT, NFT_CT_STATUS},
+    [NFT_FIELD_CT_DIRECTION] = {CT, NFT_CT_DIRECTION},
+    [NFT_FIELD_CT_LABEL] = {CT, NFT_CT_LABELS},
+    [NFT_FIELD_SOCKET_TRANSPARENT] = {SOCKET, NFT_SOCKET_TRANSPARENT},
+    [NFT_FIELD_SOCKET_WILDCARD] = {SOCKET, NFT_SOCKET_WILDCARD},
 };
 
 /* The rule under construction and what is known of the packet by now. */
@@ -63,22 +75,47 @@ static void set_data(struct writer *w, struct nftnl_expr *e, uint16_t attr, cons
 
 static void load(struct writer *w, enum nft_field field, uint32_t reg)
 {
-    bool meta = loads[field].source == META;
-    struct nftnl_expr *e = add(w, meta ? "meta" : "payload");
+    static const char *const names[] = {
+        [META] = "meta",
+        [NETWORK_HEADER] = "payload",
+        [TRANSPORT_HEADER] = "payload",
+        [FIB] = "fib",
+        [CT] = "ct",
+        [SOCKET] = "socket",
+    };
+    struct nftnl_expr *e = add(w, names[loads[field].source]);
+    uint32_t base = NFT_PAYLOAD_TRANSPORT_HEADER;
 
     if (!e)
         return;
-    if (meta) {
+    switch (loads[field].source) {
+    case META:
         nftnl_expr_set_u32(e, NFTNL_EXPR_META_KEY, loads[field].at);
         nftnl_expr_set_u32(e, NFTNL_EXPR_META_DREG, reg);
-        return;
+        break;
+    case FIB:
+        nftnl_expr_set_u32(e, NFTNL_EXPR_FIB_RESULT, loads[field].at);
+        nftnl_expr_set_u32(e, NFTNL_EXPR_FIB_FLAGS, NFTA_FIB_F_DADDR);
+        nftnl_expr_set_u32(e, NFTNL_EXPR_FIB_DREG, reg);
+        break;
+    case CT:
+        nftnl_expr_set_u32(e, NFTNL_EXPR_CT_KEY, loads[field].at);
+        nftnl_expr_set_u32(e, NFTNL_EXPR_CT_DREG, reg);
+        break;
+    case SOCKET:
+        nftnl_expr_set_u32(e, NFTNL_EXPR_SOCKET_KEY, loads[field].at);
+        nftnl_expr_set_u32(e, NFTNL_EXPR_SOCKET_DREG, reg);
+        break;
+    case NETWORK_HEADER:
+        base = NFT_PAYLOAD_NETWORK_HEADER;
+        __attribute__((fallthrough));
+    case TRANSPORT_HEADER:
+        nftnl_expr_set_u32(e, NFTNL_EXPR_PAYLOAD_BASE, base);
+        nftnl_expr_set_u32(e, NFTNL_EXPR_PAYLOAD_OFFSET, loads[field].at);
+        nftnl_expr_set_u32(e, NFTNL_EXPR_PAYLOAD_LEN, nft_types[nft_fields[field].type].size);
+        nftnl_expr_set_u32(e, NFTNL_EXPR_PAYLOAD_DREG, reg);
+        break;
     }
-    nftnl_expr_set_u32(e, NFTNL_EXPR_PAYLOAD_BASE,
-                       loads[field].source == NETWORK_HEADER ? NFT_PAYLOAD_NETWORK_HEADER
-                                                             : NFT_PAYLOAD_TRANSPORT_HEADER);
-    nftnl_expr_set_u32(e, NFTNL_EXPR_PAYLOAD_OFFSET, loads[field].at);
-    nftnl_expr_set_u32(e, NFTNL_EXPR_PAYLOAD_LEN, nft_types[nft_fields[field].type].size);
-    nftnl_expr_set_u32(e, NFTNL_EXPR_PAYLOAD_DREG, reg);
 }
 
 static void compare(struct writer *w, enum nft_op op, const void *data, uint32_t size)
@@ -123,16 +160,10 @@ void nft_expr_put_data(enum nft_type type, const uint8_t *data, uint8_t *ret)
     }
 }
 
-/* reg = reg & mask, unless the mask is all ones. */
-static void apply_mask(struct writer *w, const uint8_t *mask, uint32_t size)
+/* reg = reg & mask */
+static void and_mask(struct writer *w, const uint8_t *mask, uint32_t size)
 {
     static const uint8_t zero[16];
-    bool all_ones = true;
-
-    for (uint32_t i = 0; i < size; i++)
-        all_ones = all_ones && mask[i] == 0xff;
-    if (all_ones)
-        return;
     struct nftnl_expr *e = add(w, "bitwise");
 
     if (!e)
@@ -143,6 +174,45 @@ static void apply_mask(struct writer *w, const uint8_t *mask, uint32_t size)
     nftnl_expr_set_u32(e, NFTNL_EXPR_BITWISE_LEN, size);
     set_data(w, e, NFTNL_EXPR_BITWISE_MASK, mask, size);
     set_data(w, e, NFTNL_EXPR_BITWISE_XOR, zero, size);
+}
+
+/* reg = reg & mask, unless the mask is all ones. */
+static void apply_mask(struct writer *w, const uint8_t *mask, uint32_t size)
+{
+    bool all_ones = true;
+
+    for (uint32_t i = 0; i < size; i++)
+        all_ones = all_ones && mask[i] == 0xff;
+    if (!all_ones)
+        and_mask(w, mask, size);
+}
+
+/* The bits of a number as the kernel keeps labels: an array of longs. */
+static void put_label(uint32_t label, uint8_t ret[16])
+{
+    unsigned long bits[16 / sizeof(long)] = {0};
+    unsigned per_long = 8 * sizeof(long);
+
+    bits[label / per_long % (sizeof(bits) / sizeof(bits[0]))] = 1ul << label % per_long;
+    memcpy(ret, bits, 16);
+}
+
+/* Whether the register has any of the bits of `value`. */
+static void compare_any(struct writer *w, enum nft_type type, const uint8_t *value)
+{
+    static const uint8_t zero[16];
+    uint8_t bits[16];
+
+    if (type == NFT_TYPE_CT_LABEL) {
+        uint32_t label;
+
+        memcpy(&label, value + 12, sizeof(label));
+        put_label(ntohl(label), bits);
+    } else {
+        nft_expr_put_data(type, value, bits);
+    }
+    and_mask(w, bits, nft_types[type].size);
+    compare(w, NFT_OP_NEQ, zero, nft_types[type].size);
 }
 
 static void add_lookup(struct writer *w, const struct nft_ruleset *rs, const struct nft_match *m)
@@ -176,6 +246,10 @@ static void add_match(struct writer *w, const struct nft_ruleset *rs, const stru
         add_lookup(w, rs, m);
         return;
     }
+    if (m->op == NFT_OP_ANY) {
+        compare_any(w, type, m->value);
+        return;
+    }
     nft_expr_put_data(type, m->value, value);
     nft_expr_put_data(type, m->mask, mask);
     apply_mask(w, mask, nft_types[type].size);
@@ -189,9 +263,11 @@ static void add_match(struct writer *w, const struct nft_ruleset *rs, const stru
 static void add_verdict(struct writer *w, const struct nft_ruleset *rs, const struct nft_expr *x)
 {
     static const uint32_t codes[] = {
+        [NFT_VERDICT_ACCEPT] = NF_ACCEPT,
         [NFT_VERDICT_DROP] = NF_DROP,
         [NFT_VERDICT_RETURN] = (uint32_t)NFT_RETURN,
         [NFT_VERDICT_JUMP] = (uint32_t)NFT_JUMP,
+        [NFT_VERDICT_GOTO] = (uint32_t)NFT_GOTO,
     };
     struct nftnl_expr *e = add(w, "immediate");
 
@@ -199,43 +275,112 @@ static void add_verdict(struct writer *w, const struct nft_ruleset *rs, const st
         return;
     nftnl_expr_set_u32(e, NFTNL_EXPR_IMM_DREG, NFT_REG_VERDICT);
     nftnl_expr_set_u32(e, NFTNL_EXPR_IMM_VERDICT, codes[x->verdict]);
-    if (x->verdict == NFT_VERDICT_JUMP &&
+    if ((x->verdict == NFT_VERDICT_JUMP || x->verdict == NFT_VERDICT_GOTO) &&
         nftnl_expr_set_str(e, NFTNL_EXPR_IMM_CHAIN, rs->chains[x->chain].name) < 0)
         w->failed = true;
+}
+
+static void load_data(struct writer *w, uint32_t reg, const void *data, uint32_t size)
+{
+    struct nftnl_expr *e = add(w, "immediate");
+
+    if (!e)
+        return;
+    nftnl_expr_set_u32(e, NFTNL_EXPR_IMM_DREG, reg);
+    set_data(w, e, NFTNL_EXPR_IMM_DATA, data, size);
 }
 
 static void add_redirect(struct writer *w, uint16_t port)
 {
     uint16_t be = htons(port);
-    struct nftnl_expr *e = add(w, "immediate");
 
-    if (!e)
-        return;
-    nftnl_expr_set_u32(e, NFTNL_EXPR_IMM_DREG, NFT_REG32_00);
-    set_data(w, e, NFTNL_EXPR_IMM_DATA, &be, sizeof(be));
-    e = add(w, "redir");
+    load_data(w, NFT_REG32_00, &be, sizeof(be));
+    struct nftnl_expr *e = add(w, "redir");
+
     if (!e)
         return;
     nftnl_expr_set_u32(e, NFTNL_EXPR_REDIR_REG_PROTO_MIN, NFT_REG32_00);
     nftnl_expr_set_u32(e, NFTNL_EXPR_REDIR_FLAGS, NF_NAT_RANGE_PROTO_SPECIFIED);
 }
 
-static void add_tcp_reset(struct writer *w)
+static void add_tproxy(struct writer *w, bool v6, uint16_t port)
+{
+    static const uint8_t loopback4[4] = {127, 0, 0, 1}, loopback6[16] = {[15] = 1};
+    uint16_t be = htons(port);
+    uint32_t port_reg = v6 ? NFT_REG32_04 : NFT_REG32_01;
+
+    load_data(w, NFT_REG32_00, v6 ? loopback6 : loopback4, v6 ? 16 : 4);
+    load_data(w, port_reg, &be, sizeof(be));
+    struct nftnl_expr *e = add(w, "tproxy");
+
+    if (!e)
+        return;
+    nftnl_expr_set_u32(e, NFTNL_EXPR_TPROXY_FAMILY, v6 ? NFPROTO_IPV6 : NFPROTO_IPV4);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_TPROXY_REG_ADDR, NFT_REG32_00);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_TPROXY_REG_PORT, port_reg);
+}
+
+static void add_set_mark(struct writer *w, uint32_t mark)
+{
+    load_data(w, NFT_REG32_00, &mark, sizeof(mark));
+    struct nftnl_expr *e = add(w, "meta");
+
+    if (!e)
+        return;
+    nftnl_expr_set_u32(e, NFTNL_EXPR_META_KEY, NFT_META_MARK);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_META_SREG, NFT_REG32_00);
+}
+
+static void add_set_label(struct writer *w, uint32_t label)
+{
+    uint8_t bits[16];
+
+    put_label(label, bits);
+    load_data(w, NFT_REG32_00, bits, sizeof(bits));
+    struct nftnl_expr *e = add(w, "ct");
+
+    if (!e)
+        return;
+    nftnl_expr_set_u32(e, NFTNL_EXPR_CT_KEY, NFT_CT_LABELS);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_CT_SREG, NFT_REG32_00);
+}
+
+/* The kernel compares the ancestor of the socket's cgroup at that level, by its number. */
+static int add_cgroup(struct writer *w, const char *path)
+{
+    uint64_t id;
+    int r = nft_cgroup_id(path, &id);
+
+    if (r < 0)
+        return r;
+    struct nftnl_expr *e = add(w, "socket");
+
+    if (!e)
+        return -ENOMEM;
+    nftnl_expr_set_u32(e, NFTNL_EXPR_SOCKET_KEY, NFT_SOCKET_CGROUPV2);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_SOCKET_LEVEL, nft_cgroup_level(path));
+    nftnl_expr_set_u32(e, NFTNL_EXPR_SOCKET_DREG, NFT_REG32_00);
+    compare(w, NFT_OP_EQ, &id, sizeof(id));
+    return 0;
+}
+
+static void add_reject(struct writer *w, uint32_t type, uint8_t code)
 {
     struct nftnl_expr *e = add(w, "reject");
 
     if (!e)
         return;
-    nftnl_expr_set_u32(e, NFTNL_EXPR_REJECT_TYPE, NFT_REJECT_TCP_RST);
-    nftnl_expr_set_u8(e, NFTNL_EXPR_REJECT_CODE, 0);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_REJECT_TYPE, type);
+    nftnl_expr_set_u8(e, NFTNL_EXPR_REJECT_CODE, code);
 }
 
 int nft_expr_add_all(const struct nft_ruleset *rs, const char *suffix, const struct nft_rule *rule,
                      struct nftnl_rule *ret)
 {
     struct writer w = {.rule = ret, .suffix = suffix};
+    int r = 0;
 
-    for (unsigned i = 0; i < rule->n_exprs; i++) {
+    for (unsigned i = 0; r == 0 && i < rule->n_exprs; i++) {
         const struct nft_expr *x = &rule->exprs[i];
 
         switch (x->kind) {
@@ -249,9 +394,24 @@ int nft_expr_add_all(const struct nft_ruleset *rs, const char *suffix, const str
             add_redirect(&w, x->port);
             break;
         case NFT_EXPR_TCP_RESET:
-            add_tcp_reset(&w);
+            add_reject(&w, NFT_REJECT_TCP_RST, 0);
+            break;
+        case NFT_EXPR_REJECT:
+            add_reject(&w, NFT_REJECT_ICMPX_UNREACH, NFT_REJECT_ICMPX_ADMIN_PROHIBITED);
+            break;
+        case NFT_EXPR_CGROUP:
+            r = add_cgroup(&w, rs->cgroups[x->cgroup]);
+            break;
+        case NFT_EXPR_TPROXY:
+            add_tproxy(&w, x->v6, x->port);
+            break;
+        case NFT_EXPR_SET_MARK:
+            add_set_mark(&w, x->number);
+            break;
+        case NFT_EXPR_SET_LABEL:
+            add_set_label(&w, x->number);
             break;
         }
     }
-    return w.failed ? -ENOMEM : 0;
+    return w.failed ? -ENOMEM : r;
 }

@@ -11,7 +11,8 @@ struct nftnl_rule;
  * Appends the expressions of `rule` to `ret`. Like nft, it adds the matches without which a field
  * means nothing (the family before an address, the protocol before a port), each once in a rule and
  * right before the first field that needs it, so that nft leaves them out again when it lists.
- * `suffix` is put behind the names of sets. -ENOMEM.
+ * `suffix` is put behind the names of sets. -ENOMEM; -ENOENT: a
+ * cgroup is not there, or no cgroup2 is mounted.
  */
 int nft_expr_add_all(const struct nft_ruleset *rs, const char *suffix, const struct nft_rule *rule,
                      struct nftnl_rule *ret);

@@ -22,6 +22,13 @@ const struct nft_type_info nft_types[] = {
     [NFT_TYPE_IPV6_ADDR] = {"ipv6_addr", 8, 16, false, true, 1},
     [NFT_TYPE_INET_SERVICE] = {"inet_service", 13, 2, false, false, 5},
     [NFT_TYPE_TCP_FLAG] = {"tcp_flag", 15, 1, false, false, 5},
+    [NFT_TYPE_IFNAME] = {"ifname", 41, 16, false, false, 1},
+    [NFT_TYPE_FIB_ADDR] = {"fib_addrtype", 43, 4, true, false, 5},
+    [NFT_TYPE_CT_STATE] = {"ct_state", 26, 4, true, false, 5},
+    [NFT_TYPE_CT_STATUS] = {"ct_status", 28, 4, true, false, 5},
+    [NFT_TYPE_CT_DIR] = {"ct_dir", 27, 1, false, false, 5},
+    [NFT_TYPE_CT_LABEL] = {"ct_label", 33, 16, false, false, 5},
+    [NFT_TYPE_BOOLEAN] = {"boolean", 44, 1, false, false, 5},
 };
 
 const struct nft_field_info nft_fields[] = {
@@ -33,6 +40,15 @@ const struct nft_field_info nft_fields[] = {
     [NFT_FIELD_IP6_DADDR] = {"ip6 daddr", NFT_TYPE_IPV6_ADDR, NFPROTO_IPV6, 0},
     [NFT_FIELD_TCP_DPORT] = {"tcp dport", NFT_TYPE_INET_SERVICE, 0, IPPROTO_TCP},
     [NFT_FIELD_TCP_FLAGS] = {"tcp flags", NFT_TYPE_TCP_FLAG, 0, IPPROTO_TCP},
+    [NFT_FIELD_UDP_DPORT] = {"udp dport", NFT_TYPE_INET_SERVICE, 0, IPPROTO_UDP},
+    [NFT_FIELD_META_IIFNAME] = {"iifname", NFT_TYPE_IFNAME, 0, 0},
+    [NFT_FIELD_FIB_DADDR_TYPE] = {"fib daddr type", NFT_TYPE_FIB_ADDR, 0, 0},
+    [NFT_FIELD_CT_STATE] = {"ct state", NFT_TYPE_CT_STATE, 0, 0},
+    [NFT_FIELD_CT_STATUS] = {"ct status", NFT_TYPE_CT_STATUS, 0, 0},
+    [NFT_FIELD_CT_DIRECTION] = {"ct direction", NFT_TYPE_CT_DIR, 0, 0},
+    [NFT_FIELD_CT_LABEL] = {"ct label", NFT_TYPE_CT_LABEL, 0, 0},
+    [NFT_FIELD_SOCKET_TRANSPARENT] = {"socket transparent", NFT_TYPE_BOOLEAN, 0, 0},
+    [NFT_FIELD_SOCKET_WILDCARD] = {"socket wildcard", NFT_TYPE_BOOLEAN, 0, 0},
 };
 
 /* The array with room for one more element of `size` bytes, perhaps moved; NULL: no memory. */
@@ -71,8 +87,11 @@ void nft_ruleset_free(struct nft_ruleset *rs)
         free(rs->sets[i].elems);
     for (size_t i = 0; i < rs->n_chains; i++)
         free(rs->chains[i].rules);
+    for (size_t i = 0; i < rs->n_cgroups; i++)
+        free(rs->cgroups[i]);
     free(rs->sets);
     free(rs->chains);
+    free(rs->cgroups);
     free(rs);
 }
 
@@ -119,6 +138,44 @@ int nft_form_add_chain(struct nft_ruleset *rs, const char *name, enum nft_chain_
     return 0;
 }
 
+int nft_form_add_cgroup(struct nft_ruleset *rs, const char *path, unsigned *ret_index)
+{
+    char **cgroups = grow(rs->cgroups, rs->n_cgroups, &rs->cap_cgroups, sizeof(*cgroups));
+    char *copy = strdup(path);
+
+    if (cgroups)
+        rs->cgroups = cgroups;
+    if (!cgroups || !copy) {
+        free(copy);
+        return -ENOMEM;
+    }
+    rs->cgroups[rs->n_cgroups] = copy;
+    *ret_index = (unsigned)rs->n_cgroups++;
+    return 0;
+}
+
+void nft_chain_keep(struct nft_chain *chain)
+{
+    chain->lasting = true;
+    chain->n_kept = chain->n_rules;
+}
+
+/* The chain with its first `n` rules, which go on naming chains by their old index. */
+static int copy_chain(struct nft_ruleset *to, const struct nft_chain *chain, size_t n,
+                      unsigned *ret_index)
+{
+    int r =
+        nft_form_add_chain(to, chain->name, chain->type, chain->hook, chain->priority, ret_index);
+
+    if (r < 0)
+        return r;
+    to->chains[*ret_index].lasting = chain->lasting;
+    to->chains[*ret_index].n_kept = chain->n_kept;
+    for (size_t i = 0; r == 0 && i < n; i++)
+        r = nft_chain_append(&to->chains[*ret_index], &chain->rules[i]);
+    return r;
+}
+
 struct nft_ruleset *nft_form_outline(const struct nft_ruleset *rs)
 {
     struct nft_ruleset *outline = nft_form_new();
@@ -129,12 +186,85 @@ struct nft_ruleset *nft_form_outline(const struct nft_ruleset *rs)
         r = nft_form_add_set(outline, rs->sets[i].name, rs->sets[i].types, rs->sets[i].n_types,
                              rs->sets[i].interval, &index);
     for (size_t i = 0; r == 0 && i < rs->n_chains; i++)
-        r = nft_form_add_chain(outline, rs->chains[i].name, rs->chains[i].type, rs->chains[i].hook,
-                               rs->chains[i].priority, &index);
+        r = copy_chain(outline, &rs->chains[i], rs->chains[i].lasting ? rs->chains[i].n_kept : 0,
+                       &index);
     if (r == 0)
         return outline;
     nft_ruleset_free(outline);
     return NULL;
+}
+
+struct nft_ruleset *nft_form_copy(const struct nft_ruleset *rs)
+{
+    struct nft_ruleset *copy = nft_form_new();
+    unsigned index;
+    int r = copy ? 0 : -ENOMEM;
+
+    for (size_t i = 0; r == 0 && i < rs->n_sets; i++) {
+        const struct nft_set *set = &rs->sets[i];
+
+        r = nft_form_add_set(copy, set->name, set->types, set->n_types, set->interval, &index);
+        for (size_t j = 0; r == 0 && j < set->n_elems; j++)
+            r = nft_set_add(&copy->sets[index], set->elems[j].first, set->elems[j].last);
+    }
+    for (size_t i = 0; r == 0 && i < rs->n_chains; i++)
+        r = copy_chain(copy, &rs->chains[i], rs->chains[i].n_rules, &index);
+    for (size_t i = 0; r == 0 && i < rs->n_cgroups; i++)
+        r = nft_form_add_cgroup(copy, rs->cgroups[i], &index);
+    if (r == 0)
+        return copy;
+    nft_ruleset_free(copy);
+    return NULL;
+}
+
+/* The index of the chain of this name; the number of chains when there is none. */
+static size_t find_chain(const struct nft_ruleset *rs, const char *name)
+{
+    size_t i = 0;
+
+    while (i < rs->n_chains && strcmp(rs->chains[i].name, name) != 0)
+        i++;
+    return i;
+}
+
+bool nft_form_find_chain(const struct nft_ruleset *rs, const char *name, unsigned *ret_index)
+{
+    size_t i = find_chain(rs, name);
+
+    if (i == rs->n_chains)
+        return false;
+    *ret_index = (unsigned)i;
+    return true;
+}
+
+/*
+ * Rules name chains by index, which is another one in another form. First all chains, then where
+ * the new ones jump to. A lasting chain jumps only to lasting chains.
+ */
+int nft_form_inherit(struct nft_ruleset *rs, const struct nft_ruleset *old)
+{
+    size_t first = rs->n_chains;
+    unsigned index;
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < old->n_chains; i++)
+        if (old->chains[i].lasting && find_chain(rs, old->chains[i].name) == rs->n_chains)
+            r = copy_chain(rs, &old->chains[i], old->chains[i].n_kept, &index);
+    if (r < 0)
+        return r;
+    for (size_t i = first; i < rs->n_chains; i++)
+        for (size_t j = 0; j < rs->chains[i].n_rules; j++) {
+            struct nft_rule *rule = &rs->chains[i].rules[j];
+
+            for (unsigned k = 0; k < rule->n_exprs; k++) {
+                struct nft_expr *e = &rule->exprs[k];
+
+                if (e->kind == NFT_EXPR_VERDICT &&
+                    (e->verdict == NFT_VERDICT_JUMP || e->verdict == NFT_VERDICT_GOTO))
+                    e->chain = (unsigned)find_chain(rs, old->chains[e->chain].name);
+            }
+        }
+    return 0;
 }
 
 bool nft_form_has_chain(const struct nft_ruleset *rs, const struct nft_chain *chain)
@@ -185,9 +315,9 @@ static int by_value(const void *a, const void *b)
 }
 
 /*
- * nft 1.0.6 reads the bytes of a concatenation as one number of the host, so that on a
- * little-endian machine their last byte decides first. Padding takes part as zeros, which changes
- * nothing.
+ * nft 1.0.6 reads the bytes of a concatenation, and of a name, as one number of the host, so that
+ * on a little-endian machine their last byte decides first. Padding takes part as zeros, which
+ * changes nothing.
  */
 static int by_concatenation(const void *a, const void *b)
 {
@@ -223,7 +353,7 @@ void nft_set_finish(struct nft_set *set)
     if (set->n_elems == 0)
         return;
     qsort(set->elems, set->n_elems, sizeof(set->elems[0]),
-          set->n_types > 1 ? by_concatenation : by_value);
+          set->n_types > 1 || set->types[0] == NFT_TYPE_IFNAME ? by_concatenation : by_value);
     for (size_t i = 1; i < set->n_elems; i++) {
         struct nft_elem *a = &set->elems[n], *b = &set->elems[i];
 
@@ -295,6 +425,24 @@ void nft_rule_match_masked(struct nft_rule *rule, enum nft_field field, enum nft
 void nft_rule_match(struct nft_rule *rule, enum nft_field field, enum nft_op op, uint32_t value)
 {
     nft_rule_match_masked(rule, field, op, value, UINT32_MAX);
+}
+
+void nft_rule_match_name(struct nft_rule *rule, enum nft_field field, enum nft_op op,
+                         const char *name)
+{
+    struct nft_match *m = add_match(rule, field, op);
+
+    strncpy((char *)m->value, name, sizeof(m->value) - 1);
+    memset(m->mask, 0xff, sizeof(m->mask));
+}
+
+void nft_rule_match_any(struct nft_rule *rule, enum nft_field field, uint32_t value)
+{
+    struct nft_match *m = add_match(rule, field, NFT_OP_ANY);
+    unsigned size = nft_types[nft_fields[field].type].size;
+
+    put_number(m->value, value, size);
+    memset(m->mask, 0xff, size);
 }
 
 void nft_rule_match_set(struct nft_rule *rule, enum nft_field field, enum nft_op op, unsigned set)

@@ -28,6 +28,13 @@ enum nft_type {
     NFT_TYPE_IPV6_ADDR,
     NFT_TYPE_INET_SERVICE,
     NFT_TYPE_TCP_FLAG,
+    NFT_TYPE_IFNAME,
+    NFT_TYPE_FIB_ADDR,  /* RTN_* */
+    NFT_TYPE_CT_STATE,  /* bits */
+    NFT_TYPE_CT_STATUS, /* IPS_*, bits */
+    NFT_TYPE_CT_DIR,
+    NFT_TYPE_CT_LABEL, /* the number of a bit */
+    NFT_TYPE_BOOLEAN,
 };
 
 struct nft_type_info {
@@ -48,9 +55,18 @@ enum nft_field {
     NFT_FIELD_IP6_DADDR,
     NFT_FIELD_TCP_DPORT,
     NFT_FIELD_TCP_FLAGS,
+    NFT_FIELD_UDP_DPORT,
+    NFT_FIELD_META_IIFNAME,
+    NFT_FIELD_FIB_DADDR_TYPE,
+    NFT_FIELD_CT_STATE,
+    NFT_FIELD_CT_STATUS,
+    NFT_FIELD_CT_DIRECTION,
+    NFT_FIELD_CT_LABEL,
+    NFT_FIELD_SOCKET_TRANSPARENT,
+    NFT_FIELD_SOCKET_WILDCARD,
 };
 
-enum nft_op { NFT_OP_EQ, NFT_OP_NEQ };
+enum nft_op { NFT_OP_EQ, NFT_OP_NEQ, NFT_OP_ANY /* of these bits; not for sets */ };
 
 /* Value or set that the packet's data is compared with. */
 struct nft_match {
@@ -63,21 +79,35 @@ struct nft_match {
         mask[16]; /* else: of the field's size; the mask is all ones when there is none */
 };
 
-enum nft_verdict { NFT_VERDICT_DROP, NFT_VERDICT_RETURN, NFT_VERDICT_JUMP };
+enum nft_verdict {
+    NFT_VERDICT_ACCEPT,
+    NFT_VERDICT_DROP,
+    NFT_VERDICT_RETURN,
+    NFT_VERDICT_JUMP,
+    NFT_VERDICT_GOTO,
+};
 
 enum nft_expr_kind {
     NFT_EXPR_MATCH,
     NFT_EXPR_VERDICT,
     NFT_EXPR_REDIRECT,  /* nat chains, after a match on the transport protocol */
     NFT_EXPR_TCP_RESET, /* filter chains: reject with tcp reset */
+    NFT_EXPR_REJECT,    /* filter chains: reject with icmpx admin-prohibited */
+    NFT_EXPR_CGROUP,    /* matches sockets made in a cgroup or below it, at the output hook */
+    NFT_EXPR_TPROXY,    /* prerouting, after a match on the transport protocol: to our loopback */
+    NFT_EXPR_SET_MARK,
+    NFT_EXPR_SET_LABEL, /* of connection tracking: adds one */
 };
 
 struct nft_expr {
     enum nft_expr_kind kind;
     struct nft_match match;
     enum nft_verdict verdict;
-    unsigned chain; /* NFT_VERDICT_JUMP: where to */
-    uint16_t port;  /* NFT_EXPR_REDIRECT, host order */
+    unsigned chain;  /* NFT_VERDICT_JUMP, NFT_VERDICT_GOTO: where to */
+    uint16_t port;   /* NFT_EXPR_REDIRECT, NFT_EXPR_TPROXY, host order */
+    bool v6;         /* NFT_EXPR_TPROXY: to ::1, else to 127.0.0.1 */
+    uint32_t number; /* NFT_EXPR_SET_MARK, NFT_EXPR_SET_LABEL */
+    unsigned cgroup; /* NFT_EXPR_CGROUP: which of the form's */
 };
 
 struct nft_rule {
@@ -92,6 +122,12 @@ struct nft_chain {
     enum nft_chain_type type;
     unsigned hook; /* enum nf_inet_hooks; base chains only, policy accept */
     int priority;
+    /*
+     * Connections that earlier rules took still need the chain: where it is left out of what
+     * replaces it, it stays with its first n_kept rules, which use no sets.
+     */
+    bool lasting;
+    size_t n_kept;
     struct nft_rule *rules;
     size_t n_rules, cap_rules;
 };
@@ -115,6 +151,8 @@ struct nft_ruleset {
     size_t n_sets, cap_sets;
     struct nft_chain *chains;
     size_t n_chains, cap_chains;
+    char **cgroups; /* paths below the root of cgroup2 */
+    size_t n_cgroups, cap_cgroups;
 };
 
 extern const struct nft_type_info nft_types[];
@@ -129,15 +167,24 @@ struct nft_field_info {
 extern const struct nft_field_info nft_fields[];
 
 struct nft_ruleset *nft_form_new(void);
-/* The sets without their elements and the chains without their rules; NULL: no memory. */
+/* The sets without their elements, the chains without all rules but the kept ones; NULL: no memory.
+ */
 struct nft_ruleset *nft_form_outline(const struct nft_ruleset *rs);
 /* Whether the form has the very chain: of this name, type, hook and priority. */
 bool nft_form_has_chain(const struct nft_ruleset *rs, const struct nft_chain *chain);
+/* What `rs` lacks of the lasting chains of `old` is appended to it. -ENOMEM. */
+int nft_form_inherit(struct nft_ruleset *rs, const struct nft_ruleset *old);
+/* All of it, elements and rules included; NULL: no memory. */
+struct nft_ruleset *nft_form_copy(const struct nft_ruleset *rs);
+bool nft_form_find_chain(const struct nft_ruleset *rs, const char *name, unsigned *ret_index);
 /* Append an empty object; *ret_index is its index. -ENOMEM. */
 int nft_form_add_set(struct nft_ruleset *rs, const char *name, const enum nft_type *types,
                      unsigned n_types, bool interval, unsigned *ret_index);
 int nft_form_add_chain(struct nft_ruleset *rs, const char *name, enum nft_chain_type type,
                        unsigned hook, int priority, unsigned *ret_index);
+int nft_form_add_cgroup(struct nft_ruleset *rs, const char *path, unsigned *ret_index);
+/* The rules that the chain has by now are what is kept of it. */
+void nft_chain_keep(struct nft_chain *chain);
 /* `key` and `last` have the set's key length; last NULL: a single value. -ENOMEM. */
 int nft_set_add(struct nft_set *set, const void *key, const void *last);
 /* Brings the elements into nft's order, without duplicates; intervals that overlap or touch become
@@ -153,6 +200,11 @@ struct nft_expr *nft_rule_add(struct nft_rule *rule, enum nft_expr_kind kind);
 void nft_rule_match(struct nft_rule *rule, enum nft_field field, enum nft_op op, uint32_t value);
 void nft_rule_match_masked(struct nft_rule *rule, enum nft_field field, enum nft_op op,
                            uint32_t value, uint32_t mask);
+/* A name as it stands; at most 15 bytes of it count. */
+void nft_rule_match_name(struct nft_rule *rule, enum nft_field field, enum nft_op op,
+                         const char *name);
+/* One of the bits of a NFT_TYPE_CT_STATE or NFT_TYPE_CT_STATUS, or the NFT_TYPE_CT_LABEL. */
+void nft_rule_match_any(struct nft_rule *rule, enum nft_field field, uint32_t value);
 void nft_rule_match_set(struct nft_rule *rule, enum nft_field field, enum nft_op op, unsigned set);
 void nft_rule_match_pair(struct nft_rule *rule, enum nft_field a, enum nft_field b, unsigned set);
 void nft_rule_verdict(struct nft_rule *rule, enum nft_verdict verdict, unsigned chain);

@@ -3,8 +3,8 @@
  * on-exit = "closed". A second table that nobody owns, so that it outlives the daemon: behind the
  * first one (priority 10), it rejects what captures with `fail_closed` would have taken. While the
  * daemon runs it sees nothing of that, as redirected packets no longer look like it; from the
- * moment the first table is gone it refuses what comes by. TCP gets a reset, the rest an ICMP
- * "administratively prohibited".
+ * moment the first table is gone it refuses what comes by. TCP gets a reset, UDP (of captures with
+ * takes_udp) an ICMP "administratively prohibited".
  *
  * `nft delete table inet undersock-guard` lifts it by hand.
  *
@@ -23,12 +23,12 @@
 struct nft_ruleset;
 
 /*
- * What the captures with `fail_closed` would take, of every hook, in the order of the file: captures
- * without it come before it as returns. Pure. Empty (nft_ruleset_empty()) when no capture asks. The
- * caller frees it with nft_ruleset_free(). A capture by cgroup names its cgroup in the rule, which
- * the kernel resolves when the rule is installed: make the cgroup first.
+ * What the captures with `fail_closed` would take, of every hook, first match in the order of the
+ * file: what another capture selects before them is let pass. Pure. Empty (nft_ruleset_empty())
+ * when no capture asks. The caller frees it with nft_ruleset_free(). A capture by cgroup names its
+ * cgroup in the rule, which the kernel resolves when the rule is installed: make the cgroup first.
  *
- * -EINVAL: as nft_ruleset_build(); -ENAMETOOLONG: a cgroup's path; -ENOMEM.
+ * -EINVAL: as nft_ruleset_build(); -ENOMEM.
  */
 int nft_guard_build(const struct capture_set *set, struct nft_ruleset **ret);
 /*
@@ -41,7 +41,8 @@ int nft_guard_build(const struct capture_set *set, struct nft_ruleset **ret);
 int nft_guard_install(const struct nft_ruleset *rs, char *why, size_t size);
 /* Lifts it; 0 also when it is not there. Errors as above. */
 int nft_guard_remove(char *why, size_t size);
-/* As `nft list table inet undersock-guard` (1.0.6) prints it; NULL: no memory. The caller frees it. */
+/* As `nft list table inet undersock-guard` (1.0.6) prints it; NULL: no memory. The caller frees it.
+ */
 char *nft_guard_text(const struct nft_ruleset *rs);
 
 #endif

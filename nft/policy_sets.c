@@ -2,6 +2,7 @@
 #include "nft/policy_sets.h"
 
 #include <ctype.h>
+#include <net/if.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -22,9 +23,25 @@ static bool any_of_family(const struct prefix *p, size_t n, enum nft_family f)
     return false;
 }
 
-bool nft_selects_tcp(const struct capture_policy *p)
+static bool is_about(const struct nft_scope *scope, const struct capture_policy *p)
 {
-    return p->hook == CAPTURE_OUTPUT && (p->n_tcp_ports > 0 || p->n_udp_ports == 0);
+    return (scope->hooks >> p->hook & 1) && !(p->hook == CAPTURE_GATEWAY && p->n_uids > 0);
+}
+
+bool nft_selects_tcp(const struct capture_policy *p, const struct nft_scope *scope)
+{
+    return is_about(scope, p) && (p->n_tcp_ports > 0 || p->n_udp_ports == 0);
+}
+
+bool nft_selects_udp(const struct capture_policy *p, const struct nft_scope *scope)
+{
+    return scope->udp && p->takes_udp && is_about(scope, p) &&
+           (p->n_udp_ports > 0 || p->n_tcp_ports == 0);
+}
+
+bool nft_selects(const struct capture_policy *p, const struct nft_scope *scope)
+{
+    return nft_selects_tcp(p, scope) || nft_selects_udp(p, scope);
 }
 
 bool nft_selects_family(const struct capture_policy *p, enum nft_family f)
@@ -39,8 +56,9 @@ uint16_t nft_listener_port(const struct capture_policy *p, enum nft_family f)
 
 static int add_set(struct nft_ruleset *rs, const char *name, enum nft_type type, unsigned *ret)
 {
-    /* Numbers of users come one by one; ports and addresses come in ranges. */
-    return nft_form_add_set(rs, name, &type, 1, type != NFT_TYPE_UID, ret);
+    /* Users and interfaces come one by one; ports and addresses come in ranges. */
+    return nft_form_add_set(rs, name, &type, 1, type != NFT_TYPE_UID && type != NFT_TYPE_IFNAME,
+                            ret);
 }
 
 /* A set of addresses with ports, "<name>4" or "<name>6". */
@@ -132,6 +150,24 @@ static int add_uid_set(struct nft_ruleset *rs, const char *name, const uint32_t 
     return r;
 }
 
+static int add_interface_set(struct nft_ruleset *rs, const char *name, const char *const *names,
+                             size_t n, unsigned *ret)
+{
+    if (n == 0)
+        return 0;
+    int r = add_set(rs, name, NFT_TYPE_IFNAME, ret);
+
+    for (size_t i = 0; r == 0 && i < n; i++) {
+        char key[NFT_KEY_SIZE] = "";
+
+        strncpy(key, names[i], IFNAMSIZ - 1);
+        r = nft_set_add(&rs->sets[*ret], key, NULL);
+    }
+    if (r == 0)
+        nft_set_finish(&rs->sets[*ret]);
+    return r;
+}
+
 static int add_upstreams(struct nft_ruleset *rs, const struct capture_set *set, enum nft_family f,
                          unsigned *ret)
 {
@@ -176,15 +212,15 @@ static int add_listeners(struct nft_ruleset *rs, const struct capture_set *set, 
     return r;
 }
 
-static int add_private(struct nft_ruleset *rs, const struct capture_set *set, enum nft_family f,
-                       unsigned *ret)
+static int add_private(struct nft_ruleset *rs, const struct capture_set *set,
+                       const struct nft_scope *scope, enum nft_family f, unsigned *ret)
 {
     bool needed = false;
 
     for (size_t i = 0; i < set->n_policies; i++) {
         const struct capture_policy *p = &set->policies[i];
 
-        needed = needed || (nft_selects_tcp(p) && nft_selects_family(p, f) && !p->private);
+        needed = needed || (nft_selects(p, scope) && nft_selects_family(p, f) && !p->private);
     }
     if (!needed)
         return 0;
@@ -192,18 +228,20 @@ static int add_private(struct nft_ruleset *rs, const struct capture_set *set, en
 }
 
 int nft_add_shared_sets(struct nft_ruleset *rs, const struct capture_set *set,
-                        struct nft_shared_sets *ret)
+                        const struct nft_scope *scope, struct nft_shared_sets *ret)
 {
+    bool at_output = !scope->guard && scope->hooks >> CAPTURE_OUTPUT & 1;
     int r = 0;
 
     *ret = (struct nft_shared_sets){
         {NFT_NO_SET, NFT_NO_SET}, {NFT_NO_SET, NFT_NO_SET}, {NFT_NO_SET, NFT_NO_SET}};
     for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++)
         r = add_upstreams(rs, set, f, &ret->upstreams[f]);
-    for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++)
+    /* Elsewhere our listeners are among the addresses of this host, which are left alone. */
+    for (enum nft_family f = NFT_V4; r == 0 && at_output && f < NFT_N_FAMILIES; f++)
         r = add_listeners(rs, set, f, &ret->listeners[f]);
     for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++)
-        r = add_private(rs, set, f, &ret->private[f]);
+        r = add_private(rs, set, scope, f, &ret->private[f]);
     return r;
 }
 
@@ -242,7 +280,7 @@ static void make_id(const struct nft_ruleset *rs, const char *name, char ret[NFT
 }
 
 int nft_add_capture_sets(struct nft_ruleset *rs, const struct capture_policy *p,
-                         struct nft_capture_sets *ret)
+                         const struct nft_scope *scope, struct nft_capture_sets *ret)
 {
     char id[NFT_ID_SIZE], name[NFT_ID_SIZE + 16];
     int r = 0;
@@ -250,8 +288,12 @@ int nft_add_capture_sets(struct nft_ruleset *rs, const struct capture_policy *p,
     *ret = (struct nft_capture_sets){.to = {NFT_NO_SET, NFT_NO_SET},
                                      .not_to = {NFT_NO_SET, NFT_NO_SET},
                                      .tcp = NFT_NO_SET,
+                                     .udp = NFT_NO_SET,
                                      .uid = NFT_NO_SET,
-                                     .not_uid = NFT_NO_SET};
+                                     .not_uid = NFT_NO_SET,
+                                     .interfaces = NFT_NO_SET};
+    bool gateway = p->hook == CAPTURE_GATEWAY;
+
     make_id(rs, p->name, id);
     for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++) {
         snprintf(name, sizeof(name), "%s_to", id);
@@ -263,13 +305,19 @@ int nft_add_capture_sets(struct nft_ruleset *rs, const struct capture_policy *p,
             r = add_prefix_set(rs, name, f, p->not_to, p->n_not_to, &ret->not_to[f]);
     }
     snprintf(name, sizeof(name), "%s_uid", id);
-    if (r == 0)
+    if (r == 0 && !gateway)
         r = add_uid_set(rs, name, p->uids, p->n_uids, &ret->uid);
     snprintf(name, sizeof(name), "%s_notuid", id);
-    if (r == 0)
+    if (r == 0 && !gateway)
         r = add_uid_set(rs, name, p->not_uids, p->n_not_uids, &ret->not_uid);
+    snprintf(name, sizeof(name), "%s_if", id);
+    if (r == 0 && gateway)
+        r = add_interface_set(rs, name, p->interfaces, p->n_interfaces, &ret->interfaces);
     snprintf(name, sizeof(name), "%s_tcp", id);
     if (r == 0)
         r = add_port_set(rs, name, p->tcp_ports, p->n_tcp_ports, &ret->tcp);
+    snprintf(name, sizeof(name), "%s_udp", id);
+    if (r == 0 && nft_selects_udp(p, scope))
+        r = add_port_set(rs, name, p->udp_ports, p->n_udp_ports, &ret->udp);
     return r;
 }

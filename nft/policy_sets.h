@@ -14,6 +14,13 @@
 
 enum nft_family { NFT_V4, NFT_V6, NFT_N_FAMILIES };
 
+/* What a table is about. */
+struct nft_scope {
+    unsigned hooks; /* 1 << enum capture_hook */
+    bool udp;       /* UDP as well as TCP */
+    bool guard;     /* the guard's own */
+};
+
 /* Those that all captures share; NFT_NO_SET where there would be nothing in it. */
 struct nft_shared_sets {
     unsigned upstreams[NFT_N_FAMILIES], listeners[NFT_N_FAMILIES]; /* address . port */
@@ -23,11 +30,16 @@ struct nft_shared_sets {
 /* Those of one capture; NFT_NO_SET where it does not ask. */
 struct nft_capture_sets {
     unsigned to[NFT_N_FAMILIES], not_to[NFT_N_FAMILIES];
-    unsigned tcp, uid, not_uid;
+    unsigned tcp, udp, uid, not_uid, interfaces;
 };
 
-/* Whether the capture has a say in TCP connections at the output hook. */
-bool nft_selects_tcp(const struct capture_policy *p);
+/*
+ * Whether the capture has a say in TCP (UDP) there. Forwarded traffic has no user: a gateway
+ * capture with `uid` selects nothing, and `not-uid` says nothing about it.
+ */
+bool nft_selects_tcp(const struct capture_policy *p, const struct nft_scope *scope);
+bool nft_selects_udp(const struct capture_policy *p, const struct nft_scope *scope);
+bool nft_selects(const struct capture_policy *p, const struct nft_scope *scope);
 /* Whether it does for destinations of the family: `to` of IPv4 prefixes alone selects no IPv6. */
 bool nft_selects_family(const struct capture_policy *p, enum nft_family f);
 /* 0: the capture has no listener in the family. */
@@ -35,8 +47,8 @@ uint16_t nft_listener_port(const struct capture_policy *p, enum nft_family f);
 
 /* Both fill `ret` also when they fail halfway; the sets belong to `rs`. -ENOMEM. */
 int nft_add_shared_sets(struct nft_ruleset *rs, const struct capture_set *set,
-                        struct nft_shared_sets *ret);
+                        const struct nft_scope *scope, struct nft_shared_sets *ret);
 int nft_add_capture_sets(struct nft_ruleset *rs, const struct capture_policy *p,
-                         struct nft_capture_sets *ret);
+                         const struct nft_scope *scope, struct nft_capture_sets *ret);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the output captures ask of nftables, as a form: a table with its sets, chains and rules,
- * made from policy alone. nft/text.h prints it, nft/batch.h installs it.
+ * What the output and gateway captures ask of nftables, as a form: a table with its sets, chains
+ * and rules, made from policy alone. nft/text.h prints it, nft/batch.h installs it.
  */
 #ifndef UNDERSOCK_NFT_RULESET_H
 #define UNDERSOCK_NFT_RULESET_H
@@ -15,19 +15,20 @@
 struct nft_ruleset;
 
 /*
- * Translates the policies of `set` with hook CAPTURE_OUTPUT, in their order, and ignores the others
- * but for their listeners, which no capture takes. Pure: no kernel, no privilege. The form keeps
+ * Translates the policies of `set` with hook CAPTURE_OUTPUT or CAPTURE_GATEWAY, in their order, and
+ * ignores the others but for their listeners, which no capture takes. Each hook has chains of its
+ * own, whose first match wins. Pure: no kernel, no privilege. The form keeps
  * nothing of `set`. The caller frees it.
  *
  * A family for which a CAPTURE_PROXY has no listener (port 0) is refused, not let through.
  *
  * -EINVAL: own_mark has bits outside own_mask, a port range is upside down, or a prefix is longer
- * than 128; -ENOMEM.
+ * than 128, or an interface's name than 15 bytes; -ENOMEM.
  */
 int nft_ruleset_build(const struct capture_set *set, struct nft_ruleset **ret);
 /* NULL is allowed. */
 void nft_ruleset_free(struct nft_ruleset *rs);
-/* No output capture takes any TCP: there is no table to install, and the text is "". */
+/* No such capture takes any TCP: there is no table to install, and the text is "". */
 bool nft_ruleset_empty(const struct nft_ruleset *rs);
 
 #endif

@@ -12,7 +12,11 @@
 #include <string.h>
 
 #include <linux/netfilter.h>
+#include <linux/netfilter/nf_conntrack_common.h>
+#include <linux/netfilter/nf_conntrack_tuple_common.h>
+#include <linux/rtnetlink.h>
 
+#include "nft/cgroup.h"
 #include "nft/form.h"
 #include "nft/ruleset.h"
 
@@ -36,6 +40,32 @@ static void print_tcp_flags(FILE *out, uint8_t flags)
             fprintf(out, "%s%s", separator, names[i]);
             separator = ",";
         }
+}
+
+/* nft's word for one of the numbers or bits that we use; the number where it has none. */
+static void print_word(FILE *out, enum nft_type type, uint32_t n)
+{
+    static const struct {
+        enum nft_type type;
+        uint32_t n;
+        const char *word;
+    } words[] = {
+        {NFT_TYPE_FIB_ADDR, RTN_LOCAL, "local"},
+        {NFT_TYPE_FIB_ADDR, RTN_BROADCAST, "broadcast"},
+        {NFT_TYPE_FIB_ADDR, RTN_MULTICAST, "multicast"},
+        {NFT_TYPE_CT_STATE, NF_CT_STATE_BIT(IP_CT_NEW), "new"},
+        {NFT_TYPE_CT_STATE, NF_CT_STATE_BIT(IP_CT_ESTABLISHED), "established"},
+        {NFT_TYPE_CT_STATUS, IPS_DST_NAT, "dnat"},
+        {NFT_TYPE_CT_DIR, IP_CT_DIR_ORIGINAL, "original"},
+        {NFT_TYPE_CT_DIR, IP_CT_DIR_REPLY, "reply"},
+    };
+
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+        if (words[i].type == type && words[i].n == n) {
+            fputs(words[i].word, out);
+            return;
+        }
+    fprintf(out, type == NFT_TYPE_CT_STATUS ? "0x%x" : "%u", n);
 }
 
 static void print_value(FILE *out, enum nft_type type, const uint8_t *value)
@@ -68,6 +98,21 @@ static void print_value(FILE *out, enum nft_type type, const uint8_t *value)
         return;
     case NFT_TYPE_TCP_FLAG:
         print_tcp_flags(out, value[0]);
+        return;
+    case NFT_TYPE_IFNAME:
+        fprintf(out, "\"%.15s\"", (const char *)value);
+        return;
+    case NFT_TYPE_BOOLEAN:
+        fprintf(out, "%u", n);
+        return;
+    case NFT_TYPE_CT_LABEL:
+        fprintf(out, "%u", get_number(value + 12, 4));
+        return;
+    case NFT_TYPE_FIB_ADDR:
+    case NFT_TYPE_CT_STATE:
+    case NFT_TYPE_CT_STATUS:
+    case NFT_TYPE_CT_DIR:
+        print_word(out, type, n);
         return;
     }
 }
@@ -141,6 +186,20 @@ static bool has_mask(const struct nft_match *m, unsigned size)
     return false;
 }
 
+/* The number of leading ones when the mask is nothing else, and nft prints "value/number"; else -1. */
+static int mask_length(const uint8_t *mask, unsigned size)
+{
+    int n = 0, bits = (int)size * 8;
+
+    while (n < bits && (mask[n / 8] & (0x80 >> n % 8)))
+        n++;
+    for (int i = n; i < bits; i++) {
+        if (mask[i / 8] & (0x80 >> i % 8))
+            return -1;
+    }
+    return n;
+}
+
 static void print_match(FILE *out, const struct nft_ruleset *rs, const struct nft_match *m)
 {
     const struct nft_field_info *field = &nft_fields[m->fields[0]];
@@ -154,20 +213,58 @@ static void print_match(FILE *out, const struct nft_ruleset *rs, const struct nf
     }
 
     bool masked = has_mask(m, nft_types[field->type].size);
+    bool flags = field->type == NFT_TYPE_TCP_FLAG;
 
-    if (masked && field->type != NFT_TYPE_TCP_FLAG) {
+    if (flags && masked && m->op == NFT_OP_EQ && m->value[0] == 0) {
+        fputs(" ! ", out);
+        print_value(out, field->type, m->mask);
+        return;
+    }
+    /* "value / mask" is for flags only, and not for a flag alone. */
+    if (flags && m->op == NFT_OP_EQ && m->value[0] == m->mask[0])
+        flags = false;
+    int prefix = masked && field->type == NFT_TYPE_MARK ? mask_length(m->mask, 4) : -1;
+
+    if (prefix >= 0) {
+        fputs(m->op == NFT_OP_NEQ ? " != " : " ", out);
+        print_value(out, field->type, m->value);
+        fprintf(out, "/%d", prefix);
+        return;
+    }
+    if (masked && !flags) {
         fputs(" & ", out);
         print_value(out, field->type, m->mask);
     }
     if (m->op == NFT_OP_NEQ)
         fputs(" != ", out);
     else
-        fputs(masked && field->type != NFT_TYPE_TCP_FLAG ? " == " : " ", out);
+        fputs(masked && !flags ? " == " : " ", out);
     print_value(out, field->type, m->value);
-    if (masked && field->type == NFT_TYPE_TCP_FLAG) {
+    if (masked && flags) {
         fputs(" / ", out);
         print_value(out, field->type, m->mask);
     }
+}
+
+static void print_verdict(FILE *out, const struct nft_ruleset *rs, const struct nft_expr *e)
+{
+    static const char *const words[] = {
+        [NFT_VERDICT_ACCEPT] = "accept", [NFT_VERDICT_DROP] = "drop",
+        [NFT_VERDICT_RETURN] = "return", [NFT_VERDICT_JUMP] = "jump",
+        [NFT_VERDICT_GOTO] = "goto",
+    };
+
+    fputs(words[e->verdict], out);
+    if (e->verdict == NFT_VERDICT_JUMP || e->verdict == NFT_VERDICT_GOTO)
+        fprintf(out, " %s", rs->chains[e->chain].name);
+}
+
+static void print_cgroup(FILE *out, const char *path)
+{
+    char name[NFT_CGROUP_NAME_SIZE];
+
+    nft_cgroup_name(path, name);
+    fprintf(out, "socket cgroupv2 level %u \"%s\"", nft_cgroup_level(path), name);
 }
 
 static void print_rule(FILE *out, const struct nft_ruleset *rs, const struct nft_rule *rule)
@@ -182,16 +279,28 @@ static void print_rule(FILE *out, const struct nft_ruleset *rs, const struct nft
             print_match(out, rs, &e->match);
             break;
         case NFT_EXPR_VERDICT:
-            if (e->verdict == NFT_VERDICT_JUMP)
-                fprintf(out, "jump %s", rs->chains[e->chain].name);
-            else
-                fputs(e->verdict == NFT_VERDICT_DROP ? "drop" : "return", out);
+            print_verdict(out, rs, e);
             break;
         case NFT_EXPR_REDIRECT:
             fprintf(out, "redirect to :%u", e->port);
             break;
         case NFT_EXPR_TCP_RESET:
             fputs("reject with tcp reset", out);
+            break;
+        case NFT_EXPR_REJECT:
+            fputs("reject with icmpx admin-prohibited", out);
+            break;
+        case NFT_EXPR_CGROUP:
+            print_cgroup(out, rs->cgroups[e->cgroup]);
+            break;
+        case NFT_EXPR_TPROXY:
+            fprintf(out, e->v6 ? "tproxy ip6 to [::1]:%u" : "tproxy ip to 127.0.0.1:%u", e->port);
+            break;
+        case NFT_EXPR_SET_MARK:
+            fprintf(out, "meta mark set 0x%08x", e->number);
+            break;
+        case NFT_EXPR_SET_LABEL:
+            fprintf(out, "ct label set %u", e->number);
             break;
         }
     }
@@ -253,15 +362,21 @@ static void print_chain(FILE *out, const struct nft_ruleset *rs, const struct nf
     fputs("\t}\n", out);
 }
 
-static void print_table(FILE *out, const struct nft_ruleset *rs)
+static void print_table(FILE *out, const struct nft_ruleset *rs, const char *table, bool owned)
 {
-    fputs("table inet " NFT_TABLE " {\n\tflags owner\n", out);
+    const char *separator = owned ? "\n" : "";
+
+    fprintf(out, "table inet %s {\n", table);
+    if (owned)
+        fputs("\tflags owner\n", out);
     for (size_t i = 0; i < rs->n_sets; i++) {
-        fputc('\n', out);
+        fputs(separator, out);
+        separator = "\n";
         print_set(out, &rs->sets[i]);
     }
     for (size_t i = 0; i < rs->n_chains; i++) {
-        fputc('\n', out);
+        fputs(separator, out);
+        separator = "\n";
         print_chain(out, rs, &rs->chains[i]);
     }
     fputs("}\n", out);
@@ -280,6 +395,11 @@ static char *finish(FILE *out, char **text)
 
 char *nft_ruleset_text(const struct nft_ruleset *rs)
 {
+    return nft_ruleset_text_as(rs, NFT_TABLE, true);
+}
+
+char *nft_ruleset_text_as(const struct nft_ruleset *rs, const char *table, bool owned)
+{
     char *text = NULL;
     size_t size;
     FILE *out = open_memstream(&text, &size);
@@ -287,7 +407,7 @@ char *nft_ruleset_text(const struct nft_ruleset *rs)
     if (!out)
         return NULL;
     if (!nft_ruleset_empty(rs))
-        print_table(out, rs);
+        print_table(out, rs, table, owned);
     return finish(out, &text);
 }
 

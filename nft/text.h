@@ -7,11 +7,15 @@
 #ifndef UNDERSOCK_NFT_TEXT_H
 #define UNDERSOCK_NFT_TEXT_H
 
+#include <stdbool.h>
+
 struct nft_ruleset;
 
 /* A string with a newline at its end (empty for an empty ruleset) that the caller frees; NULL: no
  * memory. */
 char *nft_ruleset_text(const struct nft_ruleset *rs);
+/* The same for a table of another name, with an owner or without. */
+char *nft_ruleset_text_as(const struct nft_ruleset *rs, const char *table, bool owned);
 /* One rule, without indentation and newline, for messages; the caller frees it; NULL: no memory. */
 char *nft_rule_text(const struct nft_ruleset *rs, unsigned chain, unsigned rule);
 

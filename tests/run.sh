@@ -55,6 +55,7 @@ interrupted() {
     if [[ $child ]]; then
         kill -TERM "$child" 2>/dev/null
         wait "$child"
+        sed 's/^/    | /' "$out/tap"
     fi
     failed=$((failed + 1))
     bad_files+=("interrupted in ${name:-the beginning}")

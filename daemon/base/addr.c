@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The address type of include/addr.h: the only place, with the codecs, that branches on the family. */
+/* The address type of include/addr.h: the only place, with the codecs, that branches on the family.
+ */
 #include "addr.h"
 
 #include <arpa/inet.h>
@@ -12,25 +13,25 @@
 
 static const uint8_t v4_mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
-#define V4(a, b, c, d, n)                                                                          \
-    {                                                                                              \
-        {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d}, 96 + (n)                           \
+#define V4(a, b, c, d, n)                                                \
+    {                                                                    \
+        {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d}, 96 + (n) \
     }
 
 const struct prefix addr_private_prefixes[] = {
-    V4(0, 0, 0, 0, 8),              /* "this network", RFC 1122 */
-    V4(10, 0, 0, 0, 8),             /* RFC 1918 */
-    V4(100, 64, 0, 0, 10),          /* shared address space, RFC 6598 */
-    V4(127, 0, 0, 0, 8),            /* loopback */
-    V4(169, 254, 0, 0, 16),         /* link-local, RFC 3927 */
-    V4(172, 16, 0, 0, 12),          /* RFC 1918 */
-    V4(192, 168, 0, 0, 16),         /* RFC 1918 */
-    V4(224, 0, 0, 0, 4),            /* multicast */
-    V4(255, 255, 255, 255, 32),     /* limited broadcast */
-    {{0}, 127},                     /* :: and ::1 */
-    {{0xfc}, 7},                    /* ULA, RFC 4193 */
-    {{0xfe, 0x80}, 10},             /* link-local */
-    {{0xff}, 8},                    /* multicast */
+    V4(0, 0, 0, 0, 8),          /* "this network", RFC 1122 */
+    V4(10, 0, 0, 0, 8),         /* RFC 1918 */
+    V4(100, 64, 0, 0, 10),      /* shared address space, RFC 6598 */
+    V4(127, 0, 0, 0, 8),        /* loopback */
+    V4(169, 254, 0, 0, 16),     /* link-local, RFC 3927 */
+    V4(172, 16, 0, 0, 12),      /* RFC 1918 */
+    V4(192, 168, 0, 0, 16),     /* RFC 1918 */
+    V4(224, 0, 0, 0, 4),        /* multicast */
+    V4(255, 255, 255, 255, 32), /* limited broadcast */
+    {{0}, 127},                 /* :: and ::1 */
+    {{0xfc}, 7},                /* ULA, RFC 4193 */
+    {{0xfe, 0x80}, 10},         /* link-local */
+    {{0xff}, 8},                /* multicast */
 };
 const size_t addr_n_private_prefixes =
     sizeof(addr_private_prefixes) / sizeof(addr_private_prefixes[0]);
@@ -158,7 +159,8 @@ static int parse_ip(const char *text, struct addr *ret)
     uint32_t scope = 0;
 
     if (zone) {
-        /* The kernel would take "lo:80" for an alias of lo, and a port would be lost without a word. */
+        /* The kernel would take "lo:80" for an alias of lo, and a port would be lost without a
+         * word. */
         scope = strchr(zone, ':') ? 0 : if_nametoindex(zone + 1);
         if (scope == 0)
             return -EINVAL;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Flow identifiers: worker number (8 bits), generation (24), slot (32). Unique among the flows alive
- * in one daemon, and not reused before 16 million flows have passed through the same slot.
+ * Flow identifiers: worker (8 bits; its place in the keeper's table), generation (24), slot (32).
+ * Unique among the flows alive in one daemon, and not reused before 16 million flows have passed
+ * through the same slot.
  */
 #ifndef UNDERSOCK_BASE_IDENT_H
 #define UNDERSOCK_BASE_IDENT_H

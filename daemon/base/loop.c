@@ -105,7 +105,8 @@ int64_t loop_now(const struct loop *l)
 
 int loop_timer_set(struct loop *l, struct timer *t, int64_t delay, uint64_t ref)
 {
-    /* Never in the batch that armed it: a handler that arms its own timer must not keep the loop. */
+    /* Never in the batch that armed it: a handler that arms its own timer must not keep the loop.
+     */
     return timer_set(&l->timers, t, l->now + (delay > 0 ? delay : 1), ref);
 }
 

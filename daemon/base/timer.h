@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Timers: a binary heap of deadlines. The timer itself lives in its owner (which must not move or be
- * freed while it is armed); the heap holds pointers and never allocates after timer_heap_init().
+ * Timers: a binary heap of deadlines. The timer itself lives in its owner (which must not move or
+ * be freed while it is armed); the heap holds pointers and never allocates after timer_heap_init().
  */
 #ifndef UNDERSOCK_BASE_TIMER_H
 #define UNDERSOCK_BASE_TIMER_H

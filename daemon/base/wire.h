@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Cursors over a byte view, with a sticky error flag: read or write field after field, ask once at the
- * end whether all of it fitted. A failed read returns zeros and moves nothing more; a failed write
- * writes nothing more. Numbers are in network order on the wire, host order in C.
+ * Cursors over a byte view, with a sticky error flag: read or write field after field, ask once at
+ * the end whether all of it fitted. A failed read returns zeros and moves nothing more; a failed
+ * write writes nothing more. Numbers are in network order on the wire, host order in C.
  */
 #ifndef UNDERSOCK_BASE_WIRE_H
 #define UNDERSOCK_BASE_WIRE_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The commands. Each gets its own arguments (argv[0] is its name) and returns the exit code: 0 done, 1 it
- * ran and failed, 2 usage or configuration, 3 the kernel or a privilege is missing.
+ * The commands. Each gets its own arguments (argv[0] is its name) and returns the exit code: 0
+ * done, 1 it ran and failed, 2 usage or configuration, 3 the kernel or a privilege is missing.
  */
 #ifndef UNDERSOCK_CLI_CLI_H
 #define UNDERSOCK_CLI_CLI_H
@@ -24,6 +24,7 @@ int cli_status(int argc, char **argv);
 int cli_flows(int argc, char **argv);
 int cli_reload(int argc, char **argv);
 int cli_stop(int argc, char **argv);
+int cli_doctor(int argc, char **argv);
 int cli_help(int argc, char **argv);
 
 /* Short helps, printed by `help COMMAND` and `COMMAND --help`; NULL: no such command. */
@@ -32,9 +33,9 @@ const char *cli_help_text(const char *command);
 const char *cli_help_all(void);
 
 /*
- * Options shared by the commands that only take a configuration file or a socket: -c FILE, --json, --watch,
- * -h. Unset pointers stay as they are. False: it was said what is wrong (or the help was printed), and
- * `ret_exit` is the exit code.
+ * Options shared by the commands that only take a configuration file or a socket: -c FILE, --json,
+ * --watch, -h. Unset pointers stay as they are. False: it was said what is wrong (or the help was
+ * printed), and `ret_exit` is the exit code.
  */
 struct cli_options {
     const char *file;    /* -c */
@@ -47,8 +48,8 @@ bool cli_parse(int argc, char **argv, unsigned allowed, struct cli_options *ret,
 int cli_usage(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* A config_error_fn that prints the line as it is. */
 void cli_config_error(void *ctx, const char *line);
-/* Where the daemon listens: `control` of the default configuration file if that can be read, else the
- * default path. Never fails; `buf` is filled. */
+/* Where the daemon listens: `control` of the default configuration file if that can be read, else
+ * the default path. Never fails; `buf` is filled. */
 void cli_control_path(const struct cli_options *o, char *buf, size_t size);
 /* Exit 3 with one line when we lack what captures need; 0 when all is there. */
 int cli_need_privileges(const char *command);

@@ -119,8 +119,8 @@ static int flows_once(const char *path, bool json)
     char why[512] = "";
 
     if (!json)
-        printf("%-16s %-10s %-10s %-24s %-28s %-10s %-7s %-11s %8s %12s %12s %7s %s\n", "ID", "PROTO",
-               "CAPTURE", "CLIENT", "DESTINATION", "UPSTREAM", "ENGINE", "STATE", "AGE_MS",
+        printf("%-16s %-10s %-10s %-24s %-28s %-10s %-7s %-11s %8s %12s %12s %7s %s\n", "ID",
+               "PROTO", "CAPTURE", "CLIENT", "DESTINATION", "UPSTREAM", "ENGINE", "STATE", "AGE_MS",
                "BYTES_UP", "BYTES_DOWN", "PID", "COMM");
     int r = control_ask(path, MESSAGE_FLOWS, on_flow, list, why, sizeof(why));
 

@@ -19,6 +19,7 @@ static const char all[] =
     "  undersock status [--json]             what the daemon has in force\n"
     "  undersock flows  [--json] [--watch]   one line per live flow\n"
     "  undersock reload | stop               tell the running daemon\n"
+    "  undersock doctor [-c FILE] [--json]   what stands in the way here, and what mends it\n"
     "  undersock serve [-l ADDR:PORT] [-A USERFILE]\n"
     "                                        the embedded SOCKS4/4a/5 server\n"
     "  undersock demo                        all of it at work, with no set-up\n"
@@ -39,32 +40,48 @@ static const struct {
      "\n"
      "  -u URL         the SOCKS server; several make a chain, first to last\n"
      "  -o KEY=VALUE   any key of a capture or of the top level of the configuration, e.g.\n"
-     "                 -o private=true (also loopback and private destinations), -o fast-path=splice,\n"
+     "                 -o private=true (also loopback and private destinations), -o "
+     "fast-path=splice,\n"
      "                 -o tcp-ports=80,443, -o log-level=debug; also connect-timeout and\n"
      "                 handshake-timeout\n"
      "\n"
      "A password belongs into the environment: UNDERSOCK_PASSWORD=... undersock run\n"
      "-u socks5h://alice@proxy.example.net -- curl https://example.net/\n"
      "Every process that CMD starts is included; what still runs when CMD ends is ended.\n"},
-    {"daemon", "undersock daemon [-c FILE]\n\nThe service, in the foreground. FILE: " CONFIG_FILE_TEXT
-               ".\nSIGHUP and undersock reload read it again; SIGTERM, SIGINT and undersock stop end it.\n"},
+    {"daemon",
+     "undersock daemon [-c FILE]\n\nThe service, in the foreground. FILE: " CONFIG_FILE_TEXT
+     ".\nSIGHUP and undersock reload read it again; SIGTERM, SIGINT and undersock stop end it.\n"},
     {"check", "undersock check [-c FILE]\n\nValidates FILE (" CONFIG_FILE_TEXT
               ") and prints each error as FILE:LINE. Exit 2 when there is one.\n"},
-    {"rules", "undersock rules [-c FILE]\n\nPrints, in nft syntax, the table that undersock daemon would "
-              "install. Installs nothing.\n"},
-    {"status", "undersock status [--json] [-s SOCKET]\n\nWhat the running daemon has in force: captures, "
-               "upstreams, workers, counters.\n"},
-    {"flows", "undersock flows [--json] [--watch] [-s SOCKET]\n\nOne line per live flow. --watch prints the "
-              "table again every second.\n"},
-    {"reload", "undersock reload [-s SOCKET]\n\nThe daemon reads its configuration again. Established flows "
-               "go on; on an error nothing changes.\n"},
+    {"rules",
+     "undersock rules [-c FILE]\n\nPrints, in nft syntax, the table that undersock daemon would "
+     "install. Installs nothing.\n"},
+    {"status",
+     "undersock status [--json] [-s SOCKET]\n\nWhat the running daemon has in force: captures, "
+     "upstreams, workers, counters.\n"},
+    {"flows",
+     "undersock flows [--json] [--watch] [-s SOCKET]\n\nOne line per live flow. --watch prints the "
+     "table again every second.\n"},
+    {"reload",
+     "undersock reload [-s SOCKET]\n\nThe daemon reads its configuration again. Established flows "
+     "go on; on an error nothing changes.\n"},
     {"stop", "undersock stop [-s SOCKET]\n\nEnds the daemon.\n"},
-    {"serve",
-     "undersock serve [-l ADDR:PORT]... [-A USERFILE]\n\n"
-     "A SOCKS4/4a/5 server (CONNECT). Listens on 127.0.0.1:1080 unless told otherwise.\n"
-     "USERFILE: lines \"user:password\", readable by its owner only; then SOCKS5 clients must log in.\n"},
-    {"demo", "undersock demo\n\nMakes two network namespaces of its own, starts the embedded server between "
-             "them,\nruns a redirected curl and shows the flow table. Needs root; leaves nothing behind.\n"},
+    {"serve", "undersock serve [-l ADDR:PORT]... [-A USERFILE]\n\n"
+              "A SOCKS4/4a/5 server (CONNECT). Listens on 127.0.0.1:1080 unless told otherwise.\n"
+              "USERFILE: lines \"user:password\", readable by its owner only; then SOCKS5 clients "
+              "must log in.\n"},
+    {"doctor",
+     "undersock doctor [-c FILE] [--json]\n\n"
+     "Looks for what stands in the way: kernel features (by trial), sysctls, firewall rules of\n"
+     "others, each upstream (reachable, lets us in, lives on this host), limits, the "
+     "configuration.\n"
+     "One line per finding, ok, warn or fail, and the command that mends it. Changes nothing.\n"
+     "FILE: " CONFIG_DEFAULT_FILE " if it is there; without one, only the kernel and the host.\n"
+     "Exit 1 when anything fails.\n"},
+    {"demo", "undersock demo\n\nMakes two network namespaces of its own, starts the embedded "
+             "server between "
+             "them,\nruns a redirected curl and shows the flow table. Needs root; leaves nothing "
+             "behind.\n"},
     {"help", "undersock help [COMMAND]\n"},
 };
 

@@ -100,17 +100,23 @@ int cli_need_privileges(const char *command)
         unsigned cap;
         const char *name, *what;
     } needed[] = {
+        {CAP_BPF, "CAP_BPF", "BPF programs on a cgroup"},
+        {CAP_PERFMON, "CAP_PERFMON", "BPF programs on a cgroup"},
         {CAP_NET_ADMIN, "CAP_NET_ADMIN", "nftables rules and BPF programs"},
+        {CAP_NET_RAW, "CAP_NET_RAW", "marked sockets"},
         {CAP_SETUID, "CAP_SETUID", "unprivileged workers"},
         {CAP_SETGID, "CAP_SETGID", "unprivileged workers"},
+        {CAP_KILL, "CAP_KILL", "ending workers, which are another user's"},
     };
+    const char *name = NULL, *what = NULL;
 
     capng_get_caps_process();
-    bool bpf = capng_have_capability(CAPNG_EFFECTIVE, CAP_SYS_ADMIN) ||
-               capng_have_capability(CAPNG_EFFECTIVE, CAP_BPF);
-    const char *name = bpf ? NULL : "CAP_BPF", *what = "BPF programs on a cgroup";
+    bool all = capng_have_capability(CAPNG_EFFECTIVE, CAP_SYS_ADMIN);
 
     for (size_t i = 0; !name && i < sizeof(needed) / sizeof(needed[0]); i++) {
+        /* CAP_SYS_ADMIN stands in for the two that were split from it. */
+        if (all && (needed[i].cap == CAP_BPF || needed[i].cap == CAP_PERFMON))
+            continue;
         if (!capng_have_capability(CAPNG_EFFECTIVE, needed[i].cap)) {
             name = needed[i].name;
             what = needed[i].what;

@@ -24,8 +24,8 @@ static bool gives(char *const *options, size_t n, const char *key)
     return false;
 }
 
-/* The configuration has them now. The command has no need of them, nor has who reads our command line or
- * environment in /proc. */
+/* The configuration has them now. The command has no need of them, nor has who reads our command
+ * line or environment in /proc. */
 static void forget_passwords(char **urls, size_t n)
 {
     char *password = getenv("UNDERSOCK_PASSWORD");
@@ -79,8 +79,9 @@ int cli_run(int argc, char **argv)
     forget_passwords(urls, n_urls);
     if (gives(options, n_options, "hook") || gives(options, n_options, "cgroup")) {
         config_free(config);
-        return cli_usage("run", "-o hook and -o cgroup cannot be set: run redirects its own command; "
-                                "for anything else use undersock daemon");
+        return cli_usage("run",
+                         "-o hook and -o cgroup cannot be set: run redirects its own command; "
+                         "for anything else use undersock daemon");
     }
     c = cli_need_privileges("run");
     if (c != 0) {

@@ -33,8 +33,10 @@ int cli_serve(int argc, char **argv)
             if (o.n_listen == SERVE_LISTEN_MAX)
                 return cli_usage("serve", "more than %u addresses", SERVE_LISTEN_MAX);
             if (addr_parse(optarg, 1080, &listen[o.n_listen]) < 0)
-                return cli_usage("serve", "-l \"%s\" is not an address; try -l 127.0.0.1:1080 or "
-                                          "-l [::1]:1080", optarg);
+                return cli_usage("serve",
+                                 "-l \"%s\" is not an address; try -l 127.0.0.1:1080 or "
+                                 "-l [::1]:1080",
+                                 optarg);
             o.n_listen++;
         } else {
             return cli_usage("serve", "unknown option %s", argv[optind - 1]);

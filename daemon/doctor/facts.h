@@ -48,7 +48,7 @@ struct facts_interface {
     char name[IF_NAMESIZE];
     bool there, bridge;
     int rp_filter; /* the one in force: the larger of this interface's and all's */
-    int route_localnet;
+    int route_localnet, src_valid_mark; /* all's, if that is larger */
 };
 
 /* A connection on the loopback to a listener of our own, as a redirected one arrives there. */
@@ -60,7 +60,7 @@ struct facts_loopback {
 struct facts_host {
     int lo_up; /* 1, 0 */
     struct facts_loopback loopback;
-    int ip_forward, ip6_forwarding, src_valid_mark;
+    int ip_forward, ip6_forwarding;
     int bridge_nf4, bridge_nf6; /* unknown: br_netfilter is not loaded */
     struct facts_interface
         interfaces[FACTS_INTERFACES]; /* that gateway captures name; "" in none: all */
@@ -77,12 +77,14 @@ struct facts_host {
 /* ---- other people's rules (firewall.c) ---- */
 
 enum fw_trait {
-    FW_NAT = 1,           /* redirects or rewrites the destination */
-    FW_TPROXY = 2,        /* hands packets to a local socket */
-    FW_DROP_INVALID = 4,  /* drops what conntrack calls invalid */
-    FW_ACCEPT_SOCKET = 8, /* accepts by a local socket or a packet mark */
-    FW_ACCEPT_LO = 16,    /* accepts what comes in on the loopback */
-    FW_DROP = 32,         /* drops or rejects something */
+    FW_NAT = 1,               /* redirects or rewrites the destination */
+    FW_TPROXY = 2,            /* hands packets to a local socket */
+    FW_DROP_INVALID = 4,      /* drops what conntrack calls invalid */
+    FW_ACCEPT_SOCKET = 8,     /* accepts by a local socket or a packet mark */
+    FW_ACCEPT_LO = 16,        /* accepts what comes in on the loopback */
+    FW_ACCEPT_INTERFACE = 32, /* accepts all that comes in on some other interface */
+    FW_ACCEPT_ALL = 64,       /* accepts whatever gets as far as this rule */
+    FW_DROP = 128,            /* drops or rejects something */
 };
 
 /* A base chain, with the traits of the chains it jumps to. */

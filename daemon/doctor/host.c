@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <net/if.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,6 +15,8 @@
 #include <unistd.h>
 
 #include <ifaddrs.h>
+#include <linux/ethtool.h>
+#include <linux/sockios.h>
 
 #include "base/fd.h"
 #include "control/client.h"
@@ -34,6 +37,23 @@ static int is_up(const char *name)
         up = (request.ifr_flags & IFF_UP) != 0;
     fd_close(&fd);
     return up;
+}
+
+/* By its driver: sysfs shows the interfaces of whoever mounted it. */
+static bool is_bridge(const char *name)
+{
+    struct ethtool_drvinfo info = {.cmd = ETHTOOL_GDRVINFO};
+    struct ifreq request;
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    memset(&request, 0, sizeof(request));
+    snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
+    request.ifr_data = (char *)&info;
+    bool yes =
+        fd >= 0 && ioctl(fd, SIOCETHTOOL, &request) == 0 && strcmp(info.driver, "bridge") == 0;
+
+    fd_close(&fd);
+    return yes;
 }
 
 /* Whether the connect that is under way arrives: 0 or -errno. */
@@ -97,25 +117,25 @@ static bool outside_address(struct addr *ret)
     return found;
 }
 
-static int larger(int a, int b)
+/* Of the two places of such a setting the larger counts, or either
+ * (Documentation/networking/ip-sysctl). */
+static int interface_number(const char *interface, const char *setting)
 {
-    return a > b ? a : b;
+    int all = proc_number("/proc/sys/net/ipv4/conf/all/%s", setting);
+    int own = proc_number("/proc/sys/net/ipv4/conf/%s/%s", interface, setting);
+
+    return all > own ? all : own;
 }
 
 static void read_interface(const char *name, struct facts_interface *ret)
 {
-    char path[256];
-    struct stat st;
-
+    memset(ret, 0, sizeof(*ret));
     snprintf(ret->name, sizeof(ret->name), "%.15s", name);
     ret->there = if_nametoindex(ret->name) != 0;
-    snprintf(path, sizeof(path), "/sys/class/net/%s/bridge", ret->name);
-    ret->bridge = stat(path, &st) == 0;
-    ret->rp_filter = larger(proc_number("/proc/sys/net/ipv4/conf/all/rp_filter"),
-                            proc_number("/proc/sys/net/ipv4/conf/%s/rp_filter", ret->name));
-    ret->route_localnet =
-        larger(proc_number("/proc/sys/net/ipv4/conf/all/route_localnet"),
-               proc_number("/proc/sys/net/ipv4/conf/%s/route_localnet", ret->name));
+    ret->bridge = is_bridge(ret->name);
+    ret->rp_filter = interface_number(ret->name, "rp_filter");
+    ret->route_localnet = interface_number(ret->name, "route_localnet");
+    ret->src_valid_mark = interface_number(ret->name, "src_valid_mark");
 }
 
 static void add_interface(struct facts_host *h, const char *name)
@@ -201,7 +221,6 @@ void gather_host(const struct config *config, struct facts_host *ret)
         ret->loopback.v4_outside = try_loopback("127.0.0.1:0", &source);
     ret->ip_forward = proc_number("/proc/sys/net/ipv4/ip_forward");
     ret->ip6_forwarding = proc_number("/proc/sys/net/ipv6/conf/all/forwarding");
-    ret->src_valid_mark = proc_number("/proc/sys/net/ipv4/conf/all/src_valid_mark");
     ret->bridge_nf4 = proc_number("/proc/sys/net/bridge/bridge-nf-call-iptables");
     ret->bridge_nf6 = proc_number("/proc/sys/net/bridge/bridge-nf-call-ip6tables");
     read_interfaces(config, ret);

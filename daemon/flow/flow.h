@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The flows of one worker: a fixed table, the listeners that feed it, and the life of each flow from its
- * accept to its end. Sees captures only through origin_ops, and upstreams through upstream/.
+ * The flows of one worker: a fixed table, the listeners that feed it, and the life of each flow
+ * from its accept to its end. Sees captures only through origin_ops, and upstreams through
+ * upstream/.
  */
 #ifndef UNDERSOCK_FLOW_FLOW_H
 #define UNDERSOCK_FLOW_FLOW_H
@@ -18,14 +19,13 @@
 
 /*
  * What each state allows:
- *   HELD         the SYN is kept back; no socket of the application yet, the upstream is being dialled
- *   DIALING      the upstream's TCP connection is under way; the application's bytes wait in its socket
- *   HANDSHAKE    the upstream is being asked; likewise
- *   GRANTED      the upstream said yes, the application's connection is about to be accepted
- *   RELAY        bytes go both ways
- *   HALF_CLOSED  one side has sent FIN and it was passed on; the other direction goes on
- *   CLOSING      nothing moves any more; reaped after the batch, or once the survivor of a reset has
- *                taken what was sent to it before
+ *   HELD         the SYN is kept back; no socket of the application yet, the upstream is being
+ * dialled DIALING      the upstream's TCP connection is under way; the application's bytes wait in
+ * its socket HANDSHAKE    the upstream is being asked; likewise GRANTED      the upstream said yes,
+ * the application's connection is about to be accepted RELAY        bytes go both ways HALF_CLOSED
+ * one side has sent FIN and it was passed on; the other direction goes on CLOSING      nothing
+ * moves any more; reaped after the batch, or once the survivor of a reset has taken what was sent
+ * to it before
  */
 enum flow_state {
     FLOW_FREE,
@@ -60,8 +60,8 @@ struct flow_table_options {
     const struct addr *upstreams; /* never a destination: a flow to one of them has come back */
     size_t n_upstreams;
     uint32_t max_flows;
-    unsigned worker;      /* number, part of each flow's id */
-    int64_t idle_timeout; /* nanoseconds, 0: none */
+    unsigned worker;             /* 0..255, of no other worker alive: part of each flow's id */
+    int64_t idle_timeout;        /* nanoseconds, 0: none */
     void (*on_empty)(void *ctx); /* draining, and the last flow has ended */
     void *ctx;
 };
@@ -79,8 +79,8 @@ bool flow_table_draining(const struct flow_table *t);
 void flow_table_stats(const struct flow_table *t, struct message_stats *ret);
 
 /*
- * The records of the flows in slots from *cursor on, at most `max` of them; moves the cursor. Returns how
- * many were filled; 0: that was all.
+ * The records of the flows in slots from *cursor on, at most `max` of them; moves the cursor.
+ * Returns how many were filled; 0: that was all.
  */
 size_t flow_table_records(const struct flow_table *t, uint32_t *cursor, struct message_flow *ret,
                           size_t max);

@@ -15,7 +15,8 @@ enum { SIDE_CLIENT, SIDE_UPSTREAM };
 /* While the upstream is being asked. */
 struct flow_dialing {
     struct dial dial;
-    uint8_t order[UPSTREAM_CANDIDATES + 1]; /* candidates, the preferred one first; or FLOW_DIRECT */
+    uint8_t
+        order[UPSTREAM_CANDIDATES + 1]; /* candidates, the preferred one first; or FLOW_DIRECT */
     uint8_t n, at;
 };
 
@@ -23,13 +24,13 @@ struct flow {
     uint32_t generation;
     uint32_t next; /* in the free, the again or the reap list */
     uint16_t listener;
-    uint8_t state; /* enum flow_state */
-    bool queued;   /* in the again list */
-    bool reaping;  /* in the reap list */
+    uint8_t state;       /* enum flow_state */
+    bool queued;         /* in the again list */
+    bool reaping;        /* in the reap list */
     uint8_t linger_left; /* CLOSING: looks at the survivor's queue that remain */
-    bool orderly;   /* ended with FIN both ways */
-    bool keepalive; /* set on the upstream's socket */
-    int fd[2];     /* SIDE_CLIENT, SIDE_UPSTREAM; -1: none */
+    bool orderly;        /* ended with FIN both ways */
+    bool keepalive;      /* set on the upstream's socket */
+    int fd[2];           /* SIDE_CLIENT, SIDE_UPSTREAM; -1: none */
     struct addr client;
     struct origin origin;
     const struct upstream *upstream;
@@ -78,8 +79,8 @@ void flow_begin(struct flow_table *t, const struct flow_listener *l, unsigned li
 void flow_event(struct flow_table *t, uint64_t ref, uint32_t events);
 /* Runs the again list and reaps; true when there is more to do at once. */
 bool flow_batch_end(struct flow_table *t);
-/* Now and then: flows that have lived for a while get keepalive on their upstream's socket (the client's has
- * it from the listener). Arms itself again. */
+/* Now and then: flows that have lived for a while get keepalive on their upstream's socket (the
+ * client's has it from the listener). Arms itself again. */
 void flow_sweep(struct flow_table *t);
 /* Ends it: resets both sides, or closes in order. Reaped after the batch. */
 void flow_end(struct flow_table *t, struct flow *f, bool orderly);

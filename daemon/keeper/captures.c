@@ -134,7 +134,8 @@ static void detach(struct captures *c, struct attached *a)
     *a = (struct attached){.bpf = NULL};
 }
 
-/* Before the rules that set the mark; what no gateway needs any more goes after them, at the end. */
+/* Before the rules that set the mark; what no gateway needs any more goes after them, at the end.
+ */
 static int apply_routes(struct captures *c, const struct generation *g, char *why, size_t why_size)
 {
     for (size_t i = 0; i < g->set.n_policies; i++) {
@@ -195,11 +196,12 @@ static void report(void *ctx, const struct bpf_capture_event *e)
 {
     const struct attached *a = ctx;
 
-    log_warning("capture %s: %.16s (pid %u) is in another network namespace, where our listener cannot "
-                "be reached: its connections %s (said once per namespace)",
-                a->name, e->comm, e->pid,
-                e->refused ? "are refused; run undersock in that namespace, or set when-down = \"direct\""
-                           : "go direct");
+    log_warning(
+        "capture %s: %.16s (pid %u) is in another network namespace, where our listener cannot "
+        "be reached: its connections %s (said once per namespace)",
+        a->name, e->comm, e->pid,
+        e->refused ? "are refused; run undersock in that namespace, or set when-down = \"direct\""
+                   : "go direct");
 }
 
 void captures_event(struct captures *c, unsigned index)
@@ -214,8 +216,8 @@ size_t captures_link_fds(const struct captures *c, int *ret, size_t max)
 
     for (size_t i = 0; i < CAPTURES_MAX; i++) {
         int fds[BPF_CAPTURE_MAX_FDS];
-        int got = c->attached[i].bpf ? bpf_capture_fds(c->attached[i].bpf, fds, BPF_CAPTURE_MAX_FDS)
-                                     : 0;
+        int got =
+            c->attached[i].bpf ? bpf_capture_fds(c->attached[i].bpf, fds, BPF_CAPTURE_MAX_FDS) : 0;
 
         for (int k = 0; k < got && n < max; k++)
             ret[n++] = fds[k];

@@ -10,15 +10,16 @@
 
 struct captures;
 
-/* `event_kind`: the loop kind for what the programs report; the reference's index is the capture's place
- * among those attached. 0 or -ENOMEM. */
+/* `event_kind`: the loop kind for what the programs report; the reference's index is the capture's
+ * place among those attached. 0 or -ENOMEM. */
 int captures_create(struct loop *loop, unsigned event_kind, struct captures **ret);
 /*
- * Puts the captures of `g` in force and fills the origin maps into its listeners. What the generation
- * before had attached to the same cgroup is replaced in place, without a gap; the nftables table is
- * replaced in one transaction. `transient`: the cgroup of captures that name none, or -1. 0, or -errno with
- * one line in `why`: -EPERM and -EOPNOTSUPP name a missing privilege or kernel feature. After a failure
- * call captures_apply() with the generation before, or captures_remove().
+ * Puts the captures of `g` in force and fills the origin maps into its listeners. What the
+ * generation before had attached to the same cgroup is replaced in place, without a gap; the
+ * nftables table is replaced in one transaction. `transient`: the cgroup of captures that name
+ * none, or -1. 0, or -errno with one line in `why`: -EPERM and -EOPNOTSUPP name a missing privilege
+ * or kernel feature. After a failure call captures_apply() with the generation before, or
+ * captures_remove().
  */
 int captures_apply(struct captures *c, struct generation *g, int transient, char *why,
                    size_t why_size);

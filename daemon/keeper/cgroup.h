@@ -10,12 +10,13 @@
 
 /* The mount point of the cgroup2 hierarchy (it may sit beside a v1 hierarchy). -ENOENT: none. */
 int cgroup_root(char *ret, size_t size);
-/* Opens the directory of `path`, below the root, beginning with '/'. A descriptor or -errno; `why` is one
- * sentence with the remedy. */
+/* Opens the directory of `path`, below the root, beginning with '/'. A descriptor or -errno; `why`
+ * is one sentence with the remedy. */
 int cgroup_open(const char *path, char *why, size_t why_size);
 /*
- * Makes a new cgroup below this process's own one; its whole path goes to `ret`. Removes what earlier runs
- * that were killed together with their janitor left behind, if it is empty. A descriptor or -errno.
+ * Makes a new cgroup below this process's own one; its whole path goes to `ret`. Removes what
+ * earlier runs that were killed together with their janitor left behind, if it is empty. A
+ * descriptor or -errno.
  */
 int cgroup_create(char *ret, size_t size, char *why, size_t why_size);
 /* Moves the calling process into it. 0 or -errno. */

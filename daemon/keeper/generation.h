@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * One configuration at work: its upstreams, what its captures are told, and which worker accepts where. A
- * reload makes a new generation beside the old one, over the same listeners.
+ * One configuration at work: its upstreams, what its captures are told, and which worker accepts
+ * where. A reload makes a new generation beside the old one, over the same listeners.
  */
 #ifndef UNDERSOCK_KEEPER_GENERATION_H
 #define UNDERSOCK_KEEPER_GENERATION_H
@@ -39,13 +39,13 @@ struct generation {
 };
 
 /*
- * The policies and upstreams of `config`, with the ports that a daemon would listen on, and no listener:
- * for `undersock rules`. Takes over `config` (also on failure), as the next one does. 0 or -errno with one
- * line in `why`.
+ * The policies and upstreams of `config`, with the ports that a daemon would listen on, and no
+ * listener: for `undersock rules`. Takes over `config` (also on failure), as the next one does. 0
+ * or -errno with one line in `why`.
  */
 int generation_plan(struct config *config, struct generation **ret, char *why, size_t why_size);
-/* Resolves the upstreams and provides the listeners. `marked`: a daemon, whose own sockets captures could
- * see; its ports are those of generation_plan() where they are free. */
+/* Resolves the upstreams and provides the listeners. `marked`: a daemon, whose own sockets captures
+ * could see; its ports are those of generation_plan() where they are free. */
 int generation_create(struct config *config, bool marked, struct listeners *pool,
                       struct generation **ret, char *why, size_t why_size);
 /* The listeners stay. NULL is allowed. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The janitor of `undersock run`: a small process that outlives a keeper killed with SIGKILL. It holds the
- * links of the BPF programs, so the command's connections are refused (the listener is gone) rather than
- * going direct, ends everything in the command's cgroup, and removes it.
+ * The janitor of `undersock run`: a small process that outlives a keeper killed with SIGKILL. It
+ * holds the links of the BPF programs, so the command's connections are refused (the listener is
+ * gone) rather than going direct, ends everything in the command's cgroup, and removes it.
  */
 #ifndef UNDERSOCK_KEEPER_JANITOR_H
 #define UNDERSOCK_KEEPER_JANITOR_H

@@ -2,10 +2,11 @@
 /*
  * keeper/keeper.h.
  *
- * Order of a start: listeners, captures, workers. A connection that is captured before the workers run waits
- * in the backlog. Ready (systemd, the command of `run`) is when every worker has said so. Whatever fails on
- * the way takes out what is installed by then. Order of a stop: workers, listeners, captures: the kernel must
- * still translate addresses when it resets redirected connections.
+ * Order of a start: listeners, captures, workers. A connection that is captured before the workers
+ * run waits in the backlog. Ready (systemd, the command of `run`) is when every worker has said so.
+ * Whatever fails on the way takes out what is installed by then. Order of a stop: workers,
+ * listeners, captures: the kernel must still translate addresses when it resets redirected
+ * connections.
  */
 #include "keeper/keeper.h"
 
@@ -147,7 +148,8 @@ static void keep_listeners_of(struct keeper *k, const struct generation *g)
     listeners_prune(k->listeners);
 }
 
-/* `client`: who asked, for the error lines; -1: a signal. The daemon goes on as it was after a failure. */
+/* `client`: who asked, for the error lines; -1: a signal. The daemon goes on as it was after a
+ * failure. */
 static int reload(struct keeper *k, int client)
 {
     struct generation *fresh, *old = k->generation;
@@ -172,6 +174,14 @@ static int reload(struct keeper *k, int client)
         r = generation_create(config, old->marked, k->listeners, &fresh, why, sizeof(why));
         if (r < 0)
             config_error(&client, why);
+    }
+    if (r == 0 && !workers_room(k->workers, fresh->n_workers)) {
+        r = -ENOSPC;
+        config_error(
+            &client,
+            "too many workers still finish the flows of earlier configurations: reload when "
+            "some have ended, or restart the daemon");
+        generation_free(fresh);
     }
     if (r == 0) {
         r = captures_apply(k->captures, fresh, -1, why, sizeof(why));
@@ -281,8 +291,9 @@ static void command_ended(struct keeper *k, int status)
 {
     k->command = 0;
     if (cgroup_populated(k->cgroup)) {
-        log_warning("the command has ended and left processes behind; they are ended too, as nothing "
-                    "would redirect their traffic any more");
+        log_warning(
+            "the command has ended and left processes behind; they are ended too, as nothing "
+            "would redirect their traffic any more");
         cgroup_signal(k->cgroup, SIGTERM);
         for (int i = 0; i < TERM_GRACE && cgroup_populated(k->cgroup); i++)
             nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
@@ -429,7 +440,8 @@ int keeper_run(const struct keeper_options *o)
     char why[512] = "";
 
     k.started = now_ms();
-    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* the configuration holds passwords; our children inherit it */
+    prctl(PR_SET_DUMPABLE, 0, 0, 0,
+          0); /* the configuration holds passwords; our children inherit it */
     if (!o->command)
         fd_raise_limit(); /* a command gets the limit that it was started with */
     int r = loop_create(512, &k.loop);

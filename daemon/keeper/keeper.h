@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The keeper: the one privileged process. It never reads a byte from the network: it opens listeners, puts
- * captures into the kernel, starts workers and starts them again, answers the control socket, and takes
- * everything out again.
+ * The keeper: the one privileged process. It never reads a byte from the network: it opens
+ * listeners, puts captures into the kernel, starts workers and starts them again, answers the
+ * control socket, and takes everything out again.
  */
 #ifndef UNDERSOCK_KEEPER_KEEPER_H
 #define UNDERSOCK_KEEPER_KEEPER_H

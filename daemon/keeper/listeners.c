@@ -95,10 +95,9 @@ static int add(struct listeners *l, const struct capture_policy *p, bool v4, uns
 
     if (!i)
         return -ENOMEM;
-    i->fd = fd_listen(&at,
-                      FD_LISTEN_REUSE_PORT |
-                          (p->hook == CAPTURE_GATEWAY ? FD_LISTEN_TRANSPARENT : 0),
-                      &i->at);
+    i->fd = fd_listen(
+        &at, FD_LISTEN_REUSE_PORT | (p->hook == CAPTURE_GATEWAY ? FD_LISTEN_TRANSPARENT : 0),
+        &i->at);
     if (i->fd < 0) {
         int r = i->fd;
 
@@ -116,8 +115,8 @@ static int add(struct listeners *l, const struct capture_policy *p, bool v4, uns
 }
 
 /*
- * Whether the port is free. SO_REUSEPORT would let us in beside another root process that uses it too, and
- * we would share its connections: so ask without.
+ * Whether the port is free. SO_REUSEPORT would let us in beside another root process that uses it
+ * too, and we would share its connections: so ask without.
  */
 static int try_port(bool v4, uint16_t port)
 {
@@ -160,7 +159,8 @@ int listeners_provide(struct listeners *l, struct capture_policy *policy, unsign
     uint16_t ports[2] = {0, 0};
     bool v6 = false;
 
-    for (struct listener *i = listeners_next(l, policy, NULL); i; i = listeners_next(l, policy, i)) {
+    for (struct listener *i = listeners_next(l, policy, NULL); i;
+         i = listeners_next(l, policy, i)) {
         i->wanted = true;
         have[i->v4]++;
         ports[i->v4] = i->at.port;

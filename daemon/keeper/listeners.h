@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The listening sockets, held by the keeper across worker crashes and reloads: a connection that comes while
- * nobody accepts waits in the backlog. A listener belongs to a capture (by name and hook) and a row; rows
- * of one capture and family share a port (SO_REUSEPORT), so each worker has its own queue.
+ * The listening sockets, held by the keeper across worker crashes and reloads: a connection that
+ * comes while nobody accepts waits in the backlog. A listener belongs to a capture (by name and
+ * hook) and a row; rows of one capture and family share a port (SO_REUSEPORT), so each worker has
+ * its own queue.
  */
 #ifndef UNDERSOCK_KEEPER_LISTENERS_H
 #define UNDERSOCK_KEEPER_LISTENERS_H
@@ -13,9 +14,9 @@
 #include "capture.h"
 
 /*
- * Where a daemon listens for its capture number i unless the port is taken: LISTENERS_PORT + i, above the
- * kernel's default range for outgoing connections. Known beforehand, so that `undersock rules` prints what
- * will be installed.
+ * Where a daemon listens for its capture number i unless the port is taken: LISTENERS_PORT + i,
+ * above the kernel's default range for outgoing connections. Known beforehand, so that `undersock
+ * rules` prints what will be installed.
  */
 #define LISTENERS_PORT 61080
 
@@ -36,9 +37,9 @@ int listeners_create(struct listeners **ret);
 /* Closes all. NULL is allowed. */
 void listeners_destroy(struct listeners *l);
 /*
- * At least `rows` rows for the capture in each family that this host has; those there are are kept. `port`:
- * where to try first, 0: anywhere. The ports go to the policy (0 for a family without). 0 or -errno with
- * `why`. Marks them wanted.
+ * At least `rows` rows for the capture in each family that this host has; those there are are kept.
+ * `port`: where to try first, 0: anywhere. The ports go to the policy (0 for a family without). 0
+ * or -errno with `why`. Marks them wanted.
  */
 int listeners_provide(struct listeners *l, struct capture_policy *policy, unsigned rows,
                       uint16_t port, char *why, size_t why_size);

@@ -14,9 +14,10 @@ static void check_capture(const struct config_capture *c)
     if (c->policy.action == CAPTURE_DIRECT)
         return;
     if (c->connect == CONNECT_HONEST)
-        log_warning("capture %s: connect = \"honest\" is not in this version; connections are accepted "
-                    "early, and reset when the upstream says no",
-                    name);
+        log_warning(
+            "capture %s: connect = \"honest\" is not in this version; connections are accepted "
+            "early, and reset when the upstream says no",
+            name);
     if (c->udp == UDP_ASSOCIATE || c->udp == UDP_REJECT || c->policy.n_udp_ports > 0)
         log_warning("capture %s: UDP is not redirected by this version; it goes direct", name);
     if (c->dns == DNS_FAKE || c->dns == DNS_TCP || c->dns == DNS_ASSOCIATE)
@@ -35,20 +36,23 @@ int missing_check(const struct config *c, char *why, size_t why_size)
             return -EOPNOTSUPP;
         }
         if (u->warm > 0 || u->pipeline == TOGGLE_ON)
-            log_warning("upstream %s: warm and pipeline are not in this version; each connection is made "
-                        "when it is asked for",
-                        u->name);
+            log_warning(
+                "upstream %s: warm and pipeline are not in this version; each connection is made "
+                "when it is asked for",
+                u->name);
     }
     for (size_t i = 0; i < c->n_captures; i++)
         check_capture(&c->captures[i]);
     for (size_t i = 0; i < c->n_groups; i++) {
         if (c->groups[i].policy == POLICY_LEAST_LATENCY || c->groups[i].probe)
-            log_warning("group %s: probes and least-latency are not in this version; the first member "
-                        "that answers is used",
-                        c->groups[i].name);
+            log_warning(
+                "group %s: probes and least-latency are not in this version; the first member "
+                "that answers is used",
+                c->groups[i].name);
     }
     if (c->fast_path == FAST_STITCH || c->fast_path == FAST_SOCKMAP)
-        log_warning("fast-path: stitch and sockmap are not in this version; copy and splice are used");
+        log_warning(
+            "fast-path: stitch and sockmap are not in this version; copy and splice are used");
     if (c->metrics)
         log_warning("metrics: the listener is not in this version");
     return 0;
@@ -64,7 +68,8 @@ void missing_say_names(const struct config *c)
         enum config_scheme s = c->upstreams[capture->target_index].url.scheme;
 
         if (s == SCHEME_SOCKS5H || s == SCHEME_SOCKS4A) {
-            log_warning("names are resolved by this host, not by the proxy: this version redirects TCP only");
+            log_warning("names are resolved by this host, not by the proxy: this version redirects "
+                        "TCP only");
             return;
         }
     }

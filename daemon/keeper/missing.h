@@ -8,8 +8,8 @@
 #include "config/config.h"
 
 /*
- * -EOPNOTSUPP with one line in `why` when something is asked for that cannot be left out; 0 otherwise, after
- * one warning for each thing that is done differently.
+ * -EOPNOTSUPP with one line in `why` when something is asked for that cannot be left out; 0
+ * otherwise, after one warning for each thing that is done differently.
  */
 int missing_check(const struct config *c, char *why, size_t why_size);
 /* One warning where a user could think otherwise: names are still resolved by this host. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * keeper/workers.h. A worker that dies is started again at once; one that dies again and again, at growing
- * intervals of up to 5 s. Its listeners are the keeper's, so connections wait in their backlog meanwhile.
+ * keeper/workers.h. A worker that dies is started again at once; one that dies again and again, at
+ * growing intervals of up to 5 s. Its listeners are the keeper's, so connections wait in their
+ * backlog meanwhile.
  */
 #include "keeper/workers.h"
 
@@ -21,7 +22,7 @@
 #include "message.h"
 #include "worker/worker.h"
 
-#define SLOTS        128
+#define SLOTS        128 /* draining ones included; <= 256, as the slot is part of a flow's id */
 #define BACKOFF_STEP INT64_C(100000000)
 #define BACKOFF_MAX  INT64_C(5000000000)
 #define STABLE       INT64_C(10000000000)
@@ -84,11 +85,13 @@ static int spawn(struct workers *w, struct slot *s)
     struct generation *g = s->generation;
     int pair[2];
 
-    s->started = loop_now(w->loop); /* also of an attempt that fails: the next one must wait longer */
+    s->started =
+        loop_now(w->loop); /* also of an attempt that fails: the next one must wait longer */
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) < 0)
         return -errno;
     struct worker_options o = {
         .number = s->number,
+        .ident = (unsigned)(s - w->slots),
         .channel = pair[1],
         .config = g->config,
         .upstreams = g->upstreams,
@@ -117,6 +120,15 @@ static int spawn(struct workers *w, struct slot *s)
     s->channel = pair[0];
     s->ready = false;
     return 0;
+}
+
+bool workers_room(const struct workers *w, unsigned n)
+{
+    unsigned vacant = 0;
+
+    for (size_t i = 0; i < SLOTS; i++)
+        vacant += !w->slots[i].generation;
+    return n <= vacant;
 }
 
 int workers_start(struct workers *w, struct generation *g)
@@ -176,12 +188,14 @@ static void start_later(struct workers *w, struct slot *s)
 static void say_how(const struct slot *s, int status)
 {
     if (WIFSIGNALED(status))
-        log_error("worker %u (pid %ld) was killed by signal %d (%s): its flows are reset, it is started "
-                  "again",
-                  s->number, (long)s->pid, WTERMSIG(status), strsignal(WTERMSIG(status)));
+        log_error(
+            "worker %u (pid %ld) was killed by signal %d (%s): its flows are reset, it is started "
+            "again",
+            s->number, (long)s->pid, WTERMSIG(status), strsignal(WTERMSIG(status)));
     else
-        log_error("worker %u (pid %ld) ended with status %d: its flows are reset, it is started again",
-                  s->number, (long)s->pid, WEXITSTATUS(status));
+        log_error(
+            "worker %u (pid %ld) ended with status %d: its flows are reset, it is started again",
+            s->number, (long)s->pid, WEXITSTATUS(status));
 }
 
 bool workers_exited(struct workers *w, pid_t pid, int status, bool *ret_failed)
@@ -286,12 +300,12 @@ void workers_destroy(struct workers *w)
         if (!s->generation)
             continue;
         loop_timer_cancel(w->loop, &s->timer);
+        fd_close(&s->channel); /* its end of file ends the worker, if kill() may not */
         if (s->pid > 0) {
             kill(s->pid, SIGKILL);
             while (waitpid(s->pid, NULL, 0) < 0 && errno == EINTR)
                 ;
         }
-        fd_close(&s->channel);
     }
     free(w);
 }

@@ -12,17 +12,19 @@
 
 struct workers;
 
-/* `kind`: the loop kind of the workers' channels. `on_idle` is called when a draining generation has lost
- * its last worker, which then is the callee's to free. */
+/* `kind`: the loop kind of the workers' channels. `on_idle` is called when a draining generation
+ * has lost its last worker, which then is the callee's to free. */
 int workers_create(struct loop *loop, unsigned kind,
                    void (*on_idle)(void *ctx, struct generation *g), void *ctx,
                    struct workers **ret);
+/* Whether n more can be started beside those there are, draining ones included. */
+bool workers_room(const struct workers *w, unsigned n);
 /* Starts all workers of `g`. 0 or -errno. They count as ready when each has said so. */
 int workers_start(struct workers *w, struct generation *g);
 /* All workers of the newest generation have said that they are ready. */
 bool workers_ready(const struct workers *w);
-/* A process of ours has ended: true when it was a worker. It is started again, unless it was told to drain
- * or had never become ready (`ret_failed`). */
+/* A process of ours has ended: true when it was a worker. It is started again, unless it was told
+ * to drain or had never become ready (`ret_failed`). */
 bool workers_exited(struct workers *w, pid_t pid, int status, bool *ret_failed);
 /* The old generation accepts no more and ends with its last flow. */
 void workers_drain(struct workers *w, const struct generation *g);

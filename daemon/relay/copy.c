@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The copy engine: recv() into the pool's scratch buffer, send() from it: two system calls a message, the
- * least for small ones. What the receiver does not take is kept in a stash of exactly that size; when the
- * pool's budget leaves no room for a whole chunk, the bytes are only peeked at, sent, and then removed
- * from the sender's socket by as much as was taken.
+ * The copy engine: recv() into the pool's scratch buffer, send() from it: two system calls a
+ * message, the least for small ones. What the receiver does not take is kept in a stash of exactly
+ * that size; when the pool's budget leaves no room for a whole chunk, the bytes are only peeked at,
+ * sent, and then removed from the sender's socket by as much as was taken.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -78,8 +78,9 @@ enum relay_step relay_copy_step(struct relay *r, struct relay_pool *p, unsigned 
     }
     if (n == 0)
         return STEP_EOF;
-    /* A short read emptied the socket; what comes later makes a new edge. With a FIN behind it the edge may
-     * be over, and a read stops short at urgent data: then read on until there is nothing. */
+    /* A short read emptied the socket; what comes later makes a new edge. With a FIN behind it the
+     * edge may be over, and a read stops short at urgent data: then read on until there is nothing.
+     */
     if (n < RELAY_CHUNK && !r->unsure[from])
         r->readable[from] = false;
 

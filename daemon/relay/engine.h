@@ -38,13 +38,15 @@ enum relay_step {
     STEP_DEAF,    /* the receiver was reset, or failed; no byte can go there any more */
 };
 
-/* An empty pipe, or NULL. relay_pipe_return() takes it back empty; relay_pipe_drop() with bytes in it. */
+/* An empty pipe, or NULL. relay_pipe_return() takes it back empty; relay_pipe_drop() with bytes in
+ * it. */
 struct relay_pipe *relay_pipe_borrow(struct relay_pool *p);
 void relay_pipe_return(struct relay_pool *p, struct relay_pipe *pipe);
 void relay_pipe_drop(struct relay_pool *p, struct relay_pipe *pipe);
 
 /* One read and the write of it, from side `from`; `ret_n`: bytes taken from the sender. */
-enum relay_step relay_copy_step(struct relay *r, struct relay_pool *p, unsigned from, size_t *ret_n);
+enum relay_step relay_copy_step(struct relay *r, struct relay_pool *p, unsigned from,
+                                size_t *ret_n);
 /* Sends what the receiver did not take before. STEP_MOVED: the stash is empty. */
 enum relay_step relay_copy_flush(struct relay *r, struct relay_pool *p, unsigned from);
 enum relay_step relay_splice_step(struct relay *r, struct relay_pool *p, unsigned from,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What relays share: empty pipes, the budget for stashes, the scratch buffer, the counters. A pipe is lent
- * only while bytes are in it, so an idle flow holds its two sockets and nothing else.
+ * What relays share: empty pipes, the budget for stashes, the scratch buffer, the counters. A pipe
+ * is lent only while bytes are in it, so an idle flow holds its two sockets and nothing else.
  */
 #include <errno.h>
 #include <fcntl.h>

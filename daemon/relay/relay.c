@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The pump: which direction may move, with which engine, and how the ends of one side become the ends of
- * the other.
+ * The pump: which direction may move, with which engine, and how the ends of one side become the
+ * ends of the other.
  *
  * Theory of operation. Both sockets are registered edge-triggered once and for all; `readable` and
- * `writable` remember the edges until a call contradicts them, so a message costs recv() and send() and no
- * epoll_ctl(). A direction first delivers what is pending (stash, pipe), then the FIN if it has come, then
- * reads only when the receiver can take something: that is the back-pressure.
+ * `writable` remember the edges until a call contradicts them, so a message costs recv() and send()
+ * and no epoll_ctl(). A direction first delivers what is pending (stash, pipe), then the FIN if it
+ * has come, then reads only when the receiver can take something: that is the back-pressure.
  *
- * An error on a side makes it `dead`: nothing is sent there any more. What it had sent before is still
- * read and delivered (the kernel keeps it), then the relay reports RELAY_RESET. An error consumed by
- * send() makes a later recv() return 0; `dead` keeps that from being taken for a FIN.
+ * An error on a side makes it `dead`: nothing is sent there any more. What it had sent before is
+ * still read and delivered (the kernel keeps it), then the relay reports RELAY_RESET. An error
+ * consumed by send() makes a later recv() return 0; `dead` keeps that from being taken for a FIN.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -73,7 +73,8 @@ static bool pending(const struct relay_direction *d)
 }
 
 /* Which engine this direction should use from now on, after a turn that took `n` bytes. */
-static void choose(struct relay_direction *d, struct relay_pool *p, size_t turn_bytes, bool full_read)
+static void choose(struct relay_direction *d, struct relay_pool *p, size_t turn_bytes,
+                   bool full_read)
 {
     if (p->choice != RELAY_CHOICE_AUTO)
         return;
@@ -119,8 +120,8 @@ static bool deliver(struct relay *r, struct relay_pool *p, unsigned from)
 }
 
 /*
- * One turn of one direction. True: it could go on and only its turn is over. `ret_over`: nothing will
- * ever come from this side any more, and all that came was delivered (or cannot be).
+ * One turn of one direction. True: it could go on and only its turn is over. `ret_over`: nothing
+ * will ever come from this side any more, and all that came was delivered (or cannot be).
  */
 static bool pump_direction(struct relay *r, struct relay_pool *p, unsigned from, bool *ret_over)
 {
@@ -184,7 +185,8 @@ enum relay_status relay_pump(struct relay *r, struct relay_pool *p)
     for (unsigned i = 0; i < 2; i++) {
         if (!r->dead[i])
             continue;
-        /* What the dead side had sent goes out first; direction i may have stopped before it died. */
+        /* What the dead side had sent goes out first; direction i may have stopped before it died.
+         */
         if (!over[i])
             more |= pump_direction(r, p, i, &over[i]);
         if (over[i])
@@ -203,7 +205,7 @@ bool relay_half_closed(const struct relay *r)
 enum relay_engine relay_shown_engine(const struct relay *r)
 {
     return r->dir[0].engine == RELAY_SPLICE || r->dir[1].engine == RELAY_SPLICE ? RELAY_SPLICE
-                                                                                 : RELAY_COPY;
+                                                                                : RELAY_COPY;
 }
 
 const char *relay_engine_name(enum relay_engine e)

@@ -2,16 +2,17 @@
 /*
  * Joins two connected stream sockets in both directions until both have ended.
  *
- * Knows nothing of flows: the owner (a flow, a session of the embedded server) holds a struct relay,
- * registers both sockets edge-triggered (RELAY_EVENTS), reports what epoll said with relay_event() and
- * runs relay_pump(). It never closes a descriptor.
+ * Knows nothing of flows: the owner (a flow, a session of the embedded server) holds a struct
+ * relay, registers both sockets edge-triggered (RELAY_EVENTS), reports what epoll said with
+ * relay_event() and runs relay_pump(). It never closes a descriptor.
  *
- * Ends: a FIN becomes shutdown(SHUT_WR) on the other side once every byte before it is there. A reset
- * is reported as RELAY_RESET after what the dying side had sent was passed on as far as the other side
- * takes it; the owner then closes both sockets, which carry SO_LINGER 0 and so reset.
+ * Ends: a FIN becomes shutdown(SHUT_WR) on the other side once every byte before it is there. A
+ * reset is reported as RELAY_RESET after what the dying side had sent was passed on as far as the
+ * other side takes it; the owner then closes both sockets, which carry SO_LINGER 0 and so reset.
  *
- * Memory: bytes that the receiver did not take wait in a pipe (at most the pool's number of pipes) or in
- * a stash (at most the pool's budget); when neither is to be had, they stay in the sender's socket.
+ * Memory: bytes that the receiver did not take wait in a pipe (at most the pool's number of pipes)
+ * or in a stash (at most the pool's budget); when neither is to be had, they stay in the sender's
+ * socket.
  */
 #ifndef UNDERSOCK_RELAY_RELAY_H
 #define UNDERSOCK_RELAY_RELAY_H
@@ -68,18 +69,19 @@ struct relay {
 };
 
 /*
- * `max_pipes` pipes at most, `preopened` of them now (before privileges are dropped, a pipe may be larger
- * than the user's limit); `stash_budget` in bytes. 0 or -errno.
+ * `max_pipes` pipes at most, `preopened` of them now (before privileges are dropped, a pipe may be
+ * larger than the user's limit); `stash_budget` in bytes. 0 or -errno.
  */
 int relay_pool_create(unsigned max_pipes, unsigned preopened, size_t stash_budget,
                       enum relay_choice choice, struct relay_pool **ret);
 void relay_pool_destroy(struct relay_pool *p);
 const struct relay_counters *relay_pool_counters(const struct relay_pool *p);
 
-/* Starts with nothing known: the first relay_pump() tries everything, also to the end of what came before
- * the owner passed events on. */
+/* Starts with nothing known: the first relay_pump() tries everything, also to the end of what came
+ * before the owner passed events on. */
 void relay_init(struct relay *r, int fd0, int fd1);
-/* Gives pipes and stash back. The relay may be forgotten afterwards; descriptors stay the owner's. */
+/* Gives pipes and stash back. The relay may be forgotten afterwards; descriptors stay the owner's.
+ */
 void relay_finish(struct relay *r, struct relay_pool *p);
 
 /* `side`: 0 or 1; `events`: as epoll reported them. Cheap; does no I/O. */

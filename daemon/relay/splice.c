@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The splice engine: pages move from socket to pipe to socket and are never copied to user space. Each
- * step begins with an empty pipe, so that EAGAIN on the way in means an empty socket, or urgent data at its
- * head. The pipe is borrowed from the pool and goes back as soon as it is empty.
+ * The splice engine: pages move from socket to pipe to socket and are never copied to user space.
+ * Each step begins with an empty pipe, so that EAGAIN on the way in means an empty socket, or
+ * urgent data at its head. The pipe is borrowed from the pool and goes back as soon as it is empty.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -37,7 +37,8 @@ enum relay_step relay_splice_flush(struct relay *r, struct relay_pool *p, unsign
     return STEP_MOVED;
 }
 
-enum relay_step relay_splice_step(struct relay *r, struct relay_pool *p, unsigned from, size_t *ret_n)
+enum relay_step relay_splice_step(struct relay *r, struct relay_pool *p, unsigned from,
+                                  size_t *ret_n)
 {
     struct relay_direction *d = &r->dir[from];
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * upstream/dial.h. The socket is registered once, edge-triggered; each event runs the machine as far as it
- * goes: connect result, rest of what is to be sent, exactly the bytes of the awaited message, next message.
- * The buffer lives only while the handshake does, and is wiped: it may have held a password.
+ * upstream/dial.h. The socket is registered once, edge-triggered; each event runs the machine as
+ * far as it goes: connect result, rest of what is to be sent, exactly the bytes of the awaited
+ * message, next message. The buffer lives only while the handshake does, and is wiped: it may have
+ * held a password.
  */
 #include "upstream/dial.h"
 
@@ -43,8 +44,8 @@ static enum dial_result fail(struct dial *d, enum dial_fault fault, int os_error
 
 static int open_socket(const struct addr *a, uint32_t mark)
 {
-    int fd = socket(addr_is_v4(a) ? AF_INET : AF_INET6,
-                    SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int fd =
+        socket(addr_is_v4(a) ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
     if (fd < 0)
         return -errno;
@@ -283,7 +284,8 @@ bool dial_upstream_at_fault(const struct dial *d)
     if (d->fault == DIAL_HANDSHAKE) {
         uint8_t rep = d->handshake.rep;
 
-        /* These codes speak of the destination: another upstream would be asked in vain, or should not. */
+        /* These codes speak of the destination: another upstream would be asked in vain, or should
+         * not. */
         if (d->handshake.fault == HANDSHAKE_REPLY && d->hop + 1u == d->upstream->n_hops)
             return rep == SOCKS5_REP_COMMAND;
         return d->handshake.fault != HANDSHAKE_FAMILY && d->handshake.fault != HANDSHAKE_REQUEST;
@@ -324,8 +326,9 @@ static void describe_handshake(const struct dial *d, char *buf, size_t size)
 
     switch (d->handshake.fault) {
     case HANDSHAKE_METHOD:
-        snprintf(buf, size, "it accepts none of our authentication methods; "
-                            "give a user and a password-file");
+        snprintf(buf, size,
+                 "it accepts none of our authentication methods; "
+                 "give a user and a password-file");
         break;
     case HANDSHAKE_AUTH:
         snprintf(buf, size, "it refused the user name or password");

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Gets a connection to a destination through one upstream: dials its first hop (each of its addresses in
- * turn), then does the handshake of every hop on the same socket. Never blocks, and never reads a byte
- * beyond the last reply: what the destination sends is still in the socket when it is handed over.
+ * Gets a connection to a destination through one upstream: dials its first hop (each of its
+ * addresses in turn), then does the handshake of every hop on the same socket. Never blocks, and
+ * never reads a byte beyond the last reply: what the destination sends is still in the socket when
+ * it is handed over.
  *
  * The owner keeps the timer and the references; it passes events on and acts on the result.
  */
@@ -67,7 +68,8 @@ int dial_errno(const struct dial *d);
 bool dial_upstream_at_fault(const struct dial *d);
 /* True when it failed by a reply to our request: this hop, and those before it, are alive. */
 bool dial_was_answered(const struct dial *d);
-/* False when the answer is about the destination alone, as an application is told without a proxy too. */
+/* False when the answer is about the destination alone, as an application is told without a proxy
+ * too. */
 bool dial_worth_a_line(const struct dial *d);
 /* One clause for the log; no credentials. */
 const char *dial_describe(const struct dial *d, char *buf, size_t size);

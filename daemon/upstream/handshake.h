@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * One hop's handshake as a pure state machine: what to send, how much to read, what the answer means. No
- * I/O. It asks for exactly the bytes of each message, so nothing behind the last reply is ever read.
+ * One hop's handshake as a pure state machine: what to send, how much to read, what the answer
+ * means. No I/O. It asks for exactly the bytes of each message, so nothing behind the last reply is
+ * ever read.
  */
 #ifndef UNDERSOCK_UPSTREAM_HANDSHAKE_H
 #define UNDERSOCK_UPSTREAM_HANDSHAKE_H
@@ -43,9 +44,9 @@ bool handshake_awaits_reply(const struct handshake *h);
 /* How many more bytes belong to the awaited message for certain, >= 1. */
 size_t handshake_want(const struct handshake *h, const uint8_t *in, size_t len);
 /*
- * Looks at what was read of the awaited message. 0: more is needed. 1: it was complete and the next message
- * was written to `out`; read from the beginning again. 2: the hop granted the connection. -errno: `fault`
- * says why; the errno is what the application is to see.
+ * Looks at what was read of the awaited message. 0: more is needed. 1: it was complete and the next
+ * message was written to `out`; read from the beginning again. 2: the hop granted the connection.
+ * -errno: `fault` says why; the errno is what the application is to see.
  */
 int handshake_input(struct handshake *h, const struct socks_dest *target, const uint8_t *in,
                     size_t len, struct wire_writer *out);

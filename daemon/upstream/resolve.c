@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Host names of upstreams to addresses. The keeper is privileged and must not parse what comes from the
- * network, so a child gives up every privilege, asks the system's resolver and writes fixed-width records
- * into a pipe.
+ * Host names of upstreams to addresses. The keeper is privileged and must not parse what comes from
+ * the network, so a child gives up every privilege, asks the system's resolver and writes
+ * fixed-width records into a pipe.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -56,8 +56,7 @@ static void look_up(const char *host, uint16_t port, int out)
 static void child(const char *host, uint16_t port, int out)
 {
     fd_close_others(&out, 1);
-    if (geteuid() == 0 &&
-        (setgroups(0, NULL) < 0 || setgid(NOBODY) < 0 || setuid(NOBODY) < 0))
+    if (geteuid() == 0 && (setgroups(0, NULL) < 0 || setgid(NOBODY) < 0 || setuid(NOBODY) < 0))
         _exit(1);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of credentials clears it */
@@ -123,10 +122,10 @@ int upstream_resolve(struct upstream *all, size_t n, char *why, size_t why_size)
 
             if (error == 0)
                 continue;
-            snprintf(why, why_size,
-                     "upstream %s: cannot resolve \"%s\": %s; give an address, or mend the resolver",
-                     hop->config->name, url->host,
-                     gai_strerror(error));
+            snprintf(
+                why, why_size,
+                "upstream %s: cannot resolve \"%s\": %s; give an address, or mend the resolver",
+                hop->config->name, url->host, gai_strerror(error));
             return -EHOSTUNREACH;
         }
     }

@@ -109,8 +109,8 @@ unsigned upstream_order(struct upstream_choice *choice, const struct addr *desti
     return n;
 }
 
-/* True when the line was written. An upstream that answers every other time must not fill the log either:
- * so the interval holds beyond a success. */
+/* True when the line was written. An upstream that answers every other time must not fill the log
+ * either: so the interval holds beyond a success. */
 static bool complain(struct upstream *u, const char *error, int64_t now)
 {
     snprintf(u->last_error, sizeof(u->last_error), "%s", error);

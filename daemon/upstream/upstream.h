@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Upstreams as a worker uses them: a chain of hops, the addresses to dial, and what is known of their
- * health. Built by the keeper from the configuration and resolved before any rule is installed; each worker
- * has its own copy by fork and changes only the health in it.
+ * Upstreams as a worker uses them: a chain of hops, the addresses to dial, and what is known of
+ * their health. Built by the keeper from the configuration and resolved before any rule is
+ * installed; each worker has its own copy by fork and changes only the health in it.
  */
 #ifndef UNDERSOCK_UPSTREAM_UPSTREAM_H
 #define UNDERSOCK_UPSTREAM_UPSTREAM_H
@@ -42,27 +42,31 @@ struct upstream_choice {
     struct upstream *candidates[UPSTREAM_CANDIDATES];
     unsigned n;
     enum config_policy policy;
-    unsigned next; /* round-robin */
-    bool direct_when_down; /* when-down = "direct": no candidate answers, so the destination is dialled */
+    unsigned next;         /* round-robin */
+    bool direct_when_down; /* when-down = "direct": no candidate answers, so the destination is
+                              dialled */
     int64_t next_try;      /* all were down: until then nobody asks them again */
     struct upstream *direct;
 };
 
 /*
- * One struct upstream per upstream of `c`, in its order, and one named "direct" behind them; unresolved. `c` must outlive them. 0 or -ENOMEM.
+ * One struct upstream per upstream of `c`, in its order, and one named "direct" behind them;
+ * unresolved. `c` must outlive them. 0 or -ENOMEM.
  */
 int upstream_build(const struct config *c, uint32_t mark, struct upstream **ret);
-/* The candidates of a capture whose target is an upstream or a group. `all`: as upstream_build() made it. */
+/* The candidates of a capture whose target is an upstream or a group. `all`: as upstream_build()
+ * made it. */
 void upstream_choose_from(const struct config *c, const struct config_capture *capture,
                           struct upstream *all, struct upstream_choice *ret);
 /* An upstream without hops: the destination itself is dialled. */
 bool upstream_is_direct(const struct upstream *u);
-/* While every candidate is down and when-down = "direct": is this flow to go past them? One flow every two
- * seconds is not, and so finds out when they answer again. */
+/* While every candidate is down and when-down = "direct": is this flow to go past them? One flow
+ * every two seconds is not, and so finds out when they answer again. */
 bool upstream_go_direct(struct upstream_choice *choice, int64_t now);
 /*
- * The order in which the candidates are tried for a destination: fills `ret` with indices and returns
- * their number. Healthy ones come before those that are down; within that by the group's policy.
+ * The order in which the candidates are tried for a destination: fills `ret` with indices and
+ * returns their number. Healthy ones come before those that are down; within that by the group's
+ * policy.
  */
 unsigned upstream_order(struct upstream_choice *choice, const struct addr *destination,
                         uint8_t ret[UPSTREAM_CANDIDATES]);
@@ -73,9 +77,11 @@ unsigned upstream_order(struct upstream_choice *choice, const struct addr *desti
  */
 int upstream_resolve(struct upstream *all, size_t n, char *why, size_t why_size);
 
-/* What an attempt came to. `error` NULL: it answered. Logs changes, and complaints at most every 10 s. */
+/* What an attempt came to. `error` NULL: it answered. Logs changes, and complaints at most every 10
+ * s. */
 void upstream_report(struct upstream *u, const char *error, int64_t now);
-/* The same line for an attempt that failed although the upstream answered: says nothing of its health. */
+/* The same line for an attempt that failed although the upstream answered: says nothing of its
+ * health. */
 void upstream_complain(struct upstream *u, const char *error, int64_t now);
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Questions about a worker. The keeper passes on the asking client's own socket, so answers go from the
- * worker to the client and the keeper buffers nothing; a client that reads slowly delays only itself.
+ * Questions about a worker. The keeper passes on the asking client's own socket, so answers go from
+ * the worker to the client and the keeper buffers nothing; a client that reads slowly delays only
+ * itself.
  */
 #ifndef UNDERSOCK_WORKER_QUERY_H
 #define UNDERSOCK_WORKER_QUERY_H
@@ -33,8 +34,8 @@ struct queries {
     struct query items[QUERIES_MAX];
 };
 
-/* Takes over `fd` and begins to answer; false (the descriptor stays the caller's) when there are too many
- * or the question is unknown. */
+/* Takes over `fd` and begins to answer; false (the descriptor stays the caller's) when there are
+ * too many or the question is unknown. */
 bool queries_add(struct queries *q, uint16_t type, int fd);
 void queries_continue(struct queries *q, uint32_t index);
 

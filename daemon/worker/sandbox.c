@@ -68,18 +68,40 @@ int sandbox_drop(uid_t uid, gid_t gid, bool keep_net_raw, char *why, size_t why_
 }
 
 static const int allowed[] = {
-    SCMP_SYS(read),          SCMP_SYS(write),        SCMP_SYS(close),
-    SCMP_SYS(recvfrom),      SCMP_SYS(recvmsg),      SCMP_SYS(sendto),
-    SCMP_SYS(sendmsg),       SCMP_SYS(connect),      SCMP_SYS(accept4),
-    SCMP_SYS(epoll_wait),    SCMP_SYS(epoll_pwait),  SCMP_SYS(epoll_ctl),
-    SCMP_SYS(splice),        SCMP_SYS(pipe2),        SCMP_SYS(fcntl),
-    SCMP_SYS(setsockopt),    SCMP_SYS(getsockopt),   SCMP_SYS(getsockname),
-    SCMP_SYS(shutdown),      SCMP_SYS(dup),          SCMP_SYS(clock_gettime),
-    SCMP_SYS(exit),          SCMP_SYS(exit_group),   SCMP_SYS(munmap),
-    SCMP_SYS(mremap),        SCMP_SYS(madvise),      SCMP_SYS(brk),
-    SCMP_SYS(rt_sigreturn),  SCMP_SYS(futex),        SCMP_SYS(getrandom),
-    SCMP_SYS(restart_syscall), SCMP_SYS(getpid),     SCMP_SYS(gettid),
-    SCMP_SYS(rt_sigprocmask), SCMP_SYS(tgkill),
+    SCMP_SYS(read),
+    SCMP_SYS(write),
+    SCMP_SYS(close),
+    SCMP_SYS(recvfrom),
+    SCMP_SYS(recvmsg),
+    SCMP_SYS(sendto),
+    SCMP_SYS(sendmsg),
+    SCMP_SYS(connect),
+    SCMP_SYS(accept4),
+    SCMP_SYS(epoll_wait),
+    SCMP_SYS(epoll_pwait),
+    SCMP_SYS(epoll_ctl),
+    SCMP_SYS(splice),
+    SCMP_SYS(pipe2),
+    SCMP_SYS(fcntl),
+    SCMP_SYS(setsockopt),
+    SCMP_SYS(getsockopt),
+    SCMP_SYS(getsockname),
+    SCMP_SYS(shutdown),
+    SCMP_SYS(dup),
+    SCMP_SYS(clock_gettime),
+    SCMP_SYS(exit),
+    SCMP_SYS(exit_group),
+    SCMP_SYS(munmap),
+    SCMP_SYS(mremap),
+    SCMP_SYS(madvise),
+    SCMP_SYS(brk),
+    SCMP_SYS(rt_sigreturn),
+    SCMP_SYS(futex),
+    SCMP_SYS(getrandom),
+    SCMP_SYS(restart_syscall),
+    SCMP_SYS(getpid),
+    SCMP_SYS(gettid),
+    SCMP_SYS(rt_sigprocmask),
 };
 
 static int allow_some(scmp_filter_ctx ctx)
@@ -101,6 +123,9 @@ static int allow_some(scmp_filter_ctx ctx)
     if (r == 0)
         r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
                              SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+    if (r == 0) /* abort() */
+        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
+                             SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()));
     return r;
 }
 

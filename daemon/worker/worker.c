@@ -2,8 +2,8 @@
 /*
  * worker/worker.h: puts a worker together, gives up its privileges, runs its loop.
  *
- * What needs privilege or a file (large pipes, the tables' memory, the sandbox's own library) is done before
- * the privileges go; the first connection is accepted after.
+ * What needs privilege or a file (large pipes, the tables' memory, the sandbox's own library) is
+ * done before the privileges go; the first connection is accepted after.
  */
 #include "worker/worker.h"
 
@@ -202,7 +202,7 @@ static int set_up(struct worker *w)
         .upstreams = upstreams,
         .n_upstreams = n_upstreams,
         .max_flows = w->max_flows,
-        .worker = o->number,
+        .worker = o->ident,
         .idle_timeout = o->config->idle_timeout,
         .on_empty = on_empty,
         .ctx = w,
@@ -223,10 +223,11 @@ static int set_up(struct worker *w)
 }
 
 /*
- * Keeps our own descriptors and the one to hold. That one is the owner of the nftables table: without the
- * table the kernel stops translating addresses, and the resets of redirected connections would not reach
- * their applications. A dying process finishes its descriptors from the highest number down (fput() puts
- * them on a last-in-first-out list), so it moves below those of the flows.
+ * Keeps our own descriptors and the one to hold. That one is the owner of the nftables table:
+ * without the table the kernel stops translating addresses, and the resets of redirected
+ * connections would not reach their applications. A dying process finishes its descriptors from the
+ * highest number down (fput() puts them on a last-in-first-out list), so it moves below those of
+ * the flows.
  */
 static void close_the_rest(const struct worker_options *o)
 {

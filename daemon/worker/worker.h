@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A worker: one process, one thread, one loop, its own flow table. Started by fork() from the keeper; gets
- * its listeners, the BPF maps and its end of the channel by inheritance, and gives up everything else.
+ * A worker: one process, one thread, one loop, its own flow table. Started by fork() from the
+ * keeper; gets its listeners, the BPF maps and its end of the channel by inheritance, and gives up
+ * everything else.
  */
 #ifndef UNDERSOCK_WORKER_WORKER_H
 #define UNDERSOCK_WORKER_WORKER_H
@@ -26,7 +27,8 @@ struct worker_listener {
 };
 
 struct worker_options {
-    unsigned number; /* 0.. */
+    unsigned number; /* 0..; a draining worker may have the same one */
+    unsigned ident;  /* 0..255: of no other worker alive; part of the ids of its flows */
     int channel;     /* SEQPACKET to the keeper; its end of file ends the worker */
     const struct config *config;
     struct upstream *upstreams; /* resolved; as many as the configuration has */

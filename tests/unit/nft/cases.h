@@ -45,12 +45,21 @@
     .name = its_name, .hook = CAPTURE_OUTPUT, .action = CAPTURE_PROXY, .port_v4 = 12345, \
     .port_v6 = 12346
 #define OTHER(its_name, its_action) .name = its_name, .hook = CAPTURE_OUTPUT, .action = (its_action)
-#define TO(array)                   .to = (array), .n_to = COUNT(array)
-#define NOT_TO(array)               .not_to = (array), .n_not_to = COUNT(array)
-#define TCP(array)                  .tcp_ports = (array), .n_tcp_ports = COUNT(array)
-#define UDP(array)                  .udp_ports = (array), .n_udp_ports = COUNT(array)
-#define UID(array)                  .uids = (array), .n_uids = COUNT(array)
-#define NOT_UID(array)              .not_uids = (array), .n_not_uids = COUNT(array)
+#define GATE(its_name)                                                                    \
+    .name = its_name, .hook = CAPTURE_GATEWAY, .action = CAPTURE_PROXY, .port_v4 = 12347, \
+    .port_v6 = 12348
+#define NOT_GATE(its_name, its_action) \
+    .name = its_name, .hook = CAPTURE_GATEWAY, .action = (its_action)
+#define CGROUP(its_name, its_path)                                                       \
+    .name = its_name, .hook = CAPTURE_CGROUP, .action = CAPTURE_PROXY, .port_v4 = 12349, \
+    .port_v6 = 12350, .cgroup = (its_path)
+#define IFS(array)     .interfaces = (array), .n_interfaces = COUNT(array)
+#define TO(array)      .to = (array), .n_to = COUNT(array)
+#define NOT_TO(array)  .not_to = (array), .n_not_to = COUNT(array)
+#define TCP(array)     .tcp_ports = (array), .n_tcp_ports = COUNT(array)
+#define UDP(array)     .udp_ports = (array), .n_udp_ports = COUNT(array)
+#define UID(array)     .uids = (array), .n_uids = COUNT(array)
+#define NOT_UID(array) .not_uids = (array), .n_not_uids = COUNT(array)
 
 static const struct port_range web[] = {{80, 80}, {443, 443}, {8000, 8999}};
 static const struct port_range many_ports[] = {
@@ -142,15 +151,65 @@ static const struct capture_policy names[] = {
 static const struct capture_policy mixed_hooks[] = {
     {.name = "cg", .hook = CAPTURE_CGROUP, .port_v4 = 20001, .port_v6 = 20002},
     {.name = "quic", .hook = CAPTURE_OUTPUT, UDP(quic), .port_v4 = 20003},
-    {.name = "gw", .hook = CAPTURE_GATEWAY, .port_v4 = 20004},
+    {.name = "gw", .hook = CAPTURE_GATEWAY, UDP(quic), .port_v4 = 20004},
     {PROXY("host"), TCP(web), UDP(quic)},
 };
 static const struct capture_policy nothing_to_do[] = {
     {.name = "cg", .hook = CAPTURE_CGROUP, .port_v4 = 20001, .port_v6 = 20002},
-    {.name = "gw", .hook = CAPTURE_GATEWAY, .port_v4 = 20004},
+    {.name = "gw", .hook = CAPTURE_GATEWAY, UDP(quic), .port_v4 = 20004},
+    {.name = "gw-user", .hook = CAPTURE_GATEWAY, UID(one_uid), .port_v4 = 20005},
+    {NOT_GATE("gw-direct", CAPTURE_DIRECT)},
     {.name = "quic", .hook = CAPTURE_OUTPUT, UDP(quic), .port_v4 = 20003},
     {OTHER("direct", CAPTURE_DIRECT)},
 };
+
+static const char *const lan_if[] = {"lan0"};
+static const char *const many_interfaces[] = {"wlan0",    "eth0",   "br-lan",          "eth1.100",
+                                              "eth0.100", "lan0",   "aaaaaaaaaaaaaaa", "br-lan",
+                                              "veth0",    "docker0"};
+static const struct capture_policy gate_everything[] = {{GATE("gw")}};
+static const struct capture_policy gate_lan[] = {{GATE("gw"), IFS(lan_if), TO(net46), TCP(web)}};
+static const struct capture_policy gate_many[] = {{GATE("gw"), IFS(many_interfaces)}};
+static const struct capture_policy gate_not_uid[] = {{GATE("gw"), NOT_UID(one_uid)}};
+static const struct capture_policy gate_all[] = {{GATE("gw"), IFS(many_interfaces), TO(net46),
+                                                  NOT_TO(untidy), TCP(web), .has_mark = true,
+                                                  .mark = 0x51}};
+static const struct capture_policy gate_private[] = {{GATE("gw"), IFS(lan_if), .private = true}};
+static const struct capture_policy gate_several[] = {
+    {NOT_GATE("quiet", CAPTURE_DIRECT), TO(net4)},
+    {NOT_GATE("bad", CAPTURE_REFUSE), TO(net46), TCP(quic)},
+    {GATE("web"), IFS(lan_if), TCP(web)},
+    {.name = "rest", .hook = CAPTURE_GATEWAY, .port_v4 = 20001},
+    {GATE("same"), .private = true},
+};
+static const struct capture_policy gate_refuse[] = {{NOT_GATE("none", CAPTURE_REFUSE)}};
+static const struct capture_policy gate_reset[] = {
+    {NOT_GATE("quiet", CAPTURE_DIRECT), TO(net4)},
+    {GATE("gw"), IFS(lan_if), .reset_established = true}};
+static const struct capture_policy host_and_gate[] = {
+    {GATE("gw"), IFS(lan_if)}, {PROXY("host"), TCP(web)}, {OTHER("rest", CAPTURE_REFUSE)}};
+static const struct capture_policy host_reset[] = {
+    {OTHER("quiet", CAPTURE_DIRECT), TO(net4)},
+    {PROXY("host"), NOT_UID(one_uid), .reset_established = true}};
+static const struct capture_policy refuse_reset[] = {
+    {OTHER("none", CAPTURE_REFUSE), UID(one_uid), .reset_established = true}};
+
+/* For the guard. */
+static const struct capture_policy closed[] = {{PROXY("host"), .fail_closed = true}};
+static const struct capture_policy closed_web[] = {
+    {PROXY("open"), TO(net4)},
+    {OTHER("direct", CAPTURE_DIRECT), TO(net6), .fail_closed = true},
+    {PROXY("web"), TCP(web), UID(some_uids), .fail_closed = true}};
+static const struct capture_policy closed_udp[] = {
+    {PROXY("quic"), UDP(quic), .takes_udp = true, .fail_closed = true},
+    {PROXY("web"), TCP(web), .takes_udp = true, .fail_closed = true},
+    {OTHER("none", CAPTURE_REFUSE), NOT_TO(untidy), .takes_udp = true, .fail_closed = true}};
+static const struct capture_policy closed_gate[] = {{GATE("gw"), .fail_closed = true}};
+static const struct capture_policy closed_both[] = {
+    {GATE("gw"), IFS(many_interfaces), TO(net46), .takes_udp = true, .fail_closed = true},
+    {PROXY("host"), .has_mark = true, .mark = 0x51, .fail_closed = true}};
+static const struct capture_policy closed_host_cgroup[] = {
+    {CGROUP("all", "/"), TCP(web), .fail_closed = true}};
 
 /* Stops the program on a mistake in the test itself. */
 static inline struct addr parse_addr(const char *text)
@@ -163,6 +222,7 @@ static inline struct addr parse_addr(const char *text)
 }
 
 #define POLICIES(array) .policies = (array), .n_policies = COUNT(array)
+#define TPROXY          .tproxy_mark = 0x5501
 #define OWN             .own_mark = 0x5500, .own_mask = 0xff00
 #define UPSTREAMS       .upstreams = some_upstreams, .n_upstreams = COUNT(some_upstreams)
 
@@ -175,6 +235,8 @@ static const struct test_case {
     {"a mark of 32 bits", {POLICIES(everything), .own_mark = 0x51, .own_mask = 0xffffffff}},
     {"a mark of one bit", {POLICIES(everything), .own_mark = 4, .own_mask = 4}},
     {"a mark of 0", {POLICIES(everything), .own_mark = 0, .own_mask = 0xff}},
+    {"a mark of 24 leading bits",
+     {POLICIES(everything), .own_mark = 0x55530000, .own_mask = 0xffffff00}},
     {"tcp-ports", {POLICIES(by_ports), OWN}},
     {"many tcp-ports", {POLICIES(by_many_ports), OWN}},
     {"all tcp-ports", {POLICIES(by_all_ports), OWN}},
@@ -200,6 +262,30 @@ static const struct test_case {
     {"no listener", {POLICIES(no_listener), OWN}},
     {"names", {POLICIES(names), OWN}},
     {"other hooks beside it", {POLICIES(mixed_hooks), OWN}},
+    {"gateway", {POLICIES(gate_everything), OWN, UPSTREAMS, TPROXY}},
+    {"gateway, no mark", {POLICIES(gate_everything), TPROXY}},
+    {"gateway, selected", {POLICIES(gate_lan), OWN, TPROXY}},
+    {"gateway, many interfaces", {POLICIES(gate_many), OWN, TPROXY}},
+    {"gateway, every selector", {POLICIES(gate_all), OWN, UPSTREAMS, TPROXY}},
+    {"gateway, not-uid", {POLICIES(gate_not_uid), OWN, TPROXY}},
+    {"gateway, private", {POLICIES(gate_private), OWN, TPROXY}},
+    {"gateway, several", {POLICIES(gate_several), OWN, TPROXY}},
+    {"gateway, refuse", {POLICIES(gate_refuse), OWN, TPROXY}},
+    {"gateway, reset", {POLICIES(gate_reset), OWN, UPSTREAMS, TPROXY}},
+    {"gateway and host", {POLICIES(host_and_gate), OWN, UPSTREAMS, TPROXY}},
+    {"host, reset", {POLICIES(host_reset), OWN, UPSTREAMS}},
+    {"refuse, reset", {POLICIES(refuse_reset), OWN}},
+};
+
+/* What the guard makes of these is never empty. */
+static const struct test_case guard_cases[] = {
+    {"guard", {POLICIES(closed), OWN, UPSTREAMS}},
+    {"guard, no mark", {POLICIES(closed)}},
+    {"guard, selected", {POLICIES(closed_web), OWN, UPSTREAMS}},
+    {"guard, UDP", {POLICIES(closed_udp), OWN}},
+    {"guard, gateway", {POLICIES(closed_gate), OWN, UPSTREAMS, TPROXY}},
+    {"guard, gateway and host", {POLICIES(closed_both), OWN, UPSTREAMS, TPROXY}},
+    {"guard, every process", {POLICIES(closed_host_cgroup), OWN}},
 };
 
 /* nft has no word for an empty ruleset, so this one is not among the others. */

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Other people's rules. Ours run at the output hook with priority -110 (nft/ruleset.c) and at
+ * prerouting before anybody's nat. The first nat chain that decides on a connection decides for
+ * good; a packet that any chain drops is gone.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <linux/netfilter.h>
+
+#include "doctor/judge.h"
+#include "doctor/judge_names.h"
+
+#define OUR_OUTPUT     (-110)
+#define OUR_PREROUTING (-150)
+
+const char *chain_name(const struct fw_chain *c, char *buf, size_t size)
+{
+    const char *family = c->family == NFPROTO_INET     ? "inet"
+                         : c->family == NFPROTO_IPV4   ? "ip"
+                         : c->family == NFPROTO_IPV6   ? "ip6"
+                         : c->family == NFPROTO_BRIDGE ? "bridge"
+                         : c->family == NFPROTO_ARP    ? "arp"
+                                                       : "netdev";
+
+    snprintf(buf, size, "%s %s %s", family, c->table, c->name);
+    return buf;
+}
+
+/* Whether it sees packets of the IP layer; bridge, arp and netdev chains have hooks of their own.
+ */
+static bool is_ip(const struct fw_chain *c)
+{
+    return c->family == NFPROTO_INET || c->family == NFPROTO_IPV4 || c->family == NFPROTO_IPV6;
+}
+
+static void judge_output_nat(const struct fw_chain *c, struct findings *ret)
+{
+    char name[CHAIN_NAME_SIZE], text[512];
+
+    if (!c->nat || !(c->traits & FW_NAT) || c->priority > OUR_OUTPUT)
+        return;
+    chain_name(c, name, sizeof(name));
+    if (c->priority == OUR_OUTPUT)
+        snprintf(
+            text, sizeof(text),
+            "the nat chain %s redirects with our own priority %d: whichever was made first wins",
+            name, c->priority);
+    else
+        snprintf(
+            text, sizeof(text),
+            "the nat chain %s redirects connections of this host before ours does (priority %d, "
+            "ours is %d): what it takes never reaches us",
+            name, c->priority, OUR_OUTPUT);
+    finding_add_mend(ret, "foreign-nat", c->priority == OUR_OUTPUT ? FINDING_WARN : FINDING_FAIL,
+                     text, "nft -a list chain %s # then: nft delete rule %s handle N", name, name);
+}
+
+static void judge_prerouting(const struct fw_chain *c, struct findings *ret)
+{
+    char name[CHAIN_NAME_SIZE], text[512];
+
+    chain_name(c, name, sizeof(name));
+    if (c->traits & FW_TPROXY) {
+        snprintf(
+            text, sizeof(text),
+            "the chain %s has TPROXY rules of somebody else (priority %d): who comes first takes "
+            "the packet",
+            name, c->priority);
+        finding_add_mend(ret, "foreign-tproxy", FINDING_WARN, text, "nft -a list chain %s", name);
+    }
+    if (c->nat && (c->traits & FW_NAT) && c->priority < OUR_PREROUTING) {
+        snprintf(text, sizeof(text),
+                 "the nat chain %s rewrites destinations before ours sees them (priority %d)", name,
+                 c->priority);
+        finding_add_mend(ret, "foreign-nat", FINDING_FAIL, text, "nft -a list chain %s", name);
+    }
+}
+
+/* A packet that TPROXY hands over goes on through the input hook, with its original destination. */
+static void judge_input(const struct fw_chain *c, struct findings *ret)
+{
+    char name[CHAIN_NAME_SIZE], text[512];
+
+    if (!c->drops || (c->traits & (FW_ACCEPT_SOCKET | FW_ACCEPT_ALL)))
+        return;
+    chain_name(c, name, sizeof(name));
+    if (c->traits & FW_ACCEPT_INTERFACE)
+        snprintf(text, sizeof(text),
+                 "the chain %s drops by default and accepts by interface: unless the gateway's is "
+                 "among them, it drops what TPROXY hands over",
+                 name);
+    else
+        snprintf(text, sizeof(text),
+                 "the chain %s drops by default, also what TPROXY hands over to the listener",
+                 name);
+    finding_add_mend(ret, "foreign-input",
+                     c->traits & FW_ACCEPT_INTERFACE ? FINDING_WARN : FINDING_FAIL, text,
+                     "nft insert rule %s meta l4proto tcp socket transparent 1 accept", name);
+}
+
+static void judge_invalid(const struct facts *f, const struct fw_chain *c, struct findings *ret)
+{
+    bool output = facts_has_hook(f, CAPTURE_OUTPUT), gateway = facts_has_hook(f, CAPTURE_GATEWAY);
+    char name[CHAIN_NAME_SIZE], text[512];
+
+    if (!(c->traits & FW_DROP_INVALID) || !is_ip(c))
+        return;
+    if (!(c->hook == NF_INET_LOCAL_OUT && output) &&
+        !((c->hook == NF_INET_PRE_ROUTING || c->hook == NF_INET_LOCAL_IN) && gateway))
+        return;
+    chain_name(c, name, sizeof(name));
+    snprintf(
+        text, sizeof(text),
+        "the chain %s drops what conntrack calls invalid: a connection whose entry is gone stalls "
+        "instead of being reset",
+        name);
+    finding_add_mend(ret, "ct-invalid", FINDING_WARN, text, "nft -a list chain %s", name);
+}
+
+static void judge_tools(const struct facts_firewall *fw, struct findings *ret)
+{
+    static const struct {
+        unsigned tool;
+        const char *id, *text;
+    } tools[] = {
+        {FW_FIREWALLD, "firewalld",
+         "firewalld's rules are here; its reload leaves our table alone, and what of them stands "
+         "in the "
+         "way has a line of its own"},
+        {FW_UFW, "ufw",
+         "ufw's rules are here; what of them stands in the way has a line of its own"},
+        {FW_DOCKER, "docker",
+         "Docker's rules are here; containers are forwarded traffic, which only hook = \"gateway\" "
+         "takes"},
+        {FW_LIBVIRT, "libvirt",
+         "libvirt's rules are here; guests are forwarded traffic, which only hook = \"gateway\" "
+         "takes"},
+        {FW_KUBERNETES, "kubernetes",
+         "Kubernetes' rules are here; what of them stands in the way has a line of its own"},
+        {FW_FAIL2BAN, "fail2ban", "fail2ban's rules are here; they concern what comes in alone"},
+    };
+
+    for (size_t i = 0; i < sizeof(tools) / sizeof(tools[0]); i++) {
+        if (fw->tools & tools[i].tool)
+            finding_add(ret, tools[i].id, FINDING_OK, NULL, "%s", tools[i].text);
+    }
+}
+
+static void judge_legacy(const struct facts_firewall *fw, struct findings *ret)
+{
+    if (fw->legacy4[0])
+        finding_add(
+            ret, "iptables-legacy", FINDING_WARN, "iptables-legacy-save",
+            "iptables-legacy is in use (tables %s): its rules cannot be read from here; they "
+            "come after ours for nat, and may drop what we redirect",
+            fw->legacy4);
+    if (fw->legacy6[0])
+        finding_add(
+            ret, "iptables-legacy", FINDING_WARN, "ip6tables-legacy-save",
+            "ip6tables-legacy is in use (tables %s): its rules cannot be read from here; they "
+            "come after ours for nat, and may drop what we redirect",
+            fw->legacy6);
+}
+
+void judge_firewall(const struct facts *f, struct findings *ret)
+{
+    const struct facts_firewall *fw = &f->firewall;
+    bool gateway = facts_has_hook(f, CAPTURE_GATEWAY);
+    bool output = facts_has_hook(f, CAPTURE_OUTPUT) || !f->config;
+    size_t before;
+
+    if (fw->error < 0) {
+        bool privilege = fw->error == -EPERM || fw->error == -EACCES;
+
+        if (privilege || f->kernel.nft_error == 0)
+            finding_add(ret, "firewall", FINDING_WARN, privilege ? "sudo undersock doctor" : NULL,
+                        "the firewall's rules cannot be read: %s", strerror(-fw->error));
+        return;
+    }
+    judge_tools(fw, ret);
+    before = ret->n;
+    judge_legacy(fw, ret);
+    for (size_t i = 0; i < fw->n_chains; i++) {
+        const struct fw_chain *c = &fw->chains[i];
+
+        if (is_ip(c) && c->hook == NF_INET_LOCAL_OUT && output)
+            judge_output_nat(c, ret);
+        if (is_ip(c) && c->hook == NF_INET_PRE_ROUTING && gateway)
+            judge_prerouting(c, ret);
+        if (is_ip(c) && c->hook == NF_INET_LOCAL_IN && gateway)
+            judge_input(c, ret);
+        judge_invalid(f, c, ret);
+    }
+    if (ret->n == before)
+        finding_add(ret, "firewall", FINDING_OK, NULL,
+                    "none of the %zu base chains of others stands in the way", fw->n_chains);
+}

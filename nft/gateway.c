@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Policy to form: forwarded connections.
+ *
+ * Theory of operation. One base chain at the prerouting hook, mangle priority: after connection
+ * tracking (-200), before the nat of others (-100), and before the routing that its mark decides.
+ *
+ *   prerouting     what is not ours to look at; then SYNs by capture
+ *   established    all other packets
+ *   tproxyN_PORT   to one listener, or nowhere
+ *
+ * A SYN that a capture selects is given to the listener and marked, and the policy route of
+ * nft/routes.h brings it in. `tproxy` without a listener does nothing, and the packet would be
+ * forwarded: the next rule drops it.
+ *
+ * Other packets belong to a transparent socket of ours, and are marked for the same route before
+ * any selection, so that no reload cuts a connection; or to a connection that is forwarded, whether
+ * older than the daemon or not selected; or to a connection of ours whose socket is gone, as a
+ * worker died. The last two look alike. To the kernel both are tracked connections to a foreign
+ * address, and what the client goes on sending (to it, the connection is open until a reset
+ * reaches it) would be forwarded to the very destination that it must not reach directly. So the
+ * SYN labels its connection as ours, in connection tracking, where the label outlives the socket:
+ * NFT_FLOW_LABEL, one bit of the 128, since the mark of connections belongs to the administrator. A
+ * packet with the label and without a socket is answered with a reset.
+ *
+ * The socket is looked up with the listeners, and somebody else's transparent listener on the
+ * wildcard address matches any packet to its port: that is none of ours. (`socket wildcard` stops
+ * the rule, as if it did not match, for the small sockets of a handshake or a time-wait, so
+ * it cannot be asked the other way round.) SYNs are not looked up: one that meets a time-wait
+ * socket opens a new connection, which `tproxy` knows how to do and the mark alone does not.
+ *
+ * These rules stay where a reload leaves no gateway capture (nft_chain_keep()), for the sake of
+ * the connections that there are.
+ */
+#include "nft/gateway.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdio.h>
+
+#include <linux/netfilter.h>
+#include <linux/rtnetlink.h>
+
+#include "nft/selection.h"
+
+#define PRIORITY_GATEWAY (-150)
+
+static bool is_gateway(const struct nft_maker *m, size_t i)
+{
+    return m->set->policies[i].hook == CAPTURE_GATEWAY &&
+           nft_selects_tcp(&m->set->policies[i], &m->scope);
+}
+
+size_t nft_gateway_captures(const struct nft_maker *m)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < m->set->n_policies; i++)
+        for (enum nft_family f = NFT_V4; f < NFT_N_FAMILIES; f++)
+            if (is_gateway(m, i) && nft_selects_family(&m->set->policies[i], f) &&
+                nft_treatment(&m->set->policies[i], f) != NFT_TREAT_RETURN)
+                n = i + 1;
+    return n;
+}
+
+/* What becomes of packets that are no SYN. */
+static int add_established(struct nft_maker *m, unsigned *ret)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+    unsigned chain;
+    int r = nft_form_add_chain(m->rs, "established", NFT_CHAIN_REGULAR, 0, 0, &chain);
+
+    if (r < 0)
+        return r;
+    nft_rule_match(&rule, NFT_FIELD_SOCKET_WILDCARD, NFT_OP_EQ, 1);
+    r = nft_append_return(m, chain, &rule);
+
+    rule.n_exprs = 0;
+    nft_rule_match(&rule, NFT_FIELD_SOCKET_TRANSPARENT, NFT_OP_EQ, 1);
+    nft_rule_add(&rule, NFT_EXPR_SET_MARK)->number = m->set->tproxy_mark;
+    nft_rule_verdict(&rule, NFT_VERDICT_ACCEPT, 0);
+    if (r == 0)
+        r = nft_chain_append(&m->rs->chains[chain], &rule);
+
+    rule.n_exprs = 0;
+    nft_rule_match_any(&rule, NFT_FIELD_CT_LABEL, NFT_FLOW_LABEL);
+    nft_rule_match(&rule, NFT_FIELD_META_L4PROTO, NFT_OP_EQ, IPPROTO_TCP);
+    nft_rule_add(&rule, NFT_EXPR_TCP_RESET);
+    if (r == 0)
+        r = nft_chain_append(&m->rs->chains[chain], &rule);
+    nft_chain_keep(&m->rs->chains[chain]);
+    if (r == 0 && nft_ends_established(m, CAPTURE_GATEWAY))
+        r = nft_append_ended(m, chain, CAPTURE_GATEWAY);
+    *ret = chain;
+    return r;
+}
+
+/* The chain that gives a connection to the listener of this port. */
+static int find_or_add_tproxy(struct nft_maker *m, enum nft_family f, uint16_t port, unsigned *ret)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+    char name[NFT_ID_SIZE];
+    unsigned chain;
+
+    snprintf(name, sizeof(name), "tproxy%c_%u", f == NFT_V4 ? '4' : '6', port);
+    if (nft_form_find_chain(m->rs, name, ret))
+        return 0;
+    int r = nft_form_add_chain(m->rs, name, NFT_CHAIN_REGULAR, 0, 0, &chain);
+
+    if (r < 0)
+        return r;
+    nft_rule_match(&rule, NFT_FIELD_META_L4PROTO, NFT_OP_EQ, IPPROTO_TCP);
+    nft_rule_add(&rule, NFT_EXPR_SET_LABEL)->number = NFT_FLOW_LABEL;
+    struct nft_expr *tproxy = nft_rule_add(&rule, NFT_EXPR_TPROXY);
+
+    tproxy->v6 = f == NFT_V6;
+    tproxy->port = port;
+    nft_rule_add(&rule, NFT_EXPR_SET_MARK)->number = m->set->tproxy_mark;
+    nft_rule_verdict(&rule, NFT_VERDICT_ACCEPT, 0);
+    r = nft_chain_append(&m->rs->chains[chain], &rule);
+    rule.n_exprs = 0;
+    nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
+    if (r == 0)
+        r = nft_chain_append(&m->rs->chains[chain], &rule);
+    *ret = chain;
+    return r;
+}
+
+static int append_capture(struct nft_maker *m, unsigned chain, size_t i)
+{
+    const struct capture_policy *p = &m->set->policies[i];
+    int r = 0;
+
+    for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++) {
+        struct nft_rule rule = {.n_exprs = 0};
+        unsigned tproxy;
+
+        if (!nft_selects_family(p, f))
+            continue;
+        r = nft_match_selection(m, i, f, NFT_TCP, &rule);
+        if (r < 0)
+            break;
+        switch (nft_treatment(p, f)) {
+        case NFT_TREAT_REDIRECT:
+            r = find_or_add_tproxy(m, f, nft_listener_port(p, f), &tproxy);
+            if (r == 0)
+                nft_rule_verdict(&rule, NFT_VERDICT_GOTO, tproxy);
+            break;
+        case NFT_TREAT_REFUSE:
+            r = nft_rule_refuse(m, &rule, NFT_TCP);
+            break;
+        case NFT_TREAT_RETURN:
+            nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
+            break;
+        }
+        if (r == 0)
+            r = nft_chain_append(&m->rs->chains[chain], &rule);
+    }
+    return r;
+}
+
+int nft_gateway_add(struct nft_maker *m, size_t n)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+    unsigned chain, established = 0;
+    int r = nft_form_add_chain(m->rs, "prerouting", NFT_CHAIN_FILTER, NF_INET_PRE_ROUTING,
+                               PRIORITY_GATEWAY, &chain);
+
+    if (r == 0)
+        r = nft_append_own_mark_return(m, chain);
+    nft_rule_match_name(&rule, NFT_FIELD_META_IIFNAME, NFT_OP_EQ, "lo");
+    if (r == 0)
+        r = nft_append_return(m, chain, &rule);
+    if (r == 0)
+        r = nft_append_addr_type_return(m, chain, RTN_LOCAL);
+    if (r == 0)
+        r = add_established(m, &established);
+    if (r < 0)
+        return r;
+    rule.n_exprs = 0;
+    nft_match_not_syn(&rule);
+    nft_rule_verdict(&rule, NFT_VERDICT_GOTO, established);
+    r = nft_chain_append(&m->rs->chains[chain], &rule);
+    nft_chain_keep(&m->rs->chains[chain]);
+    if (r == 0)
+        r = nft_append_addr_type_return(m, chain, RTN_BROADCAST);
+    if (r == 0)
+        r = nft_append_addr_type_return(m, chain, RTN_MULTICAST);
+    if (r == 0)
+        r = nft_append_pairs_return(m, chain, m->shared.upstreams);
+    for (size_t i = 0; r == 0 && i < n; i++)
+        if (is_gateway(m, i))
+            r = append_capture(m, chain, i);
+    return r;
+}

@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "nft/selection.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <linux/netfilter.h>
+#include <linux/netfilter/nf_conntrack_common.h>
+#include <linux/netfilter/nf_conntrack_tuple_common.h>
+
+#include "nft/ruleset.h"
+
+static const uint32_t family_nfproto[] = {[NFT_V4] = NFPROTO_IPV4, [NFT_V6] = NFPROTO_IPV6};
+static const enum nft_field family_daddr[] = {
+    [NFT_V4] = NFT_FIELD_IP_DADDR, [NFT_V6] = NFT_FIELD_IP6_DADDR};
+
+static bool ports_valid(const struct port_range *ports, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (ports[i].first > ports[i].last)
+            return false;
+    return true;
+}
+
+static bool prefixes_valid(const struct prefix *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (p[i].len > 128)
+            return false;
+    return true;
+}
+
+static bool valid(const struct capture_set *set)
+{
+    if (set->own_mark & ~set->own_mask)
+        return false;
+    for (size_t i = 0; i < set->n_policies; i++) {
+        const struct capture_policy *p = &set->policies[i];
+
+        if (!ports_valid(p->tcp_ports, p->n_tcp_ports) ||
+            !ports_valid(p->udp_ports, p->n_udp_ports) || !prefixes_valid(p->to, p->n_to) ||
+            !prefixes_valid(p->not_to, p->n_not_to))
+            return false;
+        for (size_t j = 0; j < p->n_interfaces; j++)
+            if (p->interfaces[j][0] == '\0' || strlen(p->interfaces[j]) >= 16)
+                return false;
+    }
+    return true;
+}
+
+int nft_maker_begin(struct nft_maker *m, const struct capture_set *set, struct nft_scope scope)
+{
+    *m = (struct nft_maker){
+        .set = set, .scope = scope, .refuse_tcp = NFT_NO_CHAIN, .refuse_udp = NFT_NO_CHAIN};
+    if (!valid(set))
+        return -EINVAL;
+    m->rs = nft_form_new();
+    m->sets = calloc(set->n_policies ? set->n_policies : 1, sizeof(*m->sets));
+    return m->rs && m->sets ? 0 : -ENOMEM;
+}
+
+int nft_maker_end(struct nft_maker *m, int r, struct nft_ruleset **ret)
+{
+    free(m->sets);
+    if (r < 0)
+        nft_ruleset_free(m->rs);
+    else
+        *ret = m->rs;
+    return r;
+}
+
+enum nft_treatment nft_treatment(const struct capture_policy *p, enum nft_family f)
+{
+    switch (p->action) {
+    case CAPTURE_DIRECT:
+        return NFT_TREAT_RETURN;
+    case CAPTURE_PROXY:
+        return nft_listener_port(p, f) != 0 ? NFT_TREAT_REDIRECT : NFT_TREAT_REFUSE;
+    case CAPTURE_REFUSE:
+        break;
+    }
+    return NFT_TREAT_REFUSE;
+}
+
+int nft_append_return(struct nft_maker *m, unsigned chain, struct nft_rule *rule)
+{
+    nft_rule_verdict(rule, NFT_VERDICT_RETURN, 0);
+    return nft_chain_append(&m->rs->chains[chain], rule);
+}
+
+int nft_append_own_mark_return(struct nft_maker *m, unsigned chain)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+
+    if (m->set->own_mask == 0)
+        return 0;
+    nft_rule_match_masked(&rule, NFT_FIELD_META_MARK, NFT_OP_EQ, m->set->own_mark,
+                          m->set->own_mask);
+    return nft_append_return(m, chain, &rule);
+}
+
+int nft_append_addr_type_return(struct nft_maker *m, unsigned chain, uint32_t rtn)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+
+    nft_rule_match(&rule, NFT_FIELD_FIB_DADDR_TYPE, NFT_OP_EQ, rtn);
+    return nft_append_return(m, chain, &rule);
+}
+
+int nft_append_pairs_return(struct nft_maker *m, unsigned chain,
+                            const unsigned sets[NFT_N_FAMILIES])
+{
+    int r = 0;
+
+    for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++) {
+        struct nft_rule rule = {.n_exprs = 0};
+
+        if (sets[f] == NFT_NO_SET)
+            continue;
+        nft_rule_match_pair(&rule, family_daddr[f], NFT_FIELD_TCP_DPORT, sets[f]);
+        r = nft_append_return(m, chain, &rule);
+    }
+    return r;
+}
+
+void nft_match_not_syn(struct nft_rule *rule)
+{
+    nft_rule_match_masked(rule, NFT_FIELD_TCP_FLAGS, NFT_OP_NEQ, NFT_TCP_SYN,
+                          NFT_TCP_FIN_SYN_RST_ACK);
+}
+
+static void match_if(struct nft_rule *rule, enum nft_field field, enum nft_op op, unsigned set)
+{
+    if (set != NFT_NO_SET)
+        nft_rule_match_set(rule, field, op, set);
+}
+
+static int match_cgroup(struct nft_maker *m, const struct capture_policy *p, struct nft_rule *rule)
+{
+    unsigned index;
+    int r = nft_form_add_cgroup(m->rs, p->cgroup, &index);
+
+    if (r == 0)
+        nft_rule_add(rule, NFT_EXPR_CGROUP)->cgroup = index;
+    return r;
+}
+
+int nft_match_selection(struct nft_maker *m, size_t capture, enum nft_family f,
+                        enum nft_transport transport, struct nft_rule *rule)
+{
+    static const enum nft_field port_field[] = {
+        [NFT_TCP] = NFT_FIELD_TCP_DPORT, [NFT_UDP] = NFT_FIELD_UDP_DPORT};
+    static const uint32_t protocol[] = {[NFT_TCP] = IPPROTO_TCP, [NFT_UDP] = IPPROTO_UDP};
+    const struct capture_policy *p = &m->set->policies[capture];
+    const struct nft_capture_sets *s = &m->sets[capture];
+    unsigned private = p->private ? NFT_NO_SET : m->shared.private[f];
+    unsigned ports = transport == NFT_TCP ? s->tcp : s->udp;
+    int r = 0;
+
+    match_if(rule, NFT_FIELD_META_IIFNAME, NFT_OP_EQ, s->interfaces);
+    unsigned n_before = rule->n_exprs;
+
+    match_if(rule, family_daddr[f], NFT_OP_EQ, s->to[f]);
+    match_if(rule, family_daddr[f], NFT_OP_NEQ, s->not_to[f]);
+    match_if(rule, family_daddr[f], NFT_OP_NEQ, private);
+    /* nft takes the family for granted once an address is named, and drops this from its listing.
+     */
+    if (rule->n_exprs == n_before)
+        nft_rule_match(rule, NFT_FIELD_META_NFPROTO, NFT_OP_EQ, family_nfproto[f]);
+    if (p->has_mark)
+        nft_rule_match(rule, NFT_FIELD_META_MARK, NFT_OP_EQ, p->mark);
+    match_if(rule, NFT_FIELD_META_SKUID, NFT_OP_EQ, s->uid);
+    match_if(rule, NFT_FIELD_META_SKUID, NFT_OP_NEQ, s->not_uid);
+    /* The root's own number is no ancestor of a socket; the whole host needs no match. */
+    if (p->hook == CAPTURE_CGROUP && p->cgroup && strspn(p->cgroup, "/") < strlen(p->cgroup))
+        r = match_cgroup(m, p, rule);
+    if (ports != NFT_NO_SET)
+        nft_rule_match_set(rule, port_field[transport], NFT_OP_EQ, ports);
+    else
+        nft_rule_match(rule, NFT_FIELD_META_L4PROTO, NFT_OP_EQ, protocol[transport]);
+    return r;
+}
+
+static int add_refusing_chain(struct nft_maker *m, enum nft_transport transport, unsigned *chain)
+{
+    bool tcp = transport == NFT_TCP;
+    struct nft_rule rule = {.n_exprs = 0};
+    int r = nft_form_add_chain(m->rs, tcp ? "refuse_tcp" : "refuse_udp", NFT_CHAIN_REGULAR, 0, 0,
+                               chain);
+
+    if (r < 0)
+        return r;
+    if (tcp)
+        nft_rule_match(&rule, NFT_FIELD_META_L4PROTO, NFT_OP_EQ, IPPROTO_TCP);
+    nft_rule_add(&rule, tcp ? NFT_EXPR_TCP_RESET : NFT_EXPR_REJECT);
+    return nft_chain_append(&m->rs->chains[*chain], &rule);
+}
+
+int nft_need_refusing(struct nft_maker *m, enum nft_transport transport)
+{
+    unsigned *chain = transport == NFT_TCP ? &m->refuse_tcp : &m->refuse_udp;
+
+    return *chain == NFT_NO_CHAIN ? add_refusing_chain(m, transport, chain) : 0;
+}
+
+int nft_rule_refuse(struct nft_maker *m, struct nft_rule *rule, enum nft_transport transport)
+{
+    int r = nft_need_refusing(m, transport);
+
+    nft_rule_verdict(rule, NFT_VERDICT_JUMP, transport == NFT_TCP ? m->refuse_tcp : m->refuse_udp);
+    return r;
+}
+
+static bool ends_established(const struct nft_maker *m, size_t i, enum capture_hook hook)
+{
+    const struct capture_policy *p = &m->set->policies[i];
+
+    return p->hook == hook && p->reset_established && p->action != CAPTURE_DIRECT &&
+           nft_selects_tcp(p, &m->scope);
+}
+
+bool nft_ends_established(const struct nft_maker *m, enum capture_hook hook)
+{
+    for (size_t i = 0; i < m->set->n_policies; i++)
+        if (ends_established(m, i, hook))
+            return true;
+    return false;
+}
+
+int nft_append_ended(struct nft_maker *m, unsigned chain, enum capture_hook hook)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+    int r;
+
+    nft_rule_match_masked(&rule, NFT_FIELD_CT_STATUS, NFT_OP_NEQ, NFT_CT_ENDED, NFT_CT_ENDED);
+    r = nft_append_return(m, chain, &rule);
+    rule.n_exprs = 0;
+    nft_rule_match(&rule, NFT_FIELD_CT_DIRECTION, NFT_OP_EQ, IP_CT_DIR_REPLY);
+    if (r == 0)
+        r = nft_append_return(m, chain, &rule);
+    /* The end that the peer of a reset connection sends on its own. */
+    rule.n_exprs = 0;
+    nft_rule_match_masked(&rule, NFT_FIELD_TCP_FLAGS, NFT_OP_EQ, NFT_TCP_RST, NFT_TCP_RST);
+    if (r == 0)
+        r = nft_append_return(m, chain, &rule);
+    if (r == 0)
+        r = nft_append_own_mark_return(m, chain);
+    if (r == 0)
+        r = nft_append_pairs_return(m, chain, m->shared.upstreams);
+    for (size_t i = 0; r == 0 && i < m->set->n_policies; i++) {
+        const struct capture_policy *p = &m->set->policies[i];
+
+        for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++) {
+            if (p->hook != hook || !nft_selects_tcp(p, &m->scope) || !nft_selects_family(p, f))
+                continue;
+            rule.n_exprs = 0;
+            r = nft_match_selection(m, i, f, NFT_TCP, &rule);
+            if (r == 0 && ends_established(m, i, hook))
+                r = nft_rule_refuse(m, &rule, NFT_TCP);
+            else
+                nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
+            if (r == 0)
+                r = nft_chain_append(&m->rs->chains[chain], &rule);
+        }
+    }
+    return r;
+}

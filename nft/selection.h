@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the chains of all tables have in common: what no capture takes, what one capture selects,
+ * and what becomes of it.
+ */
+#ifndef UNDERSOCK_NFT_SELECTION_H
+#define UNDERSOCK_NFT_SELECTION_H
+
+#include "capture.h"
+
+#include "nft/form.h"
+#include "nft/policy_sets.h"
+
+/* As flags of TCP. */
+#define NFT_TCP_SYN             0x02
+#define NFT_TCP_RST             0x04
+#define NFT_TCP_FIN_SYN_RST_ACK 0x17
+
+#define NFT_NO_CHAIN UINT32_MAX
+
+/*
+ * The label (one of 128 bits) that connection tracking keeps with the connections of a gateway's
+ * clients that were taken by TPROXY. It outlives their sockets, and tells their packets from those
+ * of connections that are forwarded.
+ */
+#define NFT_FLOW_LABEL 85
+
+/* Of a tracked connection that is to be ended (established = "reset"): IPS_FIXED_TIMEOUT, which
+ * the kernel has no other use for once a connection is under way; see nft/conntrack.h. */
+#define NFT_CT_ENDED (1u << 10)
+
+/* What a capture does with a connection of one family. */
+enum nft_treatment { NFT_TREAT_REDIRECT, NFT_TREAT_RETURN, NFT_TREAT_REFUSE };
+
+enum nft_transport { NFT_TCP, NFT_UDP };
+
+/* A table under construction. */
+struct nft_maker {
+    const struct capture_set *set;
+    struct nft_scope scope;
+    struct nft_ruleset *rs;
+    struct nft_shared_sets shared;
+    struct nft_capture_sets *sets;   /* of each capture */
+    unsigned refuse_tcp, refuse_udp; /* chains that reject; NFT_NO_CHAIN: not made yet */
+};
+
+/* -EINVAL: see nft_ruleset_build(); -ENOMEM. What was begun is to be ended. */
+int nft_maker_begin(struct nft_maker *m, const struct capture_set *set, struct nft_scope scope);
+/* Frees the maker's own; gives the form to `ret`, or frees it when `r` is negative. Returns `r`. */
+int nft_maker_end(struct nft_maker *m, int r, struct nft_ruleset **ret);
+
+enum nft_treatment nft_treatment(const struct capture_policy *p, enum nft_family f);
+
+/* All append rules to the chain, or an expression to the rule; -ENOMEM. */
+
+int nft_append_return(struct nft_maker *m, unsigned chain, struct nft_rule *rule);
+int nft_append_own_mark_return(struct nft_maker *m, unsigned chain);
+int nft_append_addr_type_return(struct nft_maker *m, unsigned chain, uint32_t rtn);
+/* Sets of addresses with TCP ports, as in struct nft_shared_sets. */
+int nft_append_pairs_return(struct nft_maker *m, unsigned chain,
+                            const unsigned sets[NFT_N_FAMILIES]);
+/* Packets that do not open a connection. */
+void nft_match_not_syn(struct nft_rule *rule);
+/* All that a capture asks of a packet of family `f`. */
+int nft_match_selection(struct nft_maker *m, size_t capture, enum nft_family f,
+                        enum nft_transport transport, struct nft_rule *rule);
+/* The chain that rejects is made when it is first needed, or here. */
+int nft_need_refusing(struct nft_maker *m, enum nft_transport transport);
+/* Ends the rule with a rejection. */
+int nft_rule_refuse(struct nft_maker *m, struct nft_rule *rule, enum nft_transport transport);
+/*
+ * For packets that do not open a connection: those of connections that are marked as ended are
+ * answered with a reset if a capture of the hook with reset_established selects them. A packet
+ * towards whoever opened the connection passes, so that its answer meets the reset.
+ */
+int nft_append_ended(struct nft_maker *m, unsigned chain, enum capture_hook hook);
+/* Whether there is anything for the above to do. */
+bool nft_ends_established(const struct nft_maker *m, enum capture_hook hook);
+
+#endif

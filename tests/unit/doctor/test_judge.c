@@ -1,0 +1,435 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Facts to findings: a host where all is well, and then one fact broken at a time, also those that
+ * cannot be broken on a test machine. Each must be named under its id at its level, and be the only
+ * complaint.
+ */
+#include "doctor/judge.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include <linux/netfilter.h>
+
+#include <cmocka.h>
+
+#include "bpf/probe.h"
+
+/* A good host with one capture of each hook and one upstream. */
+struct world {
+    struct facts facts;
+    struct config config;
+    struct config_capture captures[3];
+    struct config_upstream upstream;
+    struct facts_upstream reached;
+    struct facts_capture capture_facts[3];
+    struct fw_chain chains[2];
+    struct findings found;
+};
+
+static struct world w;
+
+static void good_world(void)
+{
+    memset(&w, 0, sizeof(w));
+    w.upstream = (struct config_upstream){.name = "corp",
+                                          .url = {.scheme = SCHEME_SOCKS5H,
+                                                  .host = "proxy.example.net",
+                                                  .port = 1080,
+                                                  .has_user = true},
+                                          .via = -1};
+    snprintf(w.upstream.url.user, sizeof(w.upstream.url.user), "alice");
+    snprintf(w.upstream.url.password, sizeof(w.upstream.url.password), "S3cret");
+    w.captures[0].policy = (struct capture_policy){.name = "host", .hook = CAPTURE_OUTPUT};
+    w.captures[1].policy =
+        (struct capture_policy){.name = "app", .hook = CAPTURE_CGROUP, .cgroup = "/proxied.slice"};
+    w.captures[2].policy = (struct capture_policy){.name = "lan", .hook = CAPTURE_GATEWAY};
+    w.config = (struct config){.upstreams = &w.upstream,
+                               .n_upstreams = 1,
+                               .captures = w.captures,
+                               .n_captures = 3,
+                               .workers = 2,
+                               .max_flows = 1000};
+    w.reached =
+        (struct facts_upstream){.config = &w.upstream, .stage = REACH_DONE, .greeted = true};
+    w.facts.file = "undersock.conf";
+    w.facts.config = &w.config;
+    w.facts.kernel.bpf = (1u << BPF_N_FEATURES) - 1;
+    w.facts.kernel.lockdown = LOCKDOWN_NONE;
+    w.facts.kernel.unprivileged_bpf = 2;
+    w.facts.host = (struct facts_host){.lo_up = 1,
+                                       .ip_forward = 1,
+                                       .ip6_forwarding = 1,
+                                       .bridge_nf4 = FACT_UNKNOWN,
+                                       .bridge_nf6 = FACT_UNKNOWN,
+                                       .n_interfaces = 1,
+                                       .cgroup_root = "/sys/fs/cgroup",
+                                       .nofile = 100000,
+                                       .cpus = 2,
+                                       .control = "/run/undersock/control.sock"};
+    w.facts.host.interfaces[0] = (struct facts_interface){.name = "br-lan", .there = true};
+    w.facts.firewall.chains = w.chains;
+    w.facts.upstreams = &w.reached;
+    w.facts.captures = w.capture_facts;
+}
+
+static const struct finding *find(const char *id, enum finding_level level)
+{
+    for (size_t i = 0; i < w.found.n; i++) {
+        if (strcmp(w.found.all[i].id, id) == 0 && w.found.all[i].level == level)
+            return &w.found.all[i];
+    }
+    return NULL;
+}
+
+/* Judges the world and expects exactly one complaint: `id` at `level`, whose text has `text` in it
+ * and whose mend has `mend` in it (NULL: none). */
+static void expect(const char *id, enum finding_level level, const char *text, const char *mend)
+{
+    judge(&w.facts, &w.found);
+    assert_false(w.found.out_of_memory);
+    const struct finding *f = find(id, level);
+
+    for (size_t i = 0; i < w.found.n; i++) {
+        if (!f || (w.found.all[i].level != FINDING_OK && &w.found.all[i] != f))
+            print_error("%s %s: %s\n", finding_level_name(w.found.all[i].level), w.found.all[i].id,
+                        w.found.all[i].text);
+        assert_null(strstr(w.found.all[i].text, "S3cret"));
+        assert_null(strstr(w.found.all[i].text, "alice"));
+    }
+    assert_non_null(f);
+    assert_int_equal(
+        findings_count(&w.found, FINDING_WARN) + findings_count(&w.found, FINDING_FAIL), 1);
+    if (!strstr(f->text, text) || (mend ? !strstr(f->mend, mend) : f->mend[0] != '\0'))
+        fail_msg("%s: \"%s\", mend \"%s\"", id, f->text, f->mend);
+    findings_free(&w.found);
+    good_world();
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    good_world();
+    return 0;
+}
+
+static void test_all_is_well(void **state)
+{
+    (void)state;
+    judge(&w.facts, &w.found);
+    for (size_t i = 0; i < w.found.n; i++) {
+        if (w.found.all[i].level != FINDING_OK)
+            fail_msg("%s: %s", w.found.all[i].id, w.found.all[i].text);
+    }
+    assert_true(w.found.n > 10);
+    findings_free(&w.found);
+}
+
+static void test_config(void **state)
+{
+    char *errors[] = {(char *)"undersock.conf:3: url: wrong"};
+
+    (void)state;
+    w.facts.config = NULL;
+    w.facts.config_errors = errors;
+    w.facts.n_config_errors = 1;
+    expect("config", FINDING_FAIL, "undersock.conf:3:", "undersock check -c undersock.conf");
+}
+
+static void test_no_config(void **state)
+{
+    (void)state;
+    w.facts.file = NULL;
+    w.facts.config = NULL;
+    judge(&w.facts, &w.found);
+    const struct finding *f = find("config", FINDING_OK);
+
+    assert_non_null(f);
+    assert_non_null(strstr(f->text, "no configuration"));
+    assert_null(find("upstream", FINDING_OK));
+    assert_null(find("ip-forward", FINDING_OK));
+    findings_free(&w.found);
+}
+
+static void test_btf(void **state)
+{
+    (void)state;
+    w.facts.kernel.bpf &= ~(1u << BPF_FEATURE_BTF);
+    expect("btf", FINDING_FAIL, "BTF", NULL);
+    /* Nothing needs it: no failure. */
+    w.facts.kernel.bpf &= ~(1u << BPF_FEATURE_BTF);
+    w.captures[1].policy.hook = CAPTURE_OUTPUT;
+    expect("btf", FINDING_WARN, "BTF", NULL);
+}
+
+static void test_bpf(void **state)
+{
+    (void)state;
+    w.facts.kernel.bpf &= ~(1u << BPF_FEATURE_PEERNAME);
+    expect("bpf-cgroup", FINDING_FAIL, "getpeername", NULL);
+    w.facts.kernel.bpf &= ~(1u << BPF_FEATURE_MPTCP);
+    expect("bpf-extras", FINDING_WARN, "mptcp", NULL);
+    w.facts.kernel.bpf_error = w.facts.kernel.bpf_worker = -ENOSYS;
+    expect("bpf-cgroup", FINDING_FAIL, "no BPF", NULL);
+    w.facts.kernel.bpf_error = w.facts.kernel.bpf_worker = -EPERM;
+    expect("bpf-cgroup", FINDING_FAIL, "although the privilege is there", "lockdown");
+    w.facts.kernel.bpf_worker = -EPERM;
+    expect("bpf-worker", FINDING_FAIL, "unprivileged worker", "unprivileged_bpf_disabled");
+    w.facts.kernel.unprivileged_bpf = 0;
+    expect("unprivileged-bpf", FINDING_WARN, "every user", "unprivileged_bpf_disabled=2");
+}
+
+static void test_lockdown(void **state)
+{
+    (void)state;
+    w.facts.kernel.lockdown = LOCKDOWN_CONFIDENTIALITY;
+    expect("lockdown", FINDING_WARN, "confidentiality", NULL);
+    w.facts.kernel.lockdown = LOCKDOWN_CONFIDENTIALITY;
+    w.facts.kernel.bpf_error = w.facts.kernel.bpf_worker = -EPERM;
+    judge(&w.facts, &w.found);
+    assert_non_null(find("lockdown", FINDING_FAIL));
+    findings_free(&w.found);
+}
+
+static void test_nft(void **state)
+{
+    (void)state;
+    w.facts.kernel.nft.result[NFT_FEATURE_OWNER] = -EOPNOTSUPP;
+    expect("nft-owner", FINDING_FAIL, "owner", NULL);
+    w.facts.kernel.nft.result[NFT_FEATURE_REDIRECT] = -ENOENT;
+    expect("nft-redirect", FINDING_FAIL, "redirect", "modprobe");
+    w.facts.kernel.nft.result[NFT_FEATURE_REDIRECT] = -ENOENT;
+    w.captures[0].policy.hook = CAPTURE_CGROUP;
+    expect("nft-redirect", FINDING_WARN, "redirect", "modprobe");
+    w.facts.kernel.nft_error = -EOPNOTSUPP;
+    expect("nft", FINDING_FAIL, "nftables cannot be used", "modprobe nf_tables");
+}
+
+static void test_privileges(void **state)
+{
+    (void)state;
+    snprintf(w.facts.kernel.missing, sizeof(w.facts.kernel.missing), "CAP_SETUID");
+    expect("privileges", FINDING_FAIL, "CAP_SETUID", "sudo");
+}
+
+static void test_loopback(void **state)
+{
+    (void)state;
+    w.facts.host.lo_up = 0;
+    w.facts.host.loopback.v4 = -EADDRNOTAVAIL;
+    expect("lo", FINDING_FAIL, "down", "ip link set lo up");
+    w.facts.host.loopback.v4 = -ETIMEDOUT;
+    expect("listener", FINDING_FAIL, "127.0.0.1", NULL);
+    w.facts.host.loopback.v4_outside = -ETIMEDOUT;
+    expect("listener", FINDING_FAIL, "own address", NULL);
+    w.facts.host.loopback.v6 = -EADDRNOTAVAIL;
+    expect("listener6", FINDING_WARN, "::1", "disable_ipv6");
+    /* The chain that drops is named; one that lets the loopback through is not suspected. */
+    w.facts.host.loopback.v4 = -ETIMEDOUT;
+    w.chains[0] = (struct fw_chain){.table = "a",
+                                    .name = "in",
+                                    .family = NFPROTO_INET,
+                                    .hook = NF_INET_LOCAL_IN,
+                                    .drops = true,
+                                    .traits = FW_ACCEPT_LO | FW_ACCEPT_SOCKET};
+    w.chains[1] = (struct fw_chain){.table = "b",
+                                    .name = "in",
+                                    .family = NFPROTO_IPV4,
+                                    .hook = NF_INET_LOCAL_IN,
+                                    .drops = true,
+                                    .traits = FW_ACCEPT_SOCKET};
+    w.facts.firewall.n_chains = 2;
+    expect("listener", FINDING_FAIL, "ip b in", "nft insert rule ip b in iifname lo accept");
+}
+
+static void test_gateway(void **state)
+{
+    struct facts_interface *i = &w.facts.host.interfaces[0];
+
+    (void)state;
+    w.facts.host.ip_forward = 0;
+    expect("ip-forward", FINDING_WARN, "IPv4 is not forwarded", "net.ipv4.ip_forward=1");
+    w.facts.host.ip6_forwarding = 0;
+    expect("ip6-forward", FINDING_WARN, "IPv6 is not forwarded", "net.ipv6.conf.all.forwarding=1");
+    i->there = false;
+    expect("interface", FINDING_WARN, "br-lan", "ip -br link");
+    i->rp_filter = 1;
+    expect("rp-filter", FINDING_WARN, "strict on br-lan", "conf.br-lan.rp_filter=2");
+    i->route_localnet = 1;
+    expect("route-localnet", FINDING_WARN, "br-lan", "route_localnet=0");
+    i->src_valid_mark = 1;
+    expect("src-valid-mark", FINDING_FAIL, "br-lan", "src_valid_mark=0");
+    i->bridge = true;
+    w.facts.host.bridge_nf4 = 1;
+    expect("bridge-netfilter", FINDING_FAIL, "br-lan", "bridge-nf-call-iptables=0");
+    /* None of it concerns who has no gateway capture. */
+    w.captures[2].policy.hook = CAPTURE_OUTPUT;
+    w.facts.host.ip_forward = 0;
+    i->src_valid_mark = i->rp_filter = w.facts.host.bridge_nf4 = 1;
+    i->bridge = true;
+    test_all_is_well(state);
+}
+
+static void test_cgroup(void **state)
+{
+    (void)state;
+    w.facts.host.cgroup_root[0] = '\0';
+    w.capture_facts[1].cgroup = -ENOENT;
+    expect("cgroup2", FINDING_FAIL, "no cgroup2", "mount -t cgroup2");
+    w.capture_facts[1].cgroup = -ENOENT;
+    expect("cgroup-path", FINDING_FAIL, "/proxied.slice", "mkdir -p /sys/fs/cgroup/proxied.slice");
+}
+
+static void test_limits(void **state)
+{
+    (void)state;
+    w.facts.host.nofile = 1024; /* 500 flows a worker want more */
+    expect("fd-limit", FINDING_WARN, "1024", "ulimit -n");
+    w.facts.host.nofile = 64;
+    expect("fd-limit", FINDING_FAIL, "64", "ulimit -n");
+    w.facts.host.nofile = RLIM_INFINITY;
+    test_all_is_well(state);
+}
+
+static void test_daemon(void **state)
+{
+    (void)state;
+    w.facts.host.control_exists = true;
+    snprintf(w.facts.host.control_why, sizeof(w.facts.host.control_why), "no daemon answers");
+    expect("control", FINDING_WARN, "no daemon answers", "restart");
+}
+
+static void test_firewall(void **state)
+{
+    struct fw_chain *c = &w.chains[0];
+    const struct fw_chain nat = {.table = "nat",
+                                 .name = "OUT",
+                                 .family = NFPROTO_IPV4,
+                                 .hook = NF_INET_LOCAL_OUT,
+                                 .priority = -150,
+                                 .nat = true,
+                                 .traits = FW_NAT};
+    const struct fw_chain input = {.table = "filter",
+                                   .name = "in",
+                                   .family = NFPROTO_INET,
+                                   .hook = NF_INET_LOCAL_IN,
+                                   .drops = true};
+
+    (void)state;
+    *c = nat;
+    w.facts.firewall.n_chains = 1;
+    expect("foreign-nat", FINDING_FAIL, "ip nat OUT", "nft -a list chain ip nat OUT");
+    *c = nat;
+    c->priority = -110;
+    w.facts.firewall.n_chains = 1;
+    expect("foreign-nat", FINDING_WARN, "made first", "nft -a list chain");
+    *c = nat;
+    c->priority = -100; /* Docker's and iptables' own: after ours */
+    w.facts.firewall.n_chains = 1;
+    test_all_is_well(state);
+    *c = nat;
+    c->traits = 0; /* before us, and does nothing to destinations */
+    test_all_is_well(state);
+
+    good_world();
+    *c = input;
+    w.facts.firewall.n_chains = 1;
+    expect("foreign-input", FINDING_FAIL, "inet filter in", "socket transparent 1 accept");
+    *c = input;
+    c->traits = FW_ACCEPT_INTERFACE;
+    w.facts.firewall.n_chains = 1;
+    expect("foreign-input", FINDING_WARN, "inet filter in", "socket transparent 1 accept");
+    *c = input;
+    c->traits = FW_ACCEPT_SOCKET;
+    w.facts.firewall.n_chains = 1;
+    test_all_is_well(state);
+
+    good_world();
+    *c = (struct fw_chain){.table = "t",
+                           .name = "p",
+                           .family = NFPROTO_INET,
+                           .hook = NF_INET_PRE_ROUTING,
+                           .traits = FW_TPROXY};
+    w.facts.firewall.n_chains = 1;
+    expect("foreign-tproxy", FINDING_WARN, "inet t p", "nft -a list");
+    *c = (struct fw_chain){.table = "t",
+                           .name = "o",
+                           .family = NFPROTO_INET,
+                           .hook = NF_INET_LOCAL_OUT,
+                           .traits = FW_DROP | FW_DROP_INVALID};
+    w.facts.firewall.n_chains = 1;
+    expect("ct-invalid", FINDING_WARN, "inet t o", "nft -a list");
+    snprintf(w.facts.firewall.legacy4, sizeof(w.facts.firewall.legacy4), "nat filter");
+    expect("iptables-legacy", FINDING_WARN, "nat filter", "iptables-legacy-save");
+    w.facts.firewall.error = -EPERM;
+    expect("firewall", FINDING_WARN, "cannot be read", "sudo");
+}
+
+static void test_tools(void **state)
+{
+    static const char *const ids[] = {"firewalld", "ufw",        "docker",
+                                      "libvirt",   "kubernetes", "fail2ban"};
+
+    (void)state;
+    w.facts.firewall.tools =
+        FW_FIREWALLD | FW_UFW | FW_DOCKER | FW_LIBVIRT | FW_KUBERNETES | FW_FAIL2BAN;
+    judge(&w.facts, &w.found);
+    for (size_t i = 0; i < sizeof(ids) / sizeof(ids[0]); i++)
+        assert_non_null(find(ids[i], FINDING_OK));
+    findings_free(&w.found);
+}
+
+static void reached(enum reach_stage stage, const char *why)
+{
+    w.reached.stage = stage;
+    snprintf(w.reached.why, sizeof(w.reached.why), "%s", why);
+}
+
+static void test_upstreams(void **state)
+{
+    (void)state;
+    reached(REACH_RESOLVE, "upstream corp: cannot resolve");
+    expect("upstream-resolve", FINDING_FAIL, "corp", "getent ahosts proxy.example.net");
+    reached(REACH_CONNECT, "Connection refused");
+    expect("upstream-connect", FINDING_FAIL, "Connection refused", NULL);
+    reached(REACH_HANDSHAKE, "it refused the user name or password");
+    w.upstream.password_file = (char *)"/etc/undersock/corp.password";
+    expect("upstream-handshake", FINDING_FAIL, "refused the user", "/etc/undersock/corp.password");
+
+    w.capture_facts[0].local.verdict = LOCAL_UPSTREAM_REFUSE;
+    snprintf(w.capture_facts[0].local_why, sizeof(w.capture_facts[0].local_why),
+             "run it elsewhere");
+    expect("upstream-owner", FINDING_FAIL, "run it elsewhere", NULL);
+    w.capture_facts[0].local.verdict = LOCAL_UPSTREAM_EXCLUDE;
+    snprintf(w.capture_facts[0].local_why, sizeof(w.capture_facts[0].local_why), "left alone");
+    expect("upstream-owner", FINDING_WARN, "left alone", NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(test_all_is_well, setup),
+        cmocka_unit_test_setup(test_config, setup),
+        cmocka_unit_test_setup(test_no_config, setup),
+        cmocka_unit_test_setup(test_btf, setup),
+        cmocka_unit_test_setup(test_bpf, setup),
+        cmocka_unit_test_setup(test_lockdown, setup),
+        cmocka_unit_test_setup(test_nft, setup),
+        cmocka_unit_test_setup(test_privileges, setup),
+        cmocka_unit_test_setup(test_loopback, setup),
+        cmocka_unit_test_setup(test_gateway, setup),
+        cmocka_unit_test_setup(test_cgroup, setup),
+        cmocka_unit_test_setup(test_limits, setup),
+        cmocka_unit_test_setup(test_daemon, setup),
+        cmocka_unit_test_setup(test_firewall, setup),
+        cmocka_unit_test_setup(test_tools, setup),
+        cmocka_unit_test_setup(test_upstreams, setup),
+    };
+
+    return cmocka_run_group_tests_name("judge", tests, NULL, NULL);
+}
