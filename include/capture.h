@@ -12,6 +12,11 @@
 
 #include "addr.h"
 
+/* The mark of the daemon's own sockets, and of the embedded server's; the low byte is left for what a
+ * packet's mark may say later. */
+#define CAPTURE_OWN_MARK 0x55530000u
+#define CAPTURE_OWN_MASK 0xffffff00u
+
 enum capture_hook {
     CAPTURE_OUTPUT,  /* this host's own connections, by nftables */
     CAPTURE_CGROUP,  /* the sockets of a cgroup, by eBPF */

@@ -6,6 +6,7 @@
 #include <getopt.h>
 #include <stdio.h>
 
+#include "capture.h"
 #include "cli/cli.h"
 
 int cli_serve(int argc, char **argv)
@@ -15,7 +16,7 @@ int cli_serve(int argc, char **argv)
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
     struct addr listen[SERVE_LISTEN_MAX];
-    struct serve_options o = {.listen = listen};
+    struct serve_options o = {.listen = listen, .mark = CAPTURE_OWN_MARK};
     int c;
 
     opterr = 0;

@@ -8,7 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/fd.h"
+#include "keeper/local_upstream.h"
+#include "log.h"
+
 
 #define WORKERS_MAX 64
 
@@ -57,10 +59,51 @@ static int describe_captures(struct generation *g)
         .n_policies = c->n_captures,
         .upstreams = g->upstream_addrs,
         .n_upstreams = collect_addresses(g, g->upstream_addrs),
-        .own_mark = g->marked ? OWN_MARK : 0,
-        .own_mask = g->marked ? OWN_MASK : 0,
+        .own_mark = g->marked ? CAPTURE_OWN_MARK : 0,
+        .own_mask = g->marked ? CAPTURE_OWN_MASK : 0,
         .tproxy_mark = TPROXY_MARK,
     };
+    return 0;
+}
+
+/* Adds users to a policy's not-uid. */
+static int extend_not_uids(struct generation *g, size_t policy, const uint32_t *uids, size_t n)
+{
+    struct capture_policy *p = &g->policies[policy];
+    uint32_t *list = calloc(p->n_not_uids + n, sizeof(*list));
+
+    if (!list)
+        return -ENOMEM;
+    if (p->n_not_uids > 0)
+        memcpy(list, p->not_uids, p->n_not_uids * sizeof(*list));
+    memcpy(list + p->n_not_uids, uids, n * sizeof(*list));
+    g->not_uids[policy] = list;
+    p->not_uids = list;
+    p->n_not_uids += n;
+    return 0;
+}
+
+/* An upstream on this host must not have its own connections captured: excluded, or not started. */
+static int part_local_upstreams(struct generation *g, char *why, size_t why_size)
+{
+    g->not_uids = calloc(g->set.n_policies + 1, sizeof(*g->not_uids));
+    if (!g->not_uids)
+        return -ENOMEM;
+    for (size_t i = 0; i < g->set.n_policies; i++) {
+        struct local_upstream found;
+        int r = local_upstream_check(&g->set, i, &found, why, why_size);
+
+        if (r < 0) {
+            log_warning("%s", why);
+        } else if (found.verdict == LOCAL_UPSTREAM_REFUSE) {
+            return -ELOOP;
+        } else if (found.verdict == LOCAL_UPSTREAM_EXCLUDE) {
+            log_info("%s", why);
+            r = extend_not_uids(g, i, found.uids, found.n_uids);
+            if (r < 0)
+                return r;
+        }
+    }
     return 0;
 }
 
@@ -82,12 +125,14 @@ static int prepare(struct config *config, bool marked, struct generation **ret, 
     g->n_workers = config->workers > 0 ? config->workers : cpus > 0 ? (unsigned)cpus : 1;
     if (g->n_workers > WORKERS_MAX)
         g->n_workers = WORKERS_MAX;
-    int r = upstream_build(config, marked ? OWN_MARK : 0, &g->upstreams);
+    int r = upstream_build(config, marked ? CAPTURE_OWN_MARK : 0, &g->upstreams);
 
     if (r == 0)
         r = upstream_resolve(g->upstreams, config->n_upstreams, why, why_size);
     if (r == 0)
         r = describe_captures(g);
+    if (r == 0 && marked)
+        r = part_local_upstreams(g, why, why_size);
     if (r < 0) {
         generation_free(g);
         return r;
@@ -174,6 +219,9 @@ void generation_free(struct generation *g)
 {
     if (!g)
         return;
+    for (size_t i = 0; g->not_uids && i < g->set.n_policies; i++)
+        free(g->not_uids[i]);
+    free(g->not_uids);
     free(g->first);
     free(g->listeners);
     free(g->policies);

@@ -15,11 +15,8 @@
 #include "upstream/upstream.h"
 #include "worker/worker.h"
 
-/* The mark of our own sockets; the low byte is left for what a packet's mark may say later. */
-#define OWN_MARK 0x55530000u
-#define OWN_MASK 0xffffff00u
 /* Packets that TPROXY hands to a listener; nft/routes.h routes them to this host. */
-#define TPROXY_MARK (OWN_MARK | 1u)
+#define TPROXY_MARK (CAPTURE_OWN_MARK | 1u)
 
 struct generation {
     struct config *config; /* owned */
@@ -31,6 +28,7 @@ struct generation {
     struct capture_policy *policies; /* the configuration's, with the listeners' ports */
     struct addr *upstream_addrs;
     struct capture_set set;
+    uint32_t **not_uids; /* lists that were extended, owned; one for each policy or NULL */
     int hold; /* a descriptor that workers keep open as long as they live; -1: none */
 
     struct worker_listener *listeners; /* of all workers, in one array */

@@ -24,7 +24,8 @@ _Noreturn static void janitor(const char *dir, int wait_on, const int *links, si
 
     if (!keep)
         _exit(1);
-    memcpy(keep, links, n_links * sizeof(int));
+    if (n_links > 0)
+        memcpy(keep, links, n_links * sizeof(int));
     keep[n_links] = wait_on;
     fd_close_others(keep, n_links + 1);
     setsid();

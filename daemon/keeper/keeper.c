@@ -38,6 +38,7 @@
 enum { KIND_SIGNAL = 1, KIND_WORKER, KIND_CAPTURE, KIND_CONTROL, KIND_CONTROL_CLIENT };
 
 #define EXIT_FAILED 1
+#define EXIT_CONFIG 2
 #define EXIT_KERNEL 3
 #define TERM_GRACE  50 /* of 10 ms: what the command left behind may end by itself */
 
@@ -62,9 +63,11 @@ struct keeper {
     pid_t command;
 };
 
-/* A missing privilege or kernel feature has its own exit code. */
+/* A missing privilege or kernel feature has its own exit code, and so has a capture that would loop. */
 static int exit_code_of(int error)
 {
+    if (error == -ELOOP)
+        return EXIT_CONFIG;
     return error == -EPERM || error == -EACCES || error == -EOPNOTSUPP || error == -ENOSYS
                ? EXIT_KERNEL
                : EXIT_FAILED;

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static bool contains(const uint32_t *list, size_t n, uint32_t uid)
 {
@@ -175,6 +176,26 @@ static int unknown(const struct capture_policy *p, const struct addr *at, int er
     return 0;
 }
 
+/*
+ * `undersock serve` as root marks the connections that it makes as ours, so no capture takes them. As another
+ * user it cannot, and is excluded like anybody else.
+ */
+static bool is_our_server(const struct owner *o)
+{
+    struct stat self, other;
+    char path[64];
+
+    if (o->n_processes == 0 || stat("/proc/self/exe", &self) < 0)
+        return false;
+    for (size_t i = 0; i < o->n_processes; i++) {
+        snprintf(path, sizeof(path), "/proc/%ld/exe", (long)o->processes[i].pid);
+        if (o->processes[i].uid != 0 || stat(path, &other) < 0 || other.st_dev != self.st_dev ||
+            other.st_ino != self.st_ino)
+            return false;
+    }
+    return true;
+}
+
 int local_upstream_check(const struct capture_set *set, size_t policy, struct local_upstream *ret,
                          char *why, size_t why_size)
 {
@@ -197,6 +218,9 @@ int local_upstream_check(const struct capture_set *set, size_t policy, struct lo
         r = owner_find(at, &o);
         if (r == -ENOENT) {
             r = 0; /* it is down, or far away after all */
+            continue;
+        }
+        if (r == 0 && is_our_server(&o)) {
             continue;
         }
         if (r < 0) {

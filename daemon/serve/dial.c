@@ -65,6 +65,8 @@ static int start_connect(struct serve *sv, struct session *s, const struct addr 
 
     if (fd < 0)
         return -errno;
+    if (sv->mark != 0) /* a privilege: who lacks it is told apart by its user */
+        (void)setsockopt(fd, SOL_SOCKET, SO_MARK, &sv->mark, sizeof(sv->mark));
     r = fd_tcp_options(fd);
     if (r == 0)
         r = fd_keepalive(fd);

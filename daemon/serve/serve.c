@@ -377,6 +377,7 @@ int serve_create(struct loop *l, const struct serve_options *o, struct serve **r
     }
     sv->loop = l;
     sv->free = sv->closed = sv->ready = SESSION_NONE;
+    sv->mark = o->mark;
     sv->handshake_timeout = o->handshake_timeout > 0 ? o->handshake_timeout : HANDSHAKE_TIMEOUT;
     sv->connect_timeout = o->connect_timeout > 0 ? o->connect_timeout : CONNECT_TIMEOUT;
     sv->address_timeout = o->address_timeout > 0 ? o->address_timeout : ADDRESS_TIMEOUT;

@@ -28,6 +28,7 @@ struct serve_options {
     int64_t connect_timeout;   /* resolving and connecting, all addresses of a name; 0: 12 s */
     int64_t address_timeout;   /* connecting to one address while others remain; 0: 3 s */
     enum relay_choice relay;
+    uint32_t mark; /* SO_MARK of outgoing connections where we may set it; 0: none */
 };
 
 struct serve_counters {

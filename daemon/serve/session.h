@@ -98,6 +98,7 @@ struct serve {
     struct resolver *resolver;
     struct relay_pool *pool;
     int64_t handshake_timeout, connect_timeout, address_timeout;
+    uint32_t mark; /* SO_MARK of outgoing connections, 0: none */
 
     struct addr listen[SERVE_LISTEN_MAX];
     int listeners[SERVE_LISTEN_MAX];

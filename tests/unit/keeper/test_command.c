@@ -93,21 +93,6 @@ static void signals_are_as_the_caller_had_them(void **state)
     assert_int_equal(code, 0);
 }
 
-/* Nothing of ours but the standard streams. */
-static void no_descriptor_is_handed_down(void **state)
-{
-    (void)state;
-    NEEDS_CGROUP();
-    int ours = open("/dev/null", O_RDONLY | O_CLOEXEC);
-
-    assert_int_equal(shell("for f in /proc/self/fd/*; do n=${f##*/}; "
-                           "if [ -e /proc/$$/fd/$n ] && [ $n -gt 2 ] && "
-                           "readlink /proc/$$/fd/$n | grep -q 'pipe\\|null\\|cgroup'; then exit 1; fi; "
-                           "done; exit 0"),
-                     0);
-    close(ours);
-}
-
 static int start_text(const char *command)
 {
     char text[256];
@@ -156,7 +141,6 @@ int main(void)
         FRESH(the_status_is_what_a_shell_would_say),
         FRESH(it_is_in_its_cgroup_before_it_runs),
         FRESH(signals_are_as_the_caller_had_them),
-        FRESH(no_descriptor_is_handed_down),
         FRESH(a_command_that_cannot_be_run_is_an_error),
     };
 

@@ -102,6 +102,7 @@ static void the_death_of_the_keeper_is_cleaned_up_after(void **state)
             _exit(1);
         close(link[1]);
         if (fork() == 0) {
+            close(j.hold); /* as exec() does */
             setsid();
             signal(SIGTERM, SIG_IGN);
             if (cgroup_enter(dir) < 0)
