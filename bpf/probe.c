@@ -182,10 +182,13 @@ int bpf_probe(uint32_t *ret)
     int storage;
     int r = TRIAL(ADDR, c4, MOV_IMM(BPF_REG_0, 1), EXIT);
 
-    if (r == -EPERM || r == -ENOSYS)
+    if (r == -EPERM || r == -ENOSYS || r == -EMFILE || r == -ENFILE)
         return r;
 
+    /* The most descriptors at once; what fails for want of them is no verdict on the kernel. */
     storage = make_storage();
+    if (storage == -EMFILE || storage == -ENFILE)
+        return storage;
 #define FOUND(feature, yes) found |= (yes) ? 1u << (feature) : 0
     FOUND(BPF_FEATURE_BTF, access("/sys/kernel/btf/vmlinux", R_OK) == 0);
     FOUND(BPF_FEATURE_CONNECT,

@@ -29,6 +29,10 @@
  * it cannot be asked the other way round.) SYNs are not looked up: one that meets a time-wait
  * socket opens a new connection, which `tproxy` knows how to do and the mark alone does not.
  *
+ * A bridge is an input interface like others, as long as br_netfilter keeps out of it: with
+ * net.bridge.bridge-nf-call-iptables (or -ip6tables) on, packets meet this chain while they are
+ * still bridged, and lose the socket that tproxy found on the way up. Connections then time out.
+ *
  * These rules stay where a reload leaves no gateway capture (nft_chain_keep()), for the sake of
  * the connections that there are.
  */

@@ -3,9 +3,11 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "control/client.h"
+#include "nft/guard.h"
 
 static void on_text(void *ctx, const union message *m)
 {
@@ -26,6 +28,9 @@ static int simple(int argc, char **argv, enum message_type type)
     r = control_ask(path, type, on_text, NULL, why, sizeof(why));
     if (r == 0)
         return CLI_DONE;
+    if (type == MESSAGE_STOP && (r == -ENOENT || r == -ECONNREFUSED) && geteuid() == 0 &&
+        nft_guard_remove(NULL, 0) == 0)
+        fprintf(stderr, "undersock: what on-exit = \"closed\" refused, if anything, is let through\n");
     if (why[0])
         fprintf(stderr, "undersock: error: %s\n", why);
     else if (type == MESSAGE_RELOAD)

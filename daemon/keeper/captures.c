@@ -13,6 +13,7 @@
 #include "keeper/cgroup.h"
 #include "log.h"
 #include "nft/batch.h"
+#include "nft/guard.h"
 #include "nft/routes.h"
 #include "nft/ruleset.h"
 
@@ -165,6 +166,26 @@ static int apply_nft(struct captures *c, struct generation *g, char *why, size_t
     return r;
 }
 
+/* on-exit = "closed": behind the captures, so that nothing is refused which they would have taken. */
+static int apply_guard(const struct generation *g, char *why, size_t why_size)
+{
+    struct nft_ruleset *rs = NULL;
+
+    if (!g->marked)
+        return 0; /* `run` ends with its command */
+    int r = nft_guard_build(&g->set, &rs);
+
+    if (r == 0)
+        r = nft_guard_install(rs, why, why_size);
+    else
+        snprintf(why, why_size, "cannot build the rules for on-exit = \"closed\": %s", strerror(-r));
+    /* A kernel without nftables needs none lifted either. */
+    if (r == -EOPNOTSUPP && nft_ruleset_empty(rs))
+        r = 0;
+    nft_ruleset_free(rs);
+    return r;
+}
+
 int captures_apply(struct captures *c, struct generation *g, int transient, char *why,
                    size_t why_size)
 {
@@ -185,6 +206,8 @@ int captures_apply(struct captures *c, struct generation *g, int transient, char
         r = apply_routes(c, g, why, why_size);
     if (r == 0)
         r = apply_nft(c, g, why, why_size);
+    if (r == 0)
+        r = apply_guard(g, why, why_size);
     for (size_t i = 0; r == 0 && i < CAPTURES_MAX; i++) {
         if (c->attached[i].bpf && !c->attached[i].wanted)
             detach(c, &c->attached[i]);
@@ -225,10 +248,14 @@ size_t captures_link_fds(const struct captures *c, int *ret, size_t max)
     return n;
 }
 
-void captures_remove(struct captures *c)
+void captures_remove(struct captures *c, bool lift)
 {
+    char why[256];
+
     if (!c)
         return;
+    if (lift && nft_guard_remove(why, sizeof(why)) < 0)
+        log_error("%s", why);
     nft_owner_close(c->nft);
     if (c->routed)
         routes_remove(TPROXY_MARK, UINT32_MAX);

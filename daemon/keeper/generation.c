@@ -52,8 +52,11 @@ static int describe_captures(struct generation *g)
     g->upstream_addrs = calloc(c->n_upstreams * UPSTREAM_ADDRS + 1, sizeof(*g->upstream_addrs));
     if (!g->policies || !g->upstream_addrs)
         return -ENOMEM;
-    for (size_t i = 0; i < c->n_captures; i++)
+    for (size_t i = 0; i < c->n_captures; i++) {
         g->policies[i] = c->captures[i].policy;
+        g->policies[i].fail_closed = c->captures[i].on_exit == ON_EXIT_CLOSED;
+        g->policies[i].reset_established = c->captures[i].established == ESTABLISHED_RESET;
+    }
     g->set = (struct capture_set){
         .policies = g->policies,
         .n_policies = c->n_captures,

@@ -55,6 +55,7 @@ struct keeper {
     int64_t started;
     int exit_code;
     bool up;
+    bool lift; /* asked to stop by the administrator: on-exit = "closed" does not apply */
 
     /* of `run` */
     char cgroup[CGROUP_PATH_MAX];
@@ -282,6 +283,7 @@ static void answer(void *ctx, unsigned type, int client)
         break;
     case MESSAGE_STOP:
         log_info("stopping: asked to by undersock stop");
+        k->lift = true;
         send_end(client, 0);
         stop(k, 0);
         break;
@@ -429,7 +431,7 @@ static void take_down(struct keeper *k)
         cgroup_destroy(k->cgroup);
     workers_destroy(k->workers);
     listeners_destroy(k->listeners);
-    captures_remove(k->captures);
+    captures_remove(k->captures, k->lift);
     janitor_dismiss(&k->janitor);
     fd_close(&k->cgroup_fd);
     generation_free(k->generation);

@@ -136,20 +136,19 @@ wait_for 20 answers inside || bail "the daemon in the cgroup is not up"
 is "$(who cg app "$TOOLS/who" "$NET4" 9000) $(who cg app "$TOOLS/who" "$NET6" 9000)" "$EXIT4 $EXIT6" "a daemon in the cgroup that it captures: its own connections are not captured"
 is "$(us_sum inside accepted) $(us_sum inside refused_loop)" "2 0" "two flows, no loop"
 
-# --- an upstream on this host, whose connections are captured unless they are excluded by its user
+# --- an upstream on this host: its own connections would come back to it for ever
 stop inside
 chmod 755 "$TMP"
-start local -- ns client setpriv --reuid 65533 --regid 65533 --clear-groups "$UNDERSOCK" serve -l 127.0.0.1:1080
-wait_port client tcp 127.0.0.1 1080
-us_daemon client local-upstream <<-CONF
+local_conf() { # PORT [LINE...]: two captures that would take what the upstream itself sends
+    cat <<-CONF
 	workers = 1
 	upstream "local" {
-	    url = "socks5://127.0.0.1:1080"
+	    url = "socks5://127.0.0.1:$1"
 	}
 	capture "host" {
 	    hook     = "output"
 	    upstream = "local"
-	    not-uid  = { "65533" }
+	    ${2:-}
 	}
 	capture "cgroup" {
 	    hook     = "cgroup"
@@ -158,7 +157,42 @@ us_daemon client local-upstream <<-CONF
 	    private  = true
 	}
 	CONF
-is "$(who "$TOOLS/who" "$NET4" 9000) $(who "$TOOLS/who" "$NET6" 9000)" "$CLIENT4 $CLIENT6" "an upstream on this host, its user excluded: goes through (output)"
-is "$(who cg app "$TOOLS/who" "$NET4" 9000) $(who cg app "$TOOLS/who" 127.0.0.1 9000)" "$CLIENT4 127.0.0.1" "the same (cgroup), to loopback too"
-is "$(us_sum local-upstream granted) $(us_sum local-upstream refused_loop)" "4 0" "each once, no loop"
+}
+works() { # DAEMON DESCRIPTION
+    is "$(who "$TOOLS/who" "$NET4" 9000) $(who "$TOOLS/who" "$NET6" 9000)" "$CLIENT4 $CLIENT6" "$2: goes through (output)"
+    is "$(who cg app "$TOOLS/who" "$NET4" 9000) $(who cg app "$TOOLS/who" 127.0.0.1 9000)" "$CLIENT4 127.0.0.1" "$2: goes through (cgroup), to loopback too"
+    is "$(us_sum "$1" accepted) $(us_sum "$1" granted) $(us_sum "$1" refused_loop)" "4 4 0" "$2: each once, no loop"
+}
+as_user() { argv_of ns client setpriv --reuid 65533 --regid 65533 --clear-groups "$@"; }
+
+as_user "$TOOLS/badsocks" good 127.0.0.1 1090
+start user -- "${ARGV[@]}"
+wait_port client tcp 127.0.0.1 1090
+us_daemon client excluded < <(local_conf 1090 'not-uid = { "65533" }')
+works excluded "an upstream on this host, its user in not-uid"
+stop excluded
+us_daemon client found < <(local_conf 1090)
+works found "an upstream on this host, its user found out"
+is "$(logged 'left alone, as by not-uid = ..."?65533' found)" 1 "the log says who is left alone"
+stop found
+# Its group of processes is inside the cgroup too: only the user parts them.
+stop user
+as_user "$TOOLS/badsocks" good 127.0.0.1 1090
+start user -- cg app "${ARGV[@]}"
+wait_port client tcp 127.0.0.1 1090
+us_daemon client inside-cgroup < <(local_conf 1090)
+works inside-cgroup "an upstream in the captured cgroup, its user found out"
+stop inside-cgroup
+
+peer_serve client 127.0.0.1 1091
+us_daemon client own < <(local_conf 1091)
+works own "undersock serve on this host, as root"
+stop own
+
+PEER_NAME=root peer_bad client 127.0.0.1 1092 good
+local_conf 1092 >"$TMP/root.conf"
+echo "control = \"$TMP/root.sock\"" >>"$TMP/root.conf"
+check_status 2 "an upstream on this host that runs as root: refused, exit status 2" -- bounded 20 nsenter --net="/run/netns/$US-client" "$UNDERSOCK" daemon -c "$TMP/root.conf"
+like "$(bounded 20 nsenter --net="/run/netns/$US-client" "$UNDERSOCK" daemon -c "$TMP/root.conf" 2>&1)" 'not-uid = \{ "root" \}' "with the line to add"
+is "$(tables_of client)" "" "nothing is installed"
 done_testing

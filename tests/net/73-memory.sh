@@ -62,15 +62,15 @@ queued() { ns client ss -Htnp | awk -v p="pid=$worker," 'index($0, p) {s += $2 +
 engine_of() { us_sum undersock "$1"; }
 
 us_daemon client < <(conf auto)
-for engine in auto copy splice; do
-    if [[ $engine != auto ]]; then
+for engine in auto again copy splice; do
+    if [[ $engine != auto && $engine != again ]]; then
         conf $engine >"$TMP/undersock.conf"
         us_reload undersock || bail "reload"
     fi
     one_worker() { [[ $(us_workers undersock | wc -w) == 1 ]]; }
     wait_for 10 one_worker
     worker=$(us_workers undersock | tr -d ' ')
-    pss=$(pss_kb "$worker")
+    [[ $engine != again ]] && pss=$(pss_kb "$worker")
     # Everybody connects; nobody pushes yet.
     kill -STOP "${PID[source]}" "${PID[sink]}"
     crowd recv recv 9001 ns client
@@ -102,6 +102,8 @@ for engine in auto copy splice; do
     done
     wait_for 20 us_is undersock flows -eq 0
     is "$(us_sum undersock flows)" 0 "$engine: no flow is left behind"
-    num $(($(pss_kb "$worker") - pss)) -le 4096 "$engine: and the memory is back"
+    # The allocator keeps what it has for the next time; so a second time costs nothing.
+    [[ $engine == again ]] && num $((full - first)) -le 1024 "$engine: the same crowd a second time costs no more than the first"
+    first=$full
 done
 done_testing

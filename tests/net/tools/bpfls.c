@@ -7,8 +7,8 @@
  *     bpfls left             those lines from standard input whose object still exists
  *
  * Other processes of the machine come and go with BPF objects of their own: two listings of
- * everything prove nothing, the fate of the very objects of one cgroup does. The socket storage that
- * all instances of undersock on a machine share is left out: it goes with the last of them.
+ * everything prove nothing, the fate of the very objects of one cgroup does. The socket storage
+ * that all instances of undersock on a machine share is left out: it goes with the last of them.
  */
 #include <linux/bpf.h>
 #include <sys/stat.h>

@@ -35,7 +35,7 @@ struct trailer {
 };
 
 struct options {
-    bool banner, mapped, v6only, no_half_close, quiet;
+    bool banner, mapped, v6only, no_half_close, stop;
     uint32_t write_max, read_max, pause_us;
     unsigned timeout, rcvbuf;
     uint64_t seed;
@@ -49,6 +49,8 @@ struct stream {
     bool fin_seen, want_fin;
     int error;
 };
+
+static struct options opt;
 
 static uint64_t word_at(uint64_t seed, uint64_t index)
 {
@@ -187,6 +189,9 @@ static void *recv_stream(void *arg)
         /* More than was promised: wrong from the first byte that should not be there. */
         if (s->done + (uint64_t)got > s->bytes && s->bad == UINT64_MAX)
             s->bad = s->bytes;
+        /* The whole process, until it gets SIGCONT. */
+        if (opt.stop && s->done == 0)
+            raise(SIGSTOP);
         s->done += (uint64_t)got;
         if (s->pause_us)
             sleep_us(s->pause_us);
@@ -208,8 +213,6 @@ static const char *error_text(int error)
 {
     return error ? strerrorname_np(error) : "none";
 }
-
-static struct options opt;
 
 static void *serve_one(void *arg)
 {
@@ -375,6 +378,7 @@ static void usage(void)
            "  -M  IPv4 through an AF_INET6 socket (::ffff:a.b.c.d)   -V  IPV6_V6ONLY\n"
            "  -N  no half-close after sending      -w/-r MAX  random writes/reads of 1..MAX bytes\n"
            "  -p USEC  pause after each read (a slow reader)   -R BYTES  SO_RCVBUF\n"
+           "  -S  stop (SIGSTOP) after the first read: a reader that has ceased to read\n"
            "  -s SEED  -t SECONDS  give up         -x HOST:PORT  speak SOCKS5 to this server");
 }
 
@@ -389,7 +393,7 @@ int main(int argc, char **argv)
     const char *mode = argv[1];
     argv++;
     argc--;
-    while ((c = getopt(argc, argv, "BMVNw:r:p:R:s:t:x:")) != -1) {
+    while ((c = getopt(argc, argv, "BMVNSw:r:p:R:s:t:x:")) != -1) {
         switch (c) {
         case 'B':
             opt.banner = true;
@@ -402,6 +406,9 @@ int main(int argc, char **argv)
             break;
         case 'N':
             opt.no_half_close = true;
+            break;
+        case 'S':
+            opt.stop = true;
             break;
         case 'w':
             opt.write_max = (uint32_t)parse_count(optarg);
