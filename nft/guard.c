@@ -11,7 +11,8 @@
  *   forward      filter, priority 10: a gateway's
  *   translate    nat, without rules: as long as there is a nat chain, the kernel goes on
  * translating the connections that were redirected; their packets meet a dead listener and a reset,
- * where without it they would go out to their original destination
+ * where without it they would go out to their original destination. A nat chain alone does not
+ * keep connection tracking at work: the rule about the state of a connection does.
  *
  * As in the first table, only SYNs are selected, so that connections which began before the
  * daemon go on, and so do the resets that the kernel itself sends in answer. A gateway's
@@ -104,25 +105,25 @@ static int append_captures(struct nft_maker *m, unsigned chain, enum nft_transpo
     return r;
 }
 
-/* What is no SYN, and what is known already, then the captures. */
+/* What is known already, and what is no SYN, then the captures. */
 static int append_selection(struct nft_maker *m, unsigned chain, unsigned hooks)
 {
     struct nft_rule rule = {.n_exprs = 0};
     int r;
 
-    nft_match_not_syn(&rule);
+    nft_rule_match_any(&rule, NFT_FIELD_CT_STATE, NF_CT_STATE_BIT(IP_CT_ESTABLISHED));
     r = nft_append_return(m, chain, &rule);
+    rule.n_exprs = 0;
+    nft_match_not_syn(&rule);
+    if (r == 0)
+        r = nft_append_return(m, chain, &rule);
     if (r == 0)
         r = nft_append_pairs_return(m, chain, m->shared.upstreams);
     if (r == 0)
         r = append_captures(m, chain, NFT_TCP, hooks);
     if (r < 0 || captures(m, NFT_UDP, hooks) == 0)
         return r;
-    rule.n_exprs = 0;
-    nft_rule_match_any(&rule, NFT_FIELD_CT_STATE, NF_CT_STATE_BIT(IP_CT_ESTABLISHED));
-    r = nft_append_return(m, chain, &rule);
-    if (r == 0)
-        r = nft_append_addr_type_return(m, chain, RTN_BROADCAST);
+    r = nft_append_addr_type_return(m, chain, RTN_BROADCAST);
     if (r == 0)
         r = nft_append_addr_type_return(m, chain, RTN_MULTICAST);
     return r < 0 ? r : append_captures(m, chain, NFT_UDP, hooks);

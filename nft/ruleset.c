@@ -18,7 +18,8 @@
  * The second is there even if no capture redirects, and comes before the first in the table: the
  * kernel translates the packets of a connection that was redirected earlier only as long as
  * somebody has a nat chain at all, and a chain that stays keeps its place in nft's listing when
- * others come and go.
+ * others come and go. A nat chain without a rule that needs connection tracking is not enough,
+ * as tracking stops a moment after the last one is gone; that is what the first rule is for.
  *
  * Both begin with what no capture takes:
  *   - anything but a SYN. Connection tracking adopts a connection that is older than itself in
@@ -40,6 +41,7 @@
 #include <errno.h>
 
 #include <linux/netfilter.h>
+#include <linux/netfilter/nf_conntrack_common.h>
 
 #include "nft/gateway.h"
 #include "nft/selection.h"
@@ -122,7 +124,11 @@ static int append_captures(struct nft_maker *m, unsigned chain, bool nat, size_t
     return r;
 }
 
-/* Packets that are no SYN go to a chain of their own, for the connections that are to end. */
+/*
+ * Packets that are no SYN go to a chain of their own, for the connections that are to end. A SYN
+ * with the addresses and ports of such a one is not new to nat, and would go out as it is: it waits
+ * until the old entry is gone.
+ */
 static int append_midstream(struct nft_maker *m, unsigned chain)
 {
     struct nft_rule rule = {.n_exprs = 0};
@@ -133,7 +139,24 @@ static int append_midstream(struct nft_maker *m, unsigned chain)
         r = nft_append_ended(m, midstream, CAPTURE_OUTPUT);
     nft_match_not_syn(&rule);
     nft_rule_verdict(&rule, NFT_VERDICT_GOTO, midstream);
+    if (r == 0)
+        r = nft_chain_append(&m->rs->chains[chain], &rule);
+    rule.n_exprs = 0;
+    nft_rule_match_masked(&rule, NFT_FIELD_CT_STATUS, NFT_OP_EQ, NFT_CT_ENDED, NFT_CT_ENDED);
+    nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
     return r < 0 ? r : nft_chain_append(&m->rs->chains[chain], &rule);
+}
+
+/*
+ * What the connections of earlier rules need of the chain: see the top. The rule itself does
+ * nothing, as packets that are translated already do not come here.
+ */
+static int append_translation(struct nft_maker *m, unsigned chain)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+
+    nft_rule_match_any(&rule, NFT_FIELD_CT_STATUS, IPS_DST_NAT);
+    return nft_append_return(m, chain, &rule);
 }
 
 static int add_output(struct nft_maker *m, size_t refusing, size_t redirecting)
@@ -144,10 +167,11 @@ static int add_output(struct nft_maker *m, size_t refusing, size_t redirecting)
                                &chain);
 
     if (r == 0) {
-        /* Empty, but there: see nft/batch.c. */
+        r = append_translation(m, chain);
         nft_chain_keep(&m->rs->chains[chain]);
-        r = append_captures(m, chain, true, refusing > redirecting ? refusing : redirecting);
     }
+    if (r == 0)
+        r = append_captures(m, chain, true, refusing > redirecting ? refusing : redirecting);
     if (r < 0 || (refusing == 0 && !ends))
         return r;
     r = nft_need_refusing(m, NFT_TCP);

@@ -24,7 +24,6 @@ static _Noreturn void run(void (*work)(void *ctx, void *record), void *ctx, size
 
     memset(record, 0, sizeof(record));
     signal(SIGALRM, SIG_DFL);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
     alarm(seconds);
     /* Without a namespace of its own the trial is as good in ours: it cleans up. */
     if ((flags & CHILD_NETNS) && unshare(CLONE_NEWNET) < 0)
@@ -33,6 +32,7 @@ static _Noreturn void run(void (*work)(void *ctx, void *record), void *ctx, size
         (setgroups(0, NULL) < 0 || setresgid(NOBODY, NOBODY, NOBODY) < 0 ||
          setresuid(NOBODY, NOBODY, NOBODY) < 0))
         _exit(1);
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* here, as a change of ids clears it */
     if (flags & CHILD_UNPRIVILEGED) {
         prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
         prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);

@@ -13,6 +13,7 @@
 #include "keeper/cgroup.h"
 #include "log.h"
 #include "nft/batch.h"
+#include "nft/conntrack.h"
 #include "nft/guard.h"
 #include "nft/routes.h"
 #include "nft/ruleset.h"
@@ -186,6 +187,21 @@ static int apply_guard(const struct generation *g, char *why, size_t why_size)
     return r;
 }
 
+/* established = "reset": after the rules, which answer what conntrack has forgotten. */
+static int reset_established(const struct generation *g, char *why, size_t why_size)
+{
+    bool wanted = false;
+    unsigned n = 0;
+
+    for (size_t i = 0; i < g->set.n_policies; i++)
+        wanted |= g->policies[i].reset_established;
+    int r = wanted ? conntrack_flush_selected(&g->set, why, why_size, &n) : 0;
+
+    if (r == 0 && n > 0)
+        log_info("%u connections older than the rules are reset", n);
+    return r;
+}
+
 int captures_apply(struct captures *c, struct generation *g, int transient, char *why,
                    size_t why_size)
 {
@@ -208,6 +224,8 @@ int captures_apply(struct captures *c, struct generation *g, int transient, char
         r = apply_nft(c, g, why, why_size);
     if (r == 0)
         r = apply_guard(g, why, why_size);
+    if (r == 0)
+        r = reset_established(g, why, why_size);
     for (size_t i = 0; r == 0 && i < CAPTURES_MAX; i++) {
         if (c->attached[i].bpf && !c->attached[i].wanted)
             detach(c, &c->attached[i]);

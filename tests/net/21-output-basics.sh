@@ -120,8 +120,10 @@ same_rules "several selectors"
 {
     config 'tcp-ports = { "9000" }' 'to = { "203.0.113.11" }' | sed 's/"host"/"first"/; s/upstream = "proxy"/upstream = "direct"/'
     config | sed -n '/^capture/,$p'
-} >"$CONF"
-us_reload undersock || bail "reload: direct"
+} >"$TMP/two.conf"
+# A start, not a reload: that one keeps the listeners it has, and so their ports.
+stop undersock
+us_daemon client <"$TMP/two.conf"
 is "$(seen 203.0.113.11 9000) $(seen "$NET4" 9000)" "$CLIENT4 $EXIT4" "two captures: the first match wins, direct is direct"
 same_rules "two captures"
 sed -i 's/"direct"/"refuse"/' "$CONF"
@@ -130,7 +132,8 @@ is "$(seen 203.0.113.11 9000) $(seen "$NET4" 9000)" "connect=ECONNREFUSED $EXIT4
 same_rules "refuse"
 
 # --- what is never selected
-selection
+stop undersock
+us_daemon client < <(config)
 before=$(us_sum undersock accepted)
 is "$(seen "$PROXY4" 9002)" "$CLIENT4" "a private destination goes direct (IPv4)"
 is "$(seen "$PROXY6" 9002)" "$CLIENT6" "a private destination goes direct (IPv6)"

@@ -60,7 +60,7 @@ is "$(cg app/nested ns client "$TMP/who" "$NET4" 9000) $(cg app/nested ns client
 is "$(app curl -qsS --max-time 20 "http://$NET4:9000/")" "$EXIT4" "curl, IPv4 (connects without blocking)"
 is "$(app curl -qgsS --max-time 20 "http://[$NET6]:9000/")" "$EXIT6" "curl, IPv6"
 for f in 4 6; do
-    target=NET$f client=CLIENT$f exit=EXIT$f
+    client=CLIENT$f exit=EXIT$f
     is "$(app curl -qgsS --max-time 20 --interface "${!client}" "http://$([[ $f == 6 ]] && echo "[$NET6]" || echo "$NET4"):9000/")" \
         "${!exit}" "a socket bound to an address of this host (IPv$f)"
 done

@@ -189,8 +189,8 @@ static void check_body(void)
     pid_t child = fork();
 
     if (child == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
         CHECK(setresgid(tor, tor, tor) == 0 && setresuid(tor, tor, tor) == 0);
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of ids clears it */
         CHECK(fd_listen(&upstreams[1], false, NULL) >= 0);
         CHECK(write(ready[1], &byte, 1) == 1);
         pause();

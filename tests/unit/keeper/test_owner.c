@@ -133,9 +133,9 @@ static void processes_body(void)
 
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (me[1] == 0) { /* a child without the socket, under ids of its own */
-            prctl(PR_SET_PDEATHSIG, SIGKILL);
             close(fd);
             CHECK(setresuid(4242, 4243, 4244) == 0);
+            prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of ids clears it */
             me[0] = getppid();
             me[1] = getpid();
             CHECK(write(ready[1], me, sizeof(me)) == sizeof(me));

@@ -253,12 +253,12 @@ static void what_connections_need_stays(void)
     free(text);
     install(owner, &gate);
     text = listing(LIST);
-    CHECK(strstr(text, "priority -110; policy accept;\n\t}"));
+    CHECK(strstr(text, "priority -110; policy accept;\n\t\tct status dnat return\n\t}"));
     CHECK(strstr(text, "tproxy ip to 127.0.0.1:12347"));
     free(text);
     CHECK(nft_owner_replace(owner, nothing, why, sizeof(why)) == 0);
     text = listing(LIST);
-    CHECK(strstr(text, "priority -110; policy accept;\n\t}"));
+    CHECK(strstr(text, "priority -110; policy accept;\n\t\tct status dnat return\n\t}"));
     CHECK(strstr(text, "goto established\n\t}"));
     CHECK(!strstr(text, "set gw") && !strstr(text, "tproxy"));
     free(text);

@@ -586,6 +586,8 @@ static void redirected_connections_outlive_their_rules(void)
         CHECK(nft_ruleset_build(&others[i], &rs) == 0);
         CHECK(nft_owner_replace(owner, rs, why, sizeof(why)) == 0);
         nft_ruleset_free(rs);
+        /* The kernel lets go of old rules, and of what they kept at work, a little later. */
+        usleep(300000);
         exchange(a, b);
         exchange(b6, a6);
     }
