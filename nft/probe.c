@@ -21,6 +21,10 @@ const char *nft_feature_name(enum nft_feature feature)
         [NFT_FEATURE_SETS] = "interval and concatenated sets",
         [NFT_FEATURE_REDIRECT] = "redirect at output",
         [NFT_FEATURE_REJECT] = "reject with tcp reset",
+        [NFT_FEATURE_TPROXY] = "tproxy at prerouting",
+        [NFT_FEATURE_LABEL] = "conntrack labels",
+        [NFT_FEATURE_CT_STATUS] = "conntrack state",
+        [NFT_FEATURE_FIB] = "address types",
     };
 
     return names[feature];
@@ -55,24 +59,54 @@ static int add_sets(struct nft_ruleset *rs, struct nft_rule *rule)
     return r;
 }
 
+static int add_expressions(enum nft_feature feature, struct nft_ruleset *rs, struct nft_rule *rule)
+{
+    switch (feature) {
+    case NFT_FEATURE_SETS:
+        return add_sets(rs, rule);
+    case NFT_FEATURE_REDIRECT:
+        nft_rule_add(rule, NFT_EXPR_REDIRECT)->port = 9;
+        break;
+    case NFT_FEATURE_REJECT:
+        nft_rule_add(rule, NFT_EXPR_TCP_RESET);
+        break;
+    case NFT_FEATURE_TPROXY:
+        nft_rule_match(rule, NFT_FIELD_SOCKET_WILDCARD, NFT_OP_EQ, 1);
+        nft_rule_match(rule, NFT_FIELD_SOCKET_TRANSPARENT, NFT_OP_EQ, 1);
+        nft_rule_add(rule, NFT_EXPR_TPROXY)->port = 9;
+        break;
+    case NFT_FEATURE_LABEL:
+        nft_rule_match_any(rule, NFT_FIELD_CT_LABEL, 85);
+        nft_rule_add(rule, NFT_EXPR_SET_LABEL)->number = 85;
+        break;
+    case NFT_FEATURE_CT_STATUS:
+        nft_rule_match_any(rule, NFT_FIELD_CT_STATE, 8);
+        nft_rule_match_any(rule, NFT_FIELD_CT_STATUS, 32);
+        break;
+    case NFT_FEATURE_FIB:
+        nft_rule_match(rule, NFT_FIELD_FIB_DADDR_TYPE, NFT_OP_EQ, 2);
+        break;
+    default:
+        break;
+    }
+    return 0;
+}
+
 static int make_form(enum nft_feature feature, struct nft_ruleset *rs)
 {
     enum nft_chain_type type = feature == NFT_FEATURE_REDIRECT ? NFT_CHAIN_NAT
                                : feature == NFT_FEATURE_REJECT ? NFT_CHAIN_FILTER
+                               : feature == NFT_FEATURE_TPROXY ? NFT_CHAIN_FILTER
                                                                : NFT_CHAIN_REGULAR;
+    unsigned hook = feature == NFT_FEATURE_TPROXY ? NF_INET_PRE_ROUTING : NF_INET_LOCAL_OUT;
     struct nft_rule rule = {.n_exprs = 0};
     unsigned chain;
-    int r = nft_form_add_chain(rs, "trial", type, NF_INET_LOCAL_OUT, -110, &chain);
+    int r = nft_form_add_chain(rs, "trial", type, hook, -110, &chain);
 
     if (r < 0 || feature == NFT_FEATURE_OWNER)
         return r;
     match_nothing(&rule);
-    if (feature == NFT_FEATURE_SETS)
-        r = add_sets(rs, &rule);
-    if (feature == NFT_FEATURE_REDIRECT)
-        nft_rule_add(&rule, NFT_EXPR_REDIRECT)->port = 9;
-    if (feature == NFT_FEATURE_REJECT)
-        nft_rule_add(&rule, NFT_EXPR_TCP_RESET);
+    r = add_expressions(feature, rs, &rule);
     return r < 0 ? r : nft_chain_append(&rs->chains[chain], &rule);
 }
 

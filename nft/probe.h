@@ -10,10 +10,14 @@
 #include <stddef.h>
 
 enum nft_feature {
-    NFT_FEATURE_OWNER,    /* a table that dies with its socket */
-    NFT_FEATURE_SETS,     /* interval sets and concatenated keys */
-    NFT_FEATURE_REDIRECT, /* redirect in a nat chain of family inet, at the output hook */
-    NFT_FEATURE_REJECT,   /* reject with tcp reset */
+    NFT_FEATURE_OWNER,     /* a table that dies with its socket */
+    NFT_FEATURE_SETS,      /* interval sets and concatenated keys */
+    NFT_FEATURE_REDIRECT,  /* redirect in a nat chain of family inet, at the output hook */
+    NFT_FEATURE_REJECT,    /* reject with tcp reset */
+    NFT_FEATURE_TPROXY,    /* tproxy at prerouting, and the match on transparent sockets */
+    NFT_FEATURE_LABEL,     /* labels of connection tracking, which tell a gateway's connections */
+    NFT_FEATURE_CT_STATUS, /* state and status of connection tracking */
+    NFT_FEATURE_FIB,       /* the type of an address */
     NFT_N_FEATURES,
 };
 

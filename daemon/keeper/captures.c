@@ -136,20 +136,16 @@ static void detach(struct captures *c, struct attached *a)
     *a = (struct attached){.bpf = NULL};
 }
 
-/* Before the rules that set the mark; what no gateway needs any more goes after them, at the end.
- */
-static int apply_routes(struct captures *c, const struct generation *g, char *why, size_t why_size)
+static bool needs_routes(const struct generation *g)
 {
     for (size_t i = 0; i < g->set.n_policies; i++) {
-        if (g->policies[i].hook == CAPTURE_GATEWAY && g->policies[i].action == CAPTURE_PROXY) {
-            c->routed = true;
-            return routes_install(TPROXY_MARK, UINT32_MAX, NULL, why, why_size);
-        }
+        if (g->policies[i].hook == CAPTURE_GATEWAY && g->policies[i].action == CAPTURE_PROXY)
+            return true;
     }
-    return 0;
+    return false;
 }
 
-static int apply_nft(struct captures *c, struct generation *g, char *why, size_t why_size)
+static int apply_rules(struct captures *c, struct generation *g, char *why, size_t why_size)
 {
     struct nft_ruleset *rs = NULL;
     int r = nft_ruleset_build(&g->set, &rs);
@@ -164,6 +160,25 @@ static int apply_nft(struct captures *c, struct generation *g, char *why, size_t
         r = nft_owner_replace(c->nft, rs, why, why_size);
     nft_ruleset_free(rs);
     g->hold = c->nft ? nft_owner_fd(c->nft) : -1;
+    return r;
+}
+
+/*
+ * The policy routes come before the rules that set the mark; what no gateway needs any more goes
+ * after them, at the end. The table says whose this namespace is: with -EBUSY the routes, too, are
+ * another daemon's, and stay.
+ */
+static int apply_nft(struct captures *c, struct generation *g, char *why, size_t why_size)
+{
+    bool routed = needs_routes(g);
+    int r = routed ? routes_install(TPROXY_MARK, UINT32_MAX, NULL, why, why_size) : 0;
+
+    if (r == 0)
+        r = apply_rules(c, g, why, why_size);
+    if (r == 0)
+        c->routed |= routed;
+    else if (routed && !c->routed && r != -EBUSY)
+        routes_remove(TPROXY_MARK, UINT32_MAX);
     return r;
 }
 
@@ -218,8 +233,6 @@ int captures_apply(struct captures *c, struct generation *g, int transient, char
         if (r < 0)
             snprintf(why, why_size, "capture %s: %s", p->name, cause[0] ? cause : strerror(-r));
     }
-    if (r == 0)
-        r = apply_routes(c, g, why, why_size);
     if (r == 0)
         r = apply_nft(c, g, why, why_size);
     if (r == 0)

@@ -177,8 +177,8 @@ static int unknown(const struct capture_policy *p, const struct addr *at, int er
 }
 
 /*
- * `undersock serve` as root marks the connections that it makes as ours, so no capture takes them. As another
- * user it cannot, and is excluded like anybody else.
+ * `undersock serve` as root marks the connections that it makes as ours, so no capture takes them.
+ * As another user it cannot, and is excluded like anybody else.
  */
 static bool is_our_server(const struct owner *o)
 {

@@ -34,6 +34,7 @@ struct local_upstream {
  * be found out (`why` says so).
  *
  * A capture by `mark` is fine: what carries the mark is the administrator's choice.
+ * So is `undersock serve` as root, which marks what it sends.
  */
 int local_upstream_check(const struct capture_set *set, size_t policy, struct local_upstream *ret,
                          char *why, size_t why_size);

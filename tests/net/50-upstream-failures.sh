@@ -188,7 +188,7 @@ grep -q '^auth user=alice refused' "${LOG[bad-auth]}"
 is $? 0 "the wrong ones were refused"
 
 # --- many failures, one line; then it answers again
-for i in 1 2 3 4; do
+for _ in 1 2 3 4; do
     ns client "$TOOLS/load" conn -n 100 -c 10 "$NET4" "${DEST[refusing]}" >>"$TMP/conn.json"
 done
 is "$(grep -c '"ECONNRESET": 100\|"EPIPE": 100' "$TMP/conn.json")" 4 "400 more failures, all reset"

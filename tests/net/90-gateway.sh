@@ -129,7 +129,6 @@ is "$(seen one 203.0.113.11 9000) $(seen one 203.0.113.12 9000)" "$EXIT4 $ONE4" 
 is "$(seen one 2001:db8:113::11 9000) $(seen one 2001:db8:113::12 9000)" "$EXIT6 $ONE6" "to (IPv6)"
 
 # --- VLANs
-
 if ns client ip link add link guest0 name guest0.7 type vlan id 7 2>/dev/null; then
     ns_addresses client guest0.7 "10.77.7.1/24 fd77:7::1/64"
     ns client ip link set guest0.7 up
@@ -291,7 +290,7 @@ table ip nat {
         fib daddr type local jump DOCKER
     }
     chain OUTPUT {
-        type nat hook output priority dstnat; policy accept;
+        type nat hook output priority -100; policy accept;
         ip daddr != 127.0.0.0/8 fib daddr type local jump DOCKER
     }
     chain POSTROUTING {

@@ -3,6 +3,7 @@
  * listeners. */
 #include "keeper/local_upstream.h"
 
+#include <fcntl.h>
 #include <sys/socket.h>
 
 #include "../nft/netns.h"
@@ -149,6 +150,32 @@ static void test_unseen_process(void **state)
     assert_int_equal(decide(&p, &o, &l), LOCAL_UPSTREAM_REFUSE);
 }
 
+/* Hands the listener to another program that runs as root; returns it. */
+static pid_t give_to_another(int *fd)
+{
+    pid_t child = fork();
+
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        CHECK(fcntl(*fd, F_SETFD, 0) == 0);
+        execlp("sleep", "sleep", "1000", (char *)NULL);
+        _exit(127);
+    }
+    CHECK(child > 0);
+    fd_close(fd);
+    return child;
+}
+
+/* Until the program is in place of the child that becomes it. */
+static void await_program(const struct addr *at, pid_t pid)
+{
+    struct owner o = {.n_processes = 0};
+
+    while (owner_find(at, &o) < 0 || o.n_processes != 1 || o.processes[0].pid != pid ||
+           strcmp(o.processes[0].comm, "sleep") != 0)
+        usleep(1000);
+}
+
 static void check_body(void)
 {
     struct capture_policy policies[] = {
@@ -169,15 +196,23 @@ static void check_body(void)
     int fd = fd_listen(&upstreams[1], false, &upstreams[1]);
 
     CHECK(fd >= 0);
+    /* Our own program as root: `undersock serve`, which marks what it sends. */
+    CHECK(local_upstream_check(&set, 0, &l, why, sizeof(why)) == 0);
+    CHECK(l.verdict == LOCAL_UPSTREAM_NONE);
+
+    pid_t child = give_to_another(&fd);
+
+    await_program(&upstreams[1], child);
     CHECK(local_upstream_check(&set, 0, &l, why, sizeof(why)) == 0);
     CHECK(l.verdict == LOCAL_UPSTREAM_REFUSE && addr_equal(&l.at, &upstreams[1]));
-    CHECK(strstr(why, "capture host") && strstr(why, "127.0.0.1:") && strstr(why, "test_local"));
+    CHECK(strstr(why, "capture host") && strstr(why, "127.0.0.1:") && strstr(why, "sleep"));
     CHECK(strstr(why, "not-uid = { \"root\" }"));
     for (size_t i = 1; i < 4; i++) {
         CHECK(local_upstream_check(&set, i, &l, why, sizeof(why)) == 0);
         CHECK(l.verdict == LOCAL_UPSTREAM_NONE);
     }
-    close(fd);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
     CHECK(local_upstream_check(&set, 0, &l, why, sizeof(why)) == 0);
     CHECK(l.verdict == LOCAL_UPSTREAM_NONE);
 
@@ -186,8 +221,7 @@ static void check_body(void)
     char byte = 0;
 
     CHECK(pipe(ready) == 0);
-    pid_t child = fork();
-
+    child = fork();
     if (child == 0) {
         CHECK(setresgid(tor, tor, tor) == 0 && setresuid(tor, tor, tor) == 0);
         prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of ids clears it */

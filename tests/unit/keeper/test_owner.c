@@ -30,6 +30,9 @@ static void lo_up(void)
 {
     CHECK(system("ip link set lo up && ip addr add 192.0.2.1/32 dev lo && "
                  "ip -6 addr add 2001:db8::1/128 dev lo nodad") == 0);
+    /* The kernel installs an IPv6 address's route a moment later. */
+    while (system("ip -6 route show table local | grep -q 2001:db8::1") != 0)
+        usleep(1000);
 }
 
 static bool has(const struct owner *o, pid_t pid)

@@ -183,7 +183,11 @@ static char *sorted(const char *listing_text, const char *first)
         char *brace = strchr(p, '{');
         char head[80];
 
-        snprintf(head, sizeof(head), "%.*s", brace ? (int)(brace - p) : 0, p);
+        size_t head_len = brace ? (size_t)(brace - p) : 0;
+
+        CHECK(head_len < sizeof(head));
+        memcpy(head, p, head_len);
+        head[head_len] = '\0';
         bool kept = !strncmp(p, "\tchain output", 13) || !strncmp(p, "\tchain prerouting", 17) ||
                     !strncmp(p, "\tchain established", 18);
 

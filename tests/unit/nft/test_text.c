@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "cases.h"
+#include "nft/guard.h"
 #include "nft/ruleset.h"
 #include "nft/text.h"
 
@@ -197,6 +198,105 @@ static const char refuse_last_text[] =
     "\t}\n"
     "}\n";
 
+/* The chains of "gateway, several"; its sets are as above. */
+static const char several_chains[] =
+    "\tchain prerouting {\n"
+    "\t\ttype filter hook prerouting priority mangle; policy accept;\n"
+    "\t\tmeta mark & 0x0000ff00 == 0x00005500 return\n"
+    "\t\tiifname \"lo\" return\n"
+    "\t\tfib daddr type local return\n"
+    "\t\ttcp flags != syn / fin,syn,rst,ack goto established\n"
+    "\t\tfib daddr type broadcast return\n"
+    "\t\tfib daddr type multicast return\n"
+    "\t\tip daddr @quiet_to4 ip daddr != @private4 meta l4proto tcp return\n"
+    "\t\tip daddr @bad_to4 ip daddr != @private4 tcp dport @bad_tcp jump refuse_tcp\n"
+    "\t\tip6 daddr @bad_to6 ip6 daddr != @private6 tcp dport @bad_tcp jump refuse_tcp\n"
+    "\t\tiifname @web_if ip daddr != @private4 tcp dport @web_tcp goto tproxy4_12347\n"
+    "\t\tiifname @web_if ip6 daddr != @private6 tcp dport @web_tcp goto tproxy6_12348\n"
+    "\t\tip daddr != @private4 meta l4proto tcp goto tproxy4_20001\n"
+    "\t\tip6 daddr != @private6 meta l4proto tcp jump refuse_tcp\n"
+    "\t\tmeta nfproto ipv4 meta l4proto tcp goto tproxy4_12347\n"
+    "\t\tmeta nfproto ipv6 meta l4proto tcp goto tproxy6_12348\n"
+    "\t}\n"
+    "\n"
+    "\tchain established {\n"
+    "\t\tsocket wildcard 1 return\n"
+    "\t\tsocket transparent 1 meta mark set 0x00005501 accept\n"
+    "\t\tct label 85 meta l4proto tcp reject with tcp reset\n"
+    "\t}\n"
+    "\n"
+    "\tchain refuse_tcp {\n"
+    "\t\tmeta l4proto tcp reject with tcp reset\n"
+    "\t}\n"
+    "\n"
+    "\tchain tproxy4_12347 {\n"
+    "\t\tmeta l4proto tcp ct label set 85 tproxy ip to 127.0.0.1:12347 meta mark set 0x00005501 "
+    "accept\n"
+    "\t\tdrop\n"
+    "\t}\n"
+    "\n"
+    "\tchain tproxy6_12348 {\n"
+    "\t\tmeta l4proto tcp ct label set 85 tproxy ip6 to [::1]:12348 meta mark set 0x00005501 "
+    "accept\n"
+    "\t\tdrop\n"
+    "\t}\n"
+    "\n"
+    "\tchain tproxy4_20001 {\n"
+    "\t\tmeta l4proto tcp ct label set 85 tproxy ip to 127.0.0.1:20001 meta mark set 0x00005501 "
+    "accept\n"
+    "\t\tdrop\n"
+    "\t}\n"
+    "}\n";
+
+static const char guard_head[] = "table inet undersock-guard {\n\tset ";
+
+/* The chains of "guard, gateway and host". */
+static const char guard_chains[] =
+    "\tchain translate {\n"
+    "\t\ttype nat hook output priority -110; policy accept;\n"
+    "\t}\n"
+    "\n"
+    "\tchain output {\n"
+    "\t\ttype filter hook output priority filter + 10; policy accept;\n"
+    "\t\tmeta mark & 0x0000ff00 == 0x00005500 return\n"
+    "\t\tfib daddr type local return\n"
+    "\t\tct state established return\n"
+    "\t\ttcp flags != syn / fin,syn,rst,ack return\n"
+    "\t\tip daddr . tcp dport @upstreams4 return\n"
+    "\t\tip6 daddr . tcp dport @upstreams6 return\n"
+    "\t\tip daddr != @private4 meta mark 0x00000051 meta l4proto tcp jump refuse_tcp\n"
+    "\t\tip6 daddr != @private6 meta mark 0x00000051 meta l4proto tcp jump refuse_tcp\n"
+    "\t}\n"
+    "\n"
+    "\tchain refuse_tcp {\n"
+    "\t\tmeta l4proto tcp reject with tcp reset\n"
+    "\t}\n"
+    "\n"
+    "\tchain forward {\n"
+    "\t\ttype filter hook forward priority filter + 10; policy accept;\n"
+    "\t\tct status dnat return\n"
+    "\t\ttcp flags != syn / fin,syn,rst,ack ct label 85 jump refuse_tcp\n"
+    "\t\tct state established return\n"
+    "\t\ttcp flags != syn / fin,syn,rst,ack return\n"
+    "\t\tip daddr . tcp dport @upstreams4 return\n"
+    "\t\tip6 daddr . tcp dport @upstreams6 return\n"
+    "\t\tiifname @gw_if ip daddr @gw_to4 ip daddr != @private4 meta l4proto tcp jump "
+    "refuse_tcp\n"
+    "\t\tiifname @gw_if ip6 daddr @gw_to6 ip6 daddr != @private6 meta l4proto tcp jump "
+    "refuse_tcp\n"
+    "\t\tfib daddr type broadcast return\n"
+    "\t\tfib daddr type multicast return\n"
+    "\t\tiifname @gw_if ip daddr @gw_to4 ip daddr != @private4 meta l4proto udp jump "
+    "refuse_udp\n"
+    "\t\tiifname @gw_if ip6 daddr @gw_to6 ip6 daddr != @private6 meta l4proto udp jump "
+    "refuse_udp\n"
+    "\t}\n"
+    "\n"
+    "\tchain refuse_udp {\n"
+    "\t\treject with icmpx admin-prohibited\n"
+    "\t}\n"
+    "}\n";
+
 static char *text_of(const struct capture_set *set)
 {
     struct nft_ruleset *rs;
@@ -255,6 +355,48 @@ static void test_a_refusing_capture_has_a_filter_chain(void **state)
 {
     (void)state;
     expect_text("refuse last", refuse_last_text);
+}
+
+static void test_a_gateway_has_a_chain_for_each_listener(void **state)
+{
+    const struct capture_set set = {POLICIES(gate_several), OWN, TPROXY};
+    char *text = text_of(&set);
+
+    (void)state;
+    assert_string_equal(strstr(text, "\tchain "), several_chains);
+    /* Nothing of this host's own connections. */
+    assert_null(strstr(text, "listeners"));
+    free(text);
+}
+
+static void test_the_guard_refuses_what_is_taken(void **state)
+{
+    const struct capture_set set = {POLICIES(closed_both), OWN, UPSTREAMS, TPROXY};
+    struct nft_ruleset *rs;
+
+    (void)state;
+    assert_int_equal(nft_guard_build(&set, &rs), 0);
+    char *text = nft_guard_text(rs);
+
+    assert_non_null(text);
+    assert_int_equal(strncmp(text, guard_head, strlen(guard_head)), 0);
+    assert_string_equal(strstr(text, "\tchain "), guard_chains);
+    free(text);
+    nft_ruleset_free(rs);
+}
+
+static void test_interfaces_are_of_the_gateway_alone(void **state)
+{
+    const struct capture_set set = {POLICIES(gate_lan)}, two = {POLICIES(host_and_gate)};
+
+    (void)state;
+    expect_lines(&set, "elements = { \"", "elements = { \"lan0\" }\n");
+    /* This host's own connections have no input interface. */
+    expect_lines(&two, "ip daddr !=",
+                 "ip daddr != @private4 tcp dport @host_tcp redirect to :12345\n"
+                 "ip daddr != @private4 meta l4proto tcp drop\n"
+                 "ip daddr != @private4 tcp dport @host_tcp return\n"
+                 "ip daddr != @private4 meta l4proto tcp jump refuse_tcp\n");
 }
 
 static void test_all_selectors_are_in_one_rule(void **state)
@@ -427,6 +569,9 @@ int main(void)
         cmocka_unit_test(test_a_capture_of_everything),
         cmocka_unit_test(test_prefixes_of_ipv4_alone_select_no_ipv6),
         cmocka_unit_test(test_a_refusing_capture_has_a_filter_chain),
+        cmocka_unit_test(test_a_gateway_has_a_chain_for_each_listener),
+        cmocka_unit_test(test_the_guard_refuses_what_is_taken),
+        cmocka_unit_test(test_interfaces_are_of_the_gateway_alone),
         cmocka_unit_test(test_all_selectors_are_in_one_rule),
         cmocka_unit_test(test_a_private_capture_without_selectors_names_its_family),
         cmocka_unit_test(test_a_family_without_listener_is_refused),

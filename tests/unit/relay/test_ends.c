@@ -333,6 +333,19 @@ static void given_up(struct rig *g, unsigned from)
     assert_pool_idle(g->pool);
     relay_finish(&g->r, g->pool);
     assert_pool_idle(g->pool);
+
+    /* And no pipe has bytes of this flow in it for the next one. */
+    struct relay_pipe *pipes[4];
+    char c;
+
+    for (unsigned i = 0; i < 4; i++) {
+        pipes[i] = relay_pipe_borrow(g->pool);
+        assert_non_null(pipes[i]);
+        assert_int_equal(read(pipes[i]->fd[0], &c, 1), -1);
+        assert_int_equal(errno, EAGAIN);
+    }
+    for (unsigned i = 0; i < 4; i++)
+        relay_pipe_return(g->pool, pipes[i]);
 }
 
 static void an_abandoned_relay_gives_everything_back(void **state)
