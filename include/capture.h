@@ -12,8 +12,8 @@
 
 #include "addr.h"
 
-/* The mark of the daemon's own sockets, and of the embedded server's; the low byte is left for what a
- * packet's mark may say later. */
+/* The mark of the daemon's own sockets, and of the embedded server's; the low byte is left for what
+ * a packet's mark may say later. */
 #define CAPTURE_OWN_MARK 0x55530000u
 #define CAPTURE_OWN_MASK 0xffffff00u
 
@@ -39,9 +39,10 @@ struct port_range {
 };
 
 /*
- * One capture, resolved: names are numbers, users are uids, nothing refers back to the configuration.
- * All selectors that are given (n > 0) must match; none given selects everything outside the default
- * exclusions. The arrays belong to whoever built the policy and outlive the capture.
+ * One capture, resolved: names are numbers, users are uids, nothing refers back to the
+ * configuration. All selectors that are given (n > 0) must match; none given selects everything
+ * outside the default exclusions. The arrays belong to whoever built the policy and outlive the
+ * capture.
  */
 struct capture_policy {
     char name[CAPTURE_NAME_MAX + 1];
@@ -83,7 +84,8 @@ struct capture_set {
     size_t n_upstreams;
     uint32_t own_mark; /* sockets with (mark & own_mask) == own_mark are the daemon's */
     uint32_t own_mask; /* 0: the daemon's sockets are outside every capture */
-    uint32_t tproxy_mark; /* gateway: set on packets for our listener, and routed to this host by it */
+    uint32_t
+        tproxy_mark; /* gateway: set on packets for our listener, and routed to this host by it */
 };
 
 /* Bits of origin.known. A field that could not be known stays 0 and its bit clear. */
@@ -103,8 +105,9 @@ struct origin {
 };
 
 /*
- * How a worker recovers the origin of a socket that its listener accepted. Called once per flow, must
- * not block. 0; -ENOENT: nobody redirected this (a direct connection to our listener); or -errno.
+ * How a worker recovers the origin of a socket that its listener accepted. Called once per flow,
+ * must not block. 0; -ENOENT: nobody redirected this (a direct connection to our listener); or
+ * -errno.
  */
 struct origin_ops {
     int (*lookup)(void *ctx, int fd, const struct addr *peer, const struct addr *local,

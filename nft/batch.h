@@ -34,8 +34,9 @@ int nft_owner_open_table(const char *table, struct nft_owner **ret, char *why, s
 /*
  * Makes the table exactly `rs`, and switches from the rules before at one moment: no packet meets
  * half of the one or of the other, and after a failure all is as it was. Connections that earlier
- * rules redirected go on. An empty ruleset installs nothing, or, where there was one, leaves its
- * nat chains without rules for the sake of those connections.
+ * rules redirected or gave to a listener go on: chains that they need stay, with the rules that
+ * they need (nft_chain_keep()), also where `rs` is empty, until the table goes. An empty ruleset
+ * installs nothing where there is nothing.
  *
  * -EBUSY: another owner, most likely another undersock, holds the table; -EEXIST: a table of that
  * name is there which nobody owns, left alone; -EPERM: no CAP_NET_ADMIN; -EOPNOTSUPP: this kernel

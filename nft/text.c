@@ -186,7 +186,8 @@ static bool has_mask(const struct nft_match *m, unsigned size)
     return false;
 }
 
-/* The number of leading ones when the mask is nothing else, and nft prints "value/number"; else -1. */
+/* The number of leading ones when the mask is nothing else, and nft prints "value/number"; else -1.
+ */
 static int mask_length(const uint8_t *mask, unsigned size)
 {
     int n = 0, bits = (int)size * 8;

@@ -30,7 +30,8 @@ static int simple(int argc, char **argv, enum message_type type)
         return CLI_DONE;
     if (type == MESSAGE_STOP && (r == -ENOENT || r == -ECONNREFUSED) && geteuid() == 0 &&
         nft_guard_remove(NULL, 0) == 0)
-        fprintf(stderr, "undersock: what on-exit = \"closed\" refused, if anything, is let through\n");
+        fprintf(stderr,
+                "undersock: what on-exit = \"closed\" refused, if anything, is let through\n");
     if (why[0])
         fprintf(stderr, "undersock: error: %s\n", why);
     else if (type == MESSAGE_RELOAD)

@@ -44,10 +44,10 @@ struct config_upstream {
     char name[CONFIG_NAME_MAX + 1];
     unsigned line; /* of its section, for messages */
     struct config_url url;
-    char *password_file;        /* NULL: none */
-    int via;                    /* index of the upstream it is reached through, -1: none */
-    int64_t connect_timeout;    /* nanoseconds, as all durations; default 10 s */
-    int64_t handshake_timeout;  /* default 15 s */
+    char *password_file;       /* NULL: none */
+    int via;                   /* index of the upstream it is reached through, -1: none */
+    int64_t connect_timeout;   /* nanoseconds, as all durations; default 10 s */
+    int64_t handshake_timeout; /* default 15 s */
     unsigned warm;
     enum config_toggle pipeline, udp;
 };
@@ -69,7 +69,8 @@ struct config_capture {
     unsigned line;
     enum config_target target;
     unsigned target_index;
-    struct capture_policy policy; /* selection, owned by the configuration; ports of the listener are 0 */
+    struct capture_policy
+        policy; /* selection, owned by the configuration; ports of the listener are 0 */
     enum config_udp udp;
     enum config_dns dns;
     char *dns_server;
@@ -85,8 +86,8 @@ struct config {
     size_t n_groups;
     struct config_capture *captures;
     size_t n_captures;
-    unsigned workers;   /* 0: one per CPU */
-    unsigned max_flows; /* default 65536 */
+    unsigned workers;     /* 0: one per CPU */
+    unsigned max_flows;   /* default 65536 */
     int64_t idle_timeout; /* 0: none */
     enum config_fast_path fast_path;
     char *control; /* path of the control socket */
@@ -101,18 +102,19 @@ typedef void (*config_error_fn)(void *ctx, const char *line);
 
 /*
  * Reads and validates `file`. All errors that can be found in one pass are reported. 0 and a
- * configuration the caller frees with config_free(); -EINVAL when anything is wrong (it was reported);
- * -errno when the file cannot be read (reported too). Password files are read here.
+ * configuration the caller frees with config_free(); -EINVAL when anything is wrong (it was
+ * reported); -errno when the file cannot be read (reported too). Password files are read here.
  */
 int config_load(const char *file, config_error_fn error, void *ctx, struct config **ret);
 
 /*
  * The configuration of `undersock run`: a chain of `n_urls` upstreams (through the first, then the
- * second, ...; password from the environment's UNDERSOCK_PASSWORD when the last one has a user and no
- * password), one capture named "run" with hook "cgroup", and `n_options` KEY=VALUE texts that set any key
- * of a capture or of the top level, or, for every hop, connect-timeout, handshake-timeout, warm or
- * pipeline. Lists are separated by commas and add up; of single values the last one wins. The capture's
- * policy.cgroup stays NULL unless an option sets it. Errors name the option: "-o fast-path=warp: ...".
+ * second, ...; password from the environment's UNDERSOCK_PASSWORD when the last one has a user and
+ * no password), one capture named "run" with hook "cgroup", and `n_options` KEY=VALUE texts that
+ * set any key of a capture or of the top level, or, for every hop, connect-timeout,
+ * handshake-timeout, warm or pipeline. Lists are separated by commas and add up; of single values
+ * the last one wins. The capture's policy.cgroup stays NULL unless an option sets it. Errors name
+ * the option: "-o fast-path=warp: ...".
  */
 int config_from_options(char *const *urls, size_t n_urls, char *const *options, size_t n_options,
                         config_error_fn error, void *ctx, struct config **ret);
@@ -120,8 +122,8 @@ int config_from_options(char *const *urls, size_t n_urls, char *const *options, 
 void config_free(struct config *c);
 
 /*
- * "socks5h://user:pass@host:1080"; percent-encoding in user and password. 0, or -EINVAL with what is
- * wrong and what would be right in `why` (never the password).
+ * "socks5h://user:pass@host:1080"; percent-encoding in user and password. 0, or -EINVAL with what
+ * is wrong and what would be right in `why` (never the password).
  */
 int config_url_parse(const char *text, struct config_url *ret, char *why, size_t why_size);
 /* "socks5h://host:1080", without user and password. */

@@ -27,6 +27,9 @@
 #define LINGER_STEP  INT64_C(20000000) /* 20 ms between looks at the survivor's queue */
 #define LINGER_STEPS 250               /* 5 s */
 
+#define UNPROVEN_WAIT  INT64_C(200000000)
+#define UNPROVEN_WAITS 25 /* 5 s */
+
 #define SWEEP_INTERVAL INT64_C(30000000000)
 
 static uint32_t slot_of(const struct flow_table *t, const struct flow *f)
@@ -209,12 +212,48 @@ static void dial_on(struct flow_table *t, struct flow *f)
     }
 }
 
+/*
+ * An upstream on this host that was not there when the rules were made has come up: whose it is
+ * must be known before it is asked for anything, or its own connections could come back to us for
+ * ever. The keeper is told, and the flow waits.
+ */
+static void wait_for_proof(struct flow_table *t, struct flow *f)
+{
+    struct dial *d = &f->dialing.dial;
+
+    dial_finish(d);
+    if (t->o.on_unproven)
+        t->o.on_unproven(t->o.ctx);
+    if (f->dialing.waits == UNPROVEN_WAITS ||
+        loop_timer_set(t->o.loop, &f->timer, UNPROVEN_WAIT, flow_ref(t, f, KIND_UPSTREAM)) < 0) {
+        upstream_complain(d->upstream, "it is on this host and would be captured itself",
+                          loop_now(t->o.loop));
+        t->stats.failed++;
+        flow_end(t, f, false);
+        return;
+    }
+    f->dialing.waits++;
+    f->dialing.waiting = true;
+}
+
 static void dial_step(struct flow_table *t, struct flow *f, uint32_t events)
 {
     struct dial *d = &f->dialing.dial;
     struct dial_env env = dial_env(t, f);
+
+    if (f->dialing.waiting) {
+        if (events & LOOP_TIMEOUT) {
+            f->dialing.waiting = false;
+            dial_on(t, f);
+        }
+        return;
+    }
     enum dial_result result = dial_event(d, events, &env);
 
+    if (result == DIAL_UNPROVEN) {
+        wait_for_proof(t, f);
+        return;
+    }
     if (d->connected && f->state == FLOW_DIALING)
         flow_set_state(t, f, FLOW_HANDSHAKE);
     if (result == DIAL_GRANTED) {

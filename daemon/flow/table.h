@@ -18,6 +18,8 @@ struct flow_dialing {
     uint8_t
         order[UPSTREAM_CANDIDATES + 1]; /* candidates, the preferred one first; or FLOW_DIRECT */
     uint8_t n, at;
+    uint8_t waits; /* for an unproven upstream */
+    bool waiting;  /* no socket: dialled again when the timer expires */
 };
 
 struct flow {

@@ -182,7 +182,8 @@ static int apply_nft(struct captures *c, struct generation *g, char *why, size_t
     return r;
 }
 
-/* on-exit = "closed": behind the captures, so that nothing is refused which they would have taken. */
+/* on-exit = "closed": behind the captures, so that nothing is refused which they would have taken.
+ */
 static int apply_guard(const struct generation *g, char *why, size_t why_size)
 {
     struct nft_ruleset *rs = NULL;
@@ -194,7 +195,8 @@ static int apply_guard(const struct generation *g, char *why, size_t why_size)
     if (r == 0)
         r = nft_guard_install(rs, why, why_size);
     else
-        snprintf(why, why_size, "cannot build the rules for on-exit = \"closed\": %s", strerror(-r));
+        snprintf(why, why_size, "cannot build the rules for on-exit = \"closed\": %s",
+                 strerror(-r));
     /* A kernel without nftables needs none lifted either. */
     if (r == -EOPNOTSUPP && nft_ruleset_empty(rs))
         r = 0;

@@ -28,8 +28,8 @@ void captures_event(struct captures *c, unsigned index);
 /* Descriptors that keep the cgroup programs attached, for the janitor. Returns their number. */
 size_t captures_link_fds(const struct captures *c, int *ret, size_t max);
 /*
- * Takes everything out of the kernel and frees. `lift`: also what on-exit = "closed" would leave to refuse
- * the traffic. NULL is allowed.
+ * Takes everything out of the kernel and frees. `lift`: also what on-exit = "closed" would leave to
+ * refuse the traffic. NULL is allowed.
  */
 void captures_remove(struct captures *c, bool lift);
 

@@ -11,7 +11,6 @@
 #include "keeper/local_upstream.h"
 #include "log.h"
 
-
 #define WORKERS_MAX 64
 
 static bool needs_listener(const struct capture_policy *p)
@@ -69,6 +68,39 @@ static int describe_captures(struct generation *g)
     return 0;
 }
 
+/* Whether some capture could take what an upstream on this host sends. */
+static bool could_loop(const struct generation *g)
+{
+    for (size_t i = 0; i < g->set.n_policies; i++) {
+        const struct capture_policy *p = &g->policies[i];
+
+        if (p->action == CAPTURE_PROXY && p->hook != CAPTURE_GATEWAY && !p->has_mark)
+            return true;
+    }
+    return false;
+}
+
+/* Marks the upstreams that belong on this host and are not there yet. Returns their number. */
+static size_t find_unproven(struct generation *g)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < g->config->n_upstreams; i++) {
+        const struct upstream_hop *hop = &g->upstreams[i].hops[0];
+        bool absent = false;
+
+        for (unsigned k = 0; k < hop->n_addrs; k++) {
+            struct owner o;
+
+            absent |= owner_address_is_local(&hop->addrs[k]) == 1 &&
+                      owner_find(&hop->addrs[k], &o) == -ENOENT;
+        }
+        g->upstreams[i].unproven = absent && could_loop(g);
+        n += g->upstreams[i].unproven ? 1 : 0;
+    }
+    return n;
+}
+
 /* Adds users to a policy's not-uid. */
 static int extend_not_uids(struct generation *g, size_t policy, const uint32_t *uids, size_t n)
 {
@@ -80,6 +112,7 @@ static int extend_not_uids(struct generation *g, size_t policy, const uint32_t *
     if (p->n_not_uids > 0)
         memcpy(list, p->not_uids, p->n_not_uids * sizeof(*list));
     memcpy(list + p->n_not_uids, uids, n * sizeof(*list));
+    free(g->not_uids[policy]);
     g->not_uids[policy] = list;
     p->not_uids = list;
     p->n_not_uids += n;
@@ -89,7 +122,8 @@ static int extend_not_uids(struct generation *g, size_t policy, const uint32_t *
 /* An upstream on this host must not have its own connections captured: excluded, or not started. */
 static int part_local_upstreams(struct generation *g, char *why, size_t why_size)
 {
-    g->not_uids = calloc(g->set.n_policies + 1, sizeof(*g->not_uids));
+    if (!g->not_uids)
+        g->not_uids = calloc(g->set.n_policies + 1, sizeof(*g->not_uids));
     if (!g->not_uids)
         return -ENOMEM;
     for (size_t i = 0; i < g->set.n_policies; i++) {
@@ -136,12 +170,23 @@ static int prepare(struct config *config, bool marked, struct generation **ret, 
         r = describe_captures(g);
     if (r == 0 && marked)
         r = part_local_upstreams(g, why, why_size);
+    if (r == 0 && marked)
+        find_unproven(g);
     if (r < 0) {
         generation_free(g);
         return r;
     }
     *ret = g;
     return 0;
+}
+
+int generation_recheck(struct generation *g, char *why, size_t why_size)
+{
+    int r = part_local_upstreams(g, why, why_size);
+
+    if (r < 0)
+        return r;
+    return find_unproven(g) > 0 ? -EAGAIN : 0;
 }
 
 int generation_plan(struct config *config, struct generation **ret, char *why, size_t why_size)

@@ -29,7 +29,7 @@ struct generation {
     struct addr *upstream_addrs;
     struct capture_set set;
     uint32_t **not_uids; /* lists that were extended, owned; one for each policy or NULL */
-    int hold; /* a descriptor that workers keep open as long as they live; -1: none */
+    int hold;            /* a descriptor that workers keep open as long as they live; -1: none */
 
     struct worker_listener *listeners; /* of all workers, in one array */
     size_t n_listeners;
@@ -46,6 +46,12 @@ int generation_plan(struct config *config, struct generation **ret, char *why, s
  * could see; its ports are those of generation_plan() where they are free. */
 int generation_create(struct config *config, bool marked, struct listeners *pool,
                       struct generation **ret, char *why, size_t why_size);
+/*
+ * Looks again for the owners of upstreams on this host: one that has come up since may have to be
+ * excluded. 0: all is known, and captures_apply() makes it so; -EAGAIN: some are still not there;
+ * -ELOOP or -errno with `why`.
+ */
+int generation_recheck(struct generation *g, char *why, size_t why_size);
 /* The listeners stay. NULL is allowed. */
 void generation_free(struct generation *g);
 

@@ -37,10 +37,12 @@
 
 enum { KIND_SIGNAL = 1, KIND_WORKER, KIND_CAPTURE, KIND_CONTROL, KIND_CONTROL_CLIENT };
 
-#define EXIT_FAILED 1
-#define EXIT_CONFIG 2
-#define EXIT_KERNEL 3
-#define TERM_GRACE  50 /* of 10 ms: what the command left behind may end by itself */
+#define EXIT_FAILED        1
+#define EXIT_CONFIG        2
+#define EXIT_KERNEL        3
+#define RECHECK_INTERVAL   150   /* ms */
+#define COMPLAINT_INTERVAL 10000 /* ms */
+#define TERM_GRACE         50    /* of 10 ms: what the command left behind may end by itself */
 
 struct keeper {
     const struct keeper_options *o;
@@ -52,7 +54,7 @@ struct keeper {
     struct control_server *control;
     int signals;
     sigset_t old_mask;
-    int64_t started;
+    int64_t started, next_recheck, next_complaint; /* milliseconds */
     int exit_code;
     bool up;
     bool lift; /* asked to stop by the administrator: on-exit = "closed" does not apply */
@@ -64,7 +66,8 @@ struct keeper {
     pid_t command;
 };
 
-/* A missing privilege or kernel feature has its own exit code, and so has a capture that would loop. */
+/* A missing privilege or kernel feature has its own exit code, and so has a capture that would
+ * loop. */
 static int exit_code_of(int error)
 {
     if (error == -ELOOP)
@@ -121,6 +124,7 @@ static void check_ready(struct keeper *k)
     if (k->up || !workers_ready(k->workers))
         return;
     k->up = true;
+    workers_settle(k->workers);
     if (k->o->command) {
         start_command(k);
         return;
@@ -211,6 +215,39 @@ static int reload(struct keeper *k, int client)
     return r;
 }
 
+static int64_t now_ms(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+/*
+ * A worker found an upstream on this host answering that was not there before. Flows to it wait
+ * until its own connections are excluded, or fail when they cannot be.
+ */
+static void recheck(void *ctx)
+{
+    struct keeper *k = ctx;
+    struct generation *g = k->generation;
+    char why[512] = "";
+
+    if (now_ms() < k->next_recheck)
+        return;
+    k->next_recheck = now_ms() + RECHECK_INTERVAL;
+    int r = generation_recheck(g, why, sizeof(why));
+
+    if (r == 0)
+        r = captures_apply(k->captures, g, -1, why, sizeof(why));
+    if (r == 0)
+        workers_tell(k->workers, g, MESSAGE_PROVEN);
+    else if (r != -EAGAIN && now_ms() >= k->next_complaint) {
+        log_error("%s", why[0] ? why : strerror(-r));
+        k->next_complaint = now_ms() + COMPLAINT_INTERVAL;
+    }
+}
+
 static void send_captures(const struct keeper *k, int client)
 {
     const struct config *c = k->generation->config;
@@ -230,14 +267,6 @@ static void send_captures(const struct keeper *k, int client)
         snprintf(m.upstream, sizeof(m.upstream), "%s", target);
         fd_send_message(client, &m, sizeof(m), NULL, 0);
     }
-}
-
-static int64_t now_ms(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
 static void send_hello(const struct keeper *k, int client, unsigned ends)
@@ -441,6 +470,7 @@ static void take_down(struct keeper *k)
 
 int keeper_run(const struct keeper_options *o)
 {
+    static const struct workers_calls calls = {.idle = generation_idle, .recheck = recheck};
     struct keeper k = {.o = o, .cgroup_fd = -1, .janitor.hold = -1, .signals = -1};
     char why[512] = "";
 
@@ -463,7 +493,7 @@ int keeper_run(const struct keeper_options *o)
     loop_set_handler(k.loop, KIND_CAPTURE, on_capture, &k);
     r = raise_signals(&k);
     if (r == 0)
-        r = workers_create(k.loop, KIND_WORKER, generation_idle, &k, &k.workers);
+        r = workers_create(k.loop, KIND_WORKER, &calls, &k, &k.workers);
     if (r == 0)
         r = bring_up(&k, why, sizeof(why));
     if (r < 0) {

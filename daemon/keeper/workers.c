@@ -40,8 +40,9 @@ struct slot {
 struct workers {
     struct loop *loop;
     unsigned kind;
-    void (*on_idle)(void *ctx, struct generation *g);
+    struct workers_calls calls;
     void *ctx;
+    bool settled;
     uid_t uid;
     gid_t gid;
     struct slot slots[SLOTS];
@@ -58,8 +59,7 @@ static void choose_user(struct workers *w)
     w->gid = p ? p->pw_gid : 65534;
 }
 
-int workers_create(struct loop *loop, unsigned kind,
-                   void (*on_idle)(void *ctx, struct generation *g), void *ctx,
+int workers_create(struct loop *loop, unsigned kind, const struct workers_calls *calls, void *ctx,
                    struct workers **ret)
 {
     struct workers *w = calloc(1, sizeof(*w));
@@ -68,7 +68,7 @@ int workers_create(struct loop *loop, unsigned kind,
         return -ENOMEM;
     w->loop = loop;
     w->kind = kind;
-    w->on_idle = on_idle;
+    w->calls = *calls;
     w->ctx = ctx;
     choose_user(w);
     *ret = w;
@@ -131,6 +131,16 @@ bool workers_room(const struct workers *w, unsigned n)
     return n <= vacant;
 }
 
+static void start_later(struct workers *w, struct slot *s)
+{
+    if (loop_now(w->loop) - s->started > STABLE)
+        s->backoff = 0;
+    loop_timer_set(w->loop, &s->timer, s->backoff, slot_ref(w, s));
+    s->backoff = s->backoff == 0 ? BACKOFF_STEP : s->backoff * 2;
+    if (s->backoff > BACKOFF_MAX)
+        s->backoff = BACKOFF_MAX;
+}
+
 int workers_start(struct workers *w, struct generation *g)
 {
     for (unsigned n = 0; n < g->n_workers; n++) {
@@ -143,11 +153,15 @@ int workers_start(struct workers *w, struct generation *g)
         *s = (struct slot){.generation = g, .number = n, .channel = -1};
         int r = spawn(w, s);
 
-        if (r < 0) {
+        if (r < 0 && !w->settled) {
             s->generation = NULL;
             return r;
         }
         g->n_live++;
+        if (r < 0) {
+            log_error("cannot start worker %u: %s; it is tried again", n, strerror(-r));
+            start_later(w, s);
+        }
     }
     return 0;
 }
@@ -172,17 +186,7 @@ static void drop(struct workers *w, struct slot *s)
     s->generation = NULL;
     s->pid = 0;
     if (--g->n_live == 0)
-        w->on_idle(w->ctx, g);
-}
-
-static void start_later(struct workers *w, struct slot *s)
-{
-    if (loop_now(w->loop) - s->started > STABLE)
-        s->backoff = 0;
-    loop_timer_set(w->loop, &s->timer, s->backoff, slot_ref(w, s));
-    s->backoff = s->backoff == 0 ? BACKOFF_STEP : s->backoff * 2;
-    if (s->backoff > BACKOFF_MAX)
-        s->backoff = BACKOFF_MAX;
+        w->calls.idle(w->ctx, g);
 }
 
 static void say_how(const struct slot *s, int status)
@@ -206,7 +210,7 @@ bool workers_exited(struct workers *w, pid_t pid, int status, bool *ret_failed)
         s++;
     if (s == w->slots + SLOTS)
         return false;
-    bool never_ready = !s->ready && s->backoff == 0 && !s->draining;
+    bool never_ready = !s->ready && !w->settled && !s->draining;
 
     fd_close(&s->channel);
     if (s->draining) {
@@ -236,6 +240,21 @@ void workers_drain(struct workers *w, const struct generation *g)
             drop(w, s);
         else if (fd_send_message(s->channel, &m, sizeof(m), NULL, 0) < 0)
             kill(s->pid, SIGKILL);
+    }
+}
+
+void workers_settle(struct workers *w)
+{
+    w->settled = true;
+}
+
+void workers_tell(struct workers *w, const struct generation *g, unsigned message_type)
+{
+    struct message_header m = MESSAGE_HEADER(message_type, sizeof(m));
+
+    for (size_t i = 0; i < SLOTS; i++) {
+        if (w->slots[i].generation == g && w->slots[i].channel >= 0)
+            fd_send_message(w->slots[i].channel, &m, sizeof(m), NULL, 0);
     }
 }
 
@@ -288,6 +307,8 @@ void workers_event(struct workers *w, uint64_t ref, uint32_t events)
     if ((size_t)n == sizeof(m.hello) && m.header.type == MESSAGE_HELLO &&
         m.header.version == MESSAGE_VERSION)
         s->ready = true;
+    if ((size_t)n == sizeof(m.header) && m.header.type == MESSAGE_RECHECK && !s->draining)
+        w->calls.recheck(w->ctx);
 }
 
 void workers_destroy(struct workers *w)

@@ -12,11 +12,20 @@
 
 struct workers;
 
-/* `kind`: the loop kind of the workers' channels. `on_idle` is called when a draining generation
- * has lost its last worker, which then is the callee's to free. */
-int workers_create(struct loop *loop, unsigned kind,
-                   void (*on_idle)(void *ctx, struct generation *g), void *ctx,
+struct workers_calls {
+    /* A draining generation has lost its last worker; it is the callee's to free. */
+    void (*idle)(void *ctx, struct generation *g);
+    /* An upstream that was not there has come up (MESSAGE_RECHECK). */
+    void (*recheck)(void *ctx);
+};
+
+/* `kind`: the loop kind of the workers' channels. */
+int workers_create(struct loop *loop, unsigned kind, const struct workers_calls *calls, void *ctx,
                    struct workers **ret);
+/* The first generation is ready: from here on a worker that cannot start is tried again. */
+void workers_settle(struct workers *w);
+/* Sends a message without content to every worker of `g`. */
+void workers_tell(struct workers *w, const struct generation *g, unsigned message_type);
 /* Whether n more can be started beside those there are, draining ones included. */
 bool workers_room(const struct workers *w, unsigned n);
 /* Starts all workers of `g`. 0 or -errno. They count as ready when each has said so. */

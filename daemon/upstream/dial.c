@@ -243,6 +243,8 @@ enum dial_result dial_event(struct dial *d, uint32_t events, const struct dial_e
         d->connected = true;
         if (upstream_is_direct(d->upstream))
             return DIAL_GRANTED;
+        if (d->upstream->unproven)
+            return DIAL_UNPROVEN;
         d->buffer = malloc(sizeof(*d->buffer));
         if (!d->buffer)
             return fail(d, DIAL_RESOURCE, ENOMEM, ECONNREFUSED);

@@ -25,10 +25,12 @@
 #include "worker/query.h"
 #include "worker/sandbox.h"
 
-#define MAX_PIPES    256
-#define PREOPENED    16
-#define STASH_BUDGET (32u * 1024 * 1024)
-#define SPARE_FDS    32 /* loop, channel, queries, log, reserve */
+#define MAX_PIPES        256
+#define PREOPENED        16
+#define STASH_BUDGET     (32u * 1024 * 1024)
+#define SPARE_FDS        32 /* loop, channel, queries, log, reserve */
+#define RECHECK_INTERVAL INT64_C(100000000)
+
 #define KIND_CHANNEL 8
 #define KIND_QUERY   9
 
@@ -41,6 +43,7 @@ struct worker {
     struct upstream_choice *choices;
     struct queries queries;
     uint32_t max_flows;
+    int64_t next_recheck;
 };
 
 _Noreturn static void die(const struct worker_options *o, const char *what, int error)
@@ -147,6 +150,23 @@ static void on_empty(void *ctx)
     loop_stop(w->loop);
 }
 
+static void on_unproven(void *ctx)
+{
+    struct worker *w = ctx;
+    struct message_header m = MESSAGE_HEADER(MESSAGE_RECHECK, sizeof(m));
+
+    if (loop_now(w->loop) < w->next_recheck)
+        return;
+    w->next_recheck = loop_now(w->loop) + RECHECK_INTERVAL;
+    fd_send_message(w->o->channel, &m, sizeof(m), NULL, 0);
+}
+
+static void upstreams_proven(struct worker *w)
+{
+    for (size_t i = 0; i < w->o->config->n_upstreams; i++)
+        w->o->upstreams[i].unproven = false;
+}
+
 static void on_channel(void *ctx, uint64_t ref, uint32_t events)
 {
     struct worker *w = ctx;
@@ -164,6 +184,8 @@ static void on_channel(void *ctx, uint64_t ref, uint32_t events)
     if ((size_t)n >= sizeof(m.header) && m.header.version == MESSAGE_VERSION) {
         if (m.header.type == MESSAGE_DRAIN)
             flow_table_drain(w->flows);
+        else if (m.header.type == MESSAGE_PROVEN)
+            upstreams_proven(w);
         else if (n_fds == 1 && queries_add(&w->queries, m.header.type, fds[0]))
             return;
     }
@@ -205,6 +227,7 @@ static int set_up(struct worker *w)
         .worker = o->ident,
         .idle_timeout = o->config->idle_timeout,
         .on_empty = on_empty,
+        .on_unproven = on_unproven,
         .ctx = w,
     };
     r = flow_table_create(&f, &w->flows);

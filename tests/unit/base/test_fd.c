@@ -189,8 +189,9 @@ static void accepted_sockets_have_the_options_of_their_listener(void **state)
     assert_int_not_equal(option(fd, SOL_SOCKET, SO_KEEPALIVE), 0);
     assert_int_not_equal(option(fd, SOL_SOCKET, SO_OOBINLINE), 0);
     /* A dead peer is found in minutes, not in hours. */
-    assert_in_range(option(fd, IPPROTO_TCP, TCP_KEEPIDLE) + option(fd, IPPROTO_TCP, TCP_KEEPINTVL) *
-                                                                option(fd, IPPROTO_TCP, TCP_KEEPCNT),
+    assert_in_range(option(fd, IPPROTO_TCP, TCP_KEEPIDLE) +
+                        option(fd, IPPROTO_TCP, TCP_KEEPINTVL) *
+                            option(fd, IPPROTO_TCP, TCP_KEEPCNT),
                     30, 300);
     assert_int_equal(linger_of(fd).l_onoff, 1);
     assert_int_equal(linger_of(fd).l_linger, 0);
@@ -243,7 +244,8 @@ static void a_port_is_shared_only_when_asked_for(void **state)
     assert_int_equal(fd_listen(&first, 0, NULL), -EADDRINUSE);
     assert_int_equal(fd_listen(&first, FD_LISTEN_REUSE_PORT, NULL), -EADDRINUSE);
 
-    int a = fd_listen(&at, FD_LISTEN_REUSE_PORT, &first), b = fd_listen(&first, FD_LISTEN_REUSE_PORT, &second);
+    int a = fd_listen(&at, FD_LISTEN_REUSE_PORT, &first),
+        b = fd_listen(&first, FD_LISTEN_REUSE_PORT, &second);
 
     assert_true(a >= 0 && b >= 0);
     assert_true(addr_equal(&first, &second));
@@ -349,7 +351,8 @@ static void a_full_queue_is_eagain_and_an_empty_one_too(void **state)
     unsigned sent = 0;
 
     (void)state;
-    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair),
+                     0);
     while ((r = fd_send_message(pair[0], block, sizeof(block), NULL, 0)) == 0)
         assert_true(++sent < 100000);
     assert_int_equal(r, -EAGAIN);

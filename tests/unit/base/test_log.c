@@ -17,7 +17,8 @@
 #include "base/ident.h"
 #include "log.h"
 
-/* What `body` writes to standard error, from a child of its own: whether it is the journal's is asked once. */
+/* What `body` writes to standard error, from a child of its own: whether it is the journal's is
+ * asked once. */
 static void written(void (*body)(void), const char *journal, char *ret, size_t size)
 {
     int fd[2], status;

@@ -268,7 +268,8 @@ static void the_end_of_a_batch_comes_after_events_and_timers(void **state)
     close(fd[1]);
 }
 
-/* A handler may take any other object's registration away; what it has closed is not reported again. */
+/* A handler may take any other object's registration away; what it has closed is not reported
+ * again. */
 static int pair[2][2];
 
 static void close_the_other(void *ctx, uint64_t ref, uint32_t events)

@@ -61,7 +61,9 @@ static void any_sequence_of_operations_agrees_with_the_model(void **state)
     for (unsigned step = 0; step < STEPS; step++) {
         unsigned i = pick(TIMERS);
         /* Few distinct deadlines: equal ones are the interesting ones. Sometimes the extremes. */
-        int64_t when = pick(50) == 0 ? INT64_MAX - pick(2) : pick(50) == 0 ? -(int64_t)pick(9) : pick(40);
+        int64_t when = pick(50) == 0   ? INT64_MAX - pick(2)
+                       : pick(50) == 0 ? -(int64_t)pick(9)
+                                       : pick(40);
 
         switch (pick(4)) {
         case 0:

@@ -237,7 +237,8 @@ static unsigned wakeups(struct rig *r, unsigned turns)
     return batches;
 }
 
-/* A worker still answers on the client's socket: what the client does to it is no longer our business. */
+/* A worker still answers on the client's socket: what the client does to it is no longer our
+ * business. */
 static void a_socket_that_was_passed_on_leaves_the_loop(void **state)
 {
     struct rig *r = *state;
@@ -285,9 +286,9 @@ static void a_living_daemon_is_not_replaced(void **state)
     char why[256] = "";
 
     assert_int_equal(serve(r), 0);
-    assert_int_equal(control_server_create(r->d.loop, KIND + 2, r->path, answer, r, &second, why,
-                                           sizeof(why)),
-                     -EADDRINUSE);
+    assert_int_equal(
+        control_server_create(r->d.loop, KIND + 2, r->path, answer, r, &second, why, sizeof(why)),
+        -EADDRINUSE);
     assert_null(second);
     assert_non_null(strstr(why, r->path));
     /* The first is still reached. */
@@ -322,9 +323,9 @@ static void a_busy_daemon_is_not_replaced(void **state)
     struct control_server *second = NULL;
     char why[256];
 
-    assert_int_equal(control_server_create(r->d.loop, KIND + 2, r->path, answer, r, &second, why,
-                                           sizeof(why)),
-                     -EADDRINUSE);
+    assert_int_equal(
+        control_server_create(r->d.loop, KIND + 2, r->path, answer, r, &second, why, sizeof(why)),
+        -EADDRINUSE);
     for (unsigned i = 0; i <= n; i++)
         close(fd[i]);
 }
@@ -384,7 +385,8 @@ static void a_path_that_cannot_be_is_an_error(void **state)
     strcpy(r->path, saved);
 }
 
-/* ---- the client, against a daemon that sends what the test says --------------------------------- */
+/* ---- the client, against a daemon that sends what the test says ---------------------------------
+ */
 
 struct heard {
     unsigned n;
@@ -443,15 +445,15 @@ static void the_client_waits_for_every_end(void **state)
 {
     struct rig *r = *state;
     struct heard h;
-    union message m[7] = {{.hello = {.header = MESSAGE_HEADER(MESSAGE_HELLO, sizeof(m->hello)),
-                                     .workers = 3}}};
+    union message m[7] = {
+        {.hello = {.header = MESSAGE_HEADER(MESSAGE_HELLO, sizeof(m->hello)), .workers = 3}}};
     size_t sizes[7] = {sizeof(m->hello)};
 
     for (unsigned i = 1; i < 7; i++) {
         bool flow = i % 2;
 
-        m[i].header = (struct message_header)MESSAGE_HEADER(flow ? MESSAGE_FLOW : MESSAGE_END,
-                                                            flow ? sizeof(m->flow) : sizeof(m->end));
+        m[i].header = (struct message_header)MESSAGE_HEADER(
+            flow ? MESSAGE_FLOW : MESSAGE_END, flow ? sizeof(m->flow) : sizeof(m->end));
         sizes[i] = flow ? sizeof(m->flow) : sizeof(m->end);
     }
     assert_int_equal(asked_of(r, m, sizes, 7, &h), 0);

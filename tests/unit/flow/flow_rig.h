@@ -71,21 +71,18 @@ static inline int rig_open(void **state)
         struct config_upstream *u = &r.ups[i];
 
         r.upstream[i] = listen_here(&r.upstream_at[i]);
-        *u = (struct config_upstream){.via = -1,
-                                      .connect_timeout = 10000 * MS,
-                                      .handshake_timeout = 20000 * MS,
-                                      .url = {.scheme = SCHEME_SOCKS5,
-                                              .host = "127.0.0.1",
-                                              .port = r.upstream_at[i].port}};
+        *u = (struct config_upstream){
+            .via = -1,
+            .connect_timeout = 10000 * MS,
+            .handshake_timeout = 20000 * MS,
+            .url = {.scheme = SCHEME_SOCKS5, .host = "127.0.0.1", .port = r.upstream_at[i].port}};
         snprintf(u->name, sizeof(u->name), "up%u", i);
         r.members[i] = i;
     }
-    r.group = (struct config_group){
-        .name = "both", .members = r.members, .n_members = RIG_UPSTREAMS};
-    r.config = (struct config){.upstreams = r.ups,
-                               .n_upstreams = RIG_UPSTREAMS,
-                               .groups = &r.group,
-                               .n_groups = 1};
+    r.group =
+        (struct config_group){.name = "both", .members = r.members, .n_members = RIG_UPSTREAMS};
+    r.config = (struct config){
+        .upstreams = r.ups, .n_upstreams = RIG_UPSTREAMS, .groups = &r.group, .n_groups = 1};
     r.capture = (struct config_capture){.target = TARGET_UPSTREAM};
     assert_int_equal(addr_parse("203.0.113.10:80", 0, &r.origin.destination), 0);
     r.listener = (struct flow_listener){

@@ -67,7 +67,8 @@ static void the_application_speaks_before_it_is_granted(void **state)
     close(server);
 }
 
-/* All of the request and its FIN have come, and their edges gone, before the upstream has answered. */
+/* All of the request and its FIN have come, and their edges gone, before the upstream has answered.
+ */
 static void the_application_has_finished_before_it_is_granted(void **state)
 {
     struct rig *r = *state;
@@ -102,7 +103,8 @@ static void the_server_speaks_first(void **state)
     rig_start(r);
     app = rig_app(r);
     server = rig_asked(r, 0);
-    put(server, BYTES("\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00" "220 hello\r\n"));
+    put(server, BYTES("\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00"
+                      "220 hello\r\n"));
     assert_int_equal(shutdown(server, SHUT_WR), 0);
     drive_expect(&r->d, app, BYTES("220 hello\r\n"));
     drive_expect_end(&r->d, app, 0);
@@ -239,7 +241,8 @@ static void when_down_is_direct_the_destination_is_dialled(void **state)
     close(destination);
 }
 
-/* An answer that speaks of nothing but the destination tells that an upstream is alive; silence does not. */
+/* An answer that speaks of nothing but the destination tells that an upstream is alive; silence
+ * does not. */
 static void silence_does_not_make_an_upstream_healthy(void **state)
 {
     struct rig *r = *state;
@@ -310,7 +313,8 @@ static void a_reset_is_passed_on_from_either_side(void **state)
     assert_int_equal(rig_stats(r).finished, 0);
 }
 
-/* Fills everything between the dying side and the survivor, which does not read; then the dying side dies. */
+/* Fills everything between the dying side and the survivor, which does not read; then the dying
+ * side dies. */
 static struct flow *die_with_a_backlog(struct rig *r, int *ret_survivor, uint64_t *ret_sent)
 {
     static char block[65536];
@@ -362,7 +366,8 @@ static void a_survivor_gets_all_that_was_sent_before_the_reset(void **state)
     close(app);
 }
 
-/* All is in the survivor's own connection, and it never reads: that is waited for, but not for ever. */
+/* All is in the survivor's own connection, and it never reads: that is waited for, but not for
+ * ever. */
 static void a_survivor_that_never_reads_is_not_waited_for_for_ever(void **state)
 {
     static char block[65536];

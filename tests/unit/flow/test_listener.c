@@ -169,7 +169,8 @@ static void when_even_the_reserve_is_gone_nothing_spins(void **state)
     bool paused = r->t->paused;
 
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
-    assert_true(busy <= 1000); /* 300 turns' timers and a few looks; spinning is tens of thousands */
+    assert_true(busy <=
+                1000); /* 300 turns' timers and a few looks; spinning is tens of thousands */
     assert_true(paused);
     assert_int_equal(rig_stats(r).flows, 0);
 
@@ -183,7 +184,8 @@ static void when_even_the_reserve_is_gone_nothing_spins(void **state)
     close(server);
 }
 
-/* There was one for accept() and none for the upstream: that is "full" too, and not the upstream's fault. */
+/* There was one for accept() and none for the upstream: that is "full" too, and not the upstream's
+ * fault. */
 static void without_a_descriptor_for_the_upstream_it_is_full(void **state)
 {
     struct rig *r = *state;

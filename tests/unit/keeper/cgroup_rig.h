@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* For the tests of keeper/ that need a cgroup: whether one can be had, and processes to put into it. */
+/* For the tests of keeper/ that need a cgroup: whether one can be had, and processes to put into
+ * it. */
 #ifndef UNDERSOCK_TESTS_KEEPER_CGROUP_RIG_H
 #define UNDERSOCK_TESTS_KEEPER_CGROUP_RIG_H
 
@@ -41,14 +42,14 @@ static inline const char *no_cgroup(void)
     return NULL;
 }
 
-#define NEEDS_CGROUP()                                                                             \
-    do {                                                                                           \
-        const char *reason = no_cgroup();                                                          \
-                                                                                                   \
-        if (reason) {                                                                              \
-            print_message("skipped: %s\n", reason);                                                \
-            skip();                                                                                \
-        }                                                                                          \
+#define NEEDS_CGROUP()                              \
+    do {                                            \
+        const char *reason = no_cgroup();           \
+                                                    \
+        if (reason) {                               \
+            print_message("skipped: %s\n", reason); \
+            skip();                                 \
+        }                                           \
     } while (0)
 
 static inline unsigned open_fds(void)
@@ -70,7 +71,8 @@ static inline bool exists(const char *path)
     return lstat(path, &st) == 0;
 }
 
-/* A child inside `dir` that sleeps; with `stubborn` it ignores SIGTERM. It is there when this returns. */
+/* A child inside `dir` that sleeps; with `stubborn` it ignores SIGTERM. It is there when this
+ * returns. */
 static inline pid_t sleeper(const char *dir, bool stubborn)
 {
     int ready[2];

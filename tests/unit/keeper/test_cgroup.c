@@ -73,7 +73,8 @@ static void what_lives_in_it_is_seen_signalled_and_killed(void **state)
     assert_false(exists(dir));
 }
 
-/* A command may make cgroups of its own in it, with processes in them, and sessions of their own. */
+/* A command may make cgroups of its own in it, with processes in them, and sessions of their own.
+ */
 static void cgroups_inside_it_go_too(void **state)
 {
     char inner[CGROUP_PATH_MAX + 8], deep[CGROUP_PATH_MAX + 16];

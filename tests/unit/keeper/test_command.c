@@ -143,10 +143,8 @@ int main(void)
 {
 #define FRESH(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        FRESH(the_status_is_what_a_shell_would_say),
-        FRESH(the_status_comes_back),
-        FRESH(it_is_in_its_cgroup_before_it_runs),
-        FRESH(signals_are_as_the_caller_had_them),
+        FRESH(the_status_is_what_a_shell_would_say),     FRESH(the_status_comes_back),
+        FRESH(it_is_in_its_cgroup_before_it_runs),       FRESH(signals_are_as_the_caller_had_them),
         FRESH(a_command_that_cannot_be_run_is_an_error),
     };
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* keeper/listeners.c: rows that share a port, ports that stay, and ports that are somebody else's. */
+/* keeper/listeners.c: rows that share a port, ports that stay, and ports that are somebody else's.
+ */
 #include <dirent.h>
 #include <errno.h>
 #include <poll.h>

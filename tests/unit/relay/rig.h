@@ -5,10 +5,10 @@
  *
  *     peer[0] <--TCP--> r.fd[0]  relay  r.fd[1] <--TCP--> peer[1]
  *
- * The relay's owner is played as a flow plays it: both of its sockets are edge-triggered in an epoll
- * of its own, and after a reset the sockets are closed once the survivor has what was sent to it. Each
- * byte a peer sends is a function of its direction and offset, and each one received is compared. A
- * wait has a limit far above what it can take: it is there to make a stall a failure.
+ * The relay's owner is played as a flow plays it: both of its sockets are edge-triggered in an
+ * epoll of its own, and after a reset the sockets are closed once the survivor has what was sent to
+ * it. Each byte a peer sends is a function of its direction and offset, and each one received is
+ * compared. A wait has a limit far above what it can take: it is there to make a stall a failure.
  */
 #ifndef UNDERSOCK_TESTS_RELAY_RIG_H
 #define UNDERSOCK_TESTS_RELAY_RIG_H
@@ -35,20 +35,20 @@
 #include "base/fd.h"
 #include "relay/engine.h"
 
-#define KIB        1024u
-#define MIB        (1024u * 1024u)
-#define STALL_MS   20000
-#define PIECE_MAX  (192 * KIB)
+#define KIB       1024u
+#define MIB       (1024u * 1024u)
+#define STALL_MS  20000
+#define PIECE_MAX (192 * KIB)
 
 struct peer {
     int fd;
-    uint64_t goal;           /* sends so many bytes, then FIN if `fin` */
+    uint64_t goal; /* sends so many bytes, then FIN if `fin` */
     uint64_t sent, received;
-    size_t read_max;         /* at most so many bytes a turn; 0: does not read */
-    size_t write_max;        /* at most so many bytes a send() */
+    size_t read_max;  /* at most so many bytes a turn; 0: does not read */
+    size_t write_max; /* at most so many bytes a send() */
     bool fin, fin_sent;
-    bool eof;                /* read the other side's FIN */
-    int error;               /* or this */
+    bool eof;  /* read the other side's FIN */
+    int error; /* or this */
 };
 
 struct rig {
@@ -57,9 +57,9 @@ struct rig {
     struct relay_pool *pool;
     enum relay_status status; /* of the last pump */
     int epoll;
-    bool closed;        /* the owner has closed the relay's sockets */
-    bool deaf;          /* events are not passed on: set by tests that pass their own */
-    bool flip;          /* another engine at random before each pump */
+    bool closed; /* the owner has closed the relay's sockets */
+    bool deaf;   /* events are not passed on: set by tests that pass their own */
+    bool flip;   /* another engine at random before each pump */
     size_t stash_peak;
     uint64_t seed;
 };
@@ -315,8 +315,8 @@ static inline void rig_until(struct rig *g, rig_condition done)
 }
 
 /*
- * Until nobody moves any more: for what must come to a stop. Loopback delivers in microseconds; each
- * quiet spell is longer than a delayed acknowledgement (40 ms) and a probe of a closed window.
+ * Until nobody moves any more: for what must come to a stop. Loopback delivers in microseconds;
+ * each quiet spell is longer than a delayed acknowledgement (40 ms) and a probe of a closed window.
  */
 static inline void rig_settle(struct rig *g)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * relay/relay.c: how the ends of one side become the ends of the other. FIN, reset and half-close are
- * three different things and stay different; what was sent before an end arrives before it.
+ * relay/relay.c: how the ends of one side become the ends of the other. FIN, reset and half-close
+ * are three different things and stay different; what was sent before an end arrives before it.
  */
 #include "tests/unit/relay/rig.h"
 
@@ -177,7 +177,8 @@ static void reset_behind_backlog(struct rig *g, unsigned from)
     g->peer[from].goal = 4 * MIB;
     g->peer[!from].read_max = 0;
     rig_settle(g);
-    /* What the relay's socket has acknowledged was sent; what it has not goes down with the sender. */
+    /* What the relay's socket has acknowledged was sent; what it has not goes down with the sender.
+     */
     uint64_t got_through = g->peer[from].sent - (uint64_t)queued(g->peer[from].fd);
 
     peer_reset(&g->peer[from]);
@@ -217,7 +218,8 @@ static void a_receivers_reset_reaches_its_sender(void **state)
     each_way(receiver_dies, 0, MIB);
 }
 
-/* Bytes both ways in flight, one side asleep; then it dies. The other gets what the dead one had sent. */
+/* Bytes both ways in flight, one side asleep; then it dies. The other gets what the dead one had
+ * sent. */
 static void dies_with_bytes_both_ways(struct rig *g, unsigned from)
 {
     g->peer[!from].goal = 4 * MIB;
@@ -241,7 +243,8 @@ static void a_reset_with_bytes_both_ways(void **state)
     each_way(dies_with_bytes_both_ways, 32 * 1024, MIB);
 }
 
-/* A reset after a FIN of the same side: the direction had ended in order, the connection has not. */
+/* A reset after a FIN of the same side: the direction had ended in order, the connection has not.
+ */
 static void reset_after_fin(struct rig *g, unsigned from)
 {
     g->peer[from].goal = 1000;

@@ -121,9 +121,8 @@ static inline void wait_for(struct rig *r, enum dial_result result)
     if (r->result != result) {
         char why[256] = "";
 
-        fail_msg("result %d: %s", r->result, r->result == DIAL_FAILED
-                                                 ? dial_describe(&r->dial, why, sizeof(why))
-                                                 : "");
+        fail_msg("result %d: %s", r->result,
+                 r->result == DIAL_FAILED ? dial_describe(&r->dial, why, sizeof(why)) : "");
     }
 }
 

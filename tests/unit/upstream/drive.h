@@ -172,7 +172,10 @@ static inline void drive_expect_end(struct drive *d, int fd, int error)
     int n = drive_byte(d, fd, &c);
 
     if (n != -error)
-        fail_msg("%s instead of %s", n < 0 ? strerror(-n) : n ? "a byte" : "FIN",
+        fail_msg("%s instead of %s",
+                 n < 0 ? strerror(-n)
+                 : n   ? "a byte"
+                       : "FIN",
                  error ? strerror(error) : "FIN");
 }
 

@@ -23,9 +23,10 @@ static void granted_with_user_and_password(void **state)
     begin_and_accept(r, 1);
     drive_expect(&r->d, r->server, BYTES("\x05\x02\x00\x02"));
     put(r->server, BYTES("\x05\x02"));
-    drive_expect(&r->d, r->server, BYTES("\x01\x05"
-                                         "alice\x06"
-                                         "s3cret"));
+    drive_expect(&r->d, r->server,
+                 BYTES("\x01\x05"
+                       "alice\x06"
+                       "s3cret"));
     put(r->server, BYTES("\x01\x00"));
     drive_expect(&r->d, r->server, REQUEST);
     put(r->server, SUCCEEDED);
@@ -43,9 +44,10 @@ static void a_wrong_password_is_said_without_the_password(void **state)
     strcpy(u->password, "s3cret");
     begin_and_accept(r, 1);
     put(r->server, BYTES("\x05\x02"));
-    drive_expect(&r->d, r->server, BYTES("\x05\x02\x00\x02\x01\x05"
-                                         "alice\x06"
-                                         "s3cret"));
+    drive_expect(&r->d, r->server,
+                 BYTES("\x05\x02\x00\x02\x01\x05"
+                       "alice\x06"
+                       "s3cret"));
     put(r->server, BYTES("\x01\x01"));
     expect_failed(r, DIAL_HANDSHAKE, ECONNREFUSED, true);
     assert_int_equal(r->dial.handshake.fault, HANDSHAKE_AUTH);
@@ -55,7 +57,8 @@ static void a_wrong_password_is_said_without_the_password(void **state)
     assert_null(strstr(why, "alice"));
 }
 
-/* Replies of all kinds, whole and a byte at a time, with the destination's first words behind them. */
+/* Replies of all kinds, whole and a byte at a time, with the destination's first words behind them.
+ */
 static void application_bytes_behind_the_reply_stay_unread(void **state)
 {
     static const struct {
@@ -96,7 +99,8 @@ static void a_hasty_server_is_read_message_by_message(void **state)
     struct rig *r = *state;
 
     begin_and_accept(r, 1);
-    put(r->server, BYTES("\x05\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00" "data"));
+    put(r->server, BYTES("\x05\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00"
+                         "data"));
     drive_expect(&r->d, r->server, GREETING);
     drive_expect(&r->d, r->server, REQUEST);
     expect_granted(r, "data");
@@ -141,8 +145,9 @@ static void socks4_from_the_first_byte_to_the_last(void **state)
     r->hops[0].url.scheme = SCHEME_SOCKS4;
     strcpy(r->hops[0].url.user, "bob");
     begin_and_accept(r, 1);
-    drive_expect(&r->d, r->server, BYTES("\x04\x01\x00\x50\xcb\x00\x71\x0a"
-                                         "bob\x00"));
+    drive_expect(&r->d, r->server,
+                 BYTES("\x04\x01\x00\x50\xcb\x00\x71\x0a"
+                       "bob\x00"));
     put(r->server, BYTES("\x00\x5a\x00\x00\x00\x00\x00\x00hello"));
     expect_granted(r, "hello");
 

@@ -32,8 +32,8 @@ static void aim(const char *text)
 
 static struct config_url url_of(enum config_scheme scheme, const char *user, const char *password)
 {
-    struct config_url u = {.scheme = scheme, .has_user = user != NULL,
-                           .has_password = password != NULL};
+    struct config_url u = {
+        .scheme = scheme, .has_user = user != NULL, .has_password = password != NULL};
 
     snprintf(u.user, sizeof(u.user), "%s", user ? user : "");
     snprintf(u.password, sizeof(u.password), "%s", password ? password : "");
@@ -53,8 +53,8 @@ static void expect_out(const void *bytes, size_t len)
 }
 
 /*
- * Gives the machine a message the way a socket does: it is asked how much it wants, gets at most that,
- * never from beyond the message, and `pace` bytes at a time. Returns what it said at the end.
+ * Gives the machine a message the way a socket does: it is asked how much it wants, gets at most
+ * that, never from beyond the message, and `pace` bytes at a time. Returns what it said at the end.
  */
 static int feed_slowly(const void *message, size_t len, size_t pace)
 {
@@ -67,7 +67,8 @@ static int feed_slowly(const void *message, size_t len, size_t pace)
     while (r == 0) {
         size_t want = handshake_want(&h, in, have);
 
-        /* As soon as a byte is wrong it may say so; asking for more must stay within the message. */
+        /* As soon as a byte is wrong it may say so; asking for more must stay within the message.
+         */
         assert_in_range(want, 1, len - have);
         want = want < pace ? want : pace;
         memcpy(in + have, bytes + have, want);
@@ -293,14 +294,13 @@ static void wrong_answers_have_their_fault(void **state)
 static void every_reply_code_has_its_errno(void **state)
 {
     struct config_url u = url_of(SCHEME_SOCKS5, NULL, NULL);
-    char reply[] = "\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00", reply4[] = "\x00\x00\x00\x00\x00\x00\x00\x00";
+    char reply[] = "\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00",
+         reply4[] = "\x00\x00\x00\x00\x00\x00\x00\x00";
 
     (void)state;
     aim("203.0.113.10:80");
     for (int code = 1; code < 256; code++) {
-        int want = code == 3                ? ENETUNREACH
-                   : code == 4 || code == 6 ? EHOSTUNREACH
-                                            : ECONNREFUSED;
+        int want = code == 3 ? ENETUNREACH : code == 4 || code == 6 ? EHOSTUNREACH : ECONNREFUSED;
 
         reply[1] = (char)code;
         assert_int_equal(start(&u), 0);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * upstream/dial.c: getting there. Several addresses, chains of hops, silence, and what is missing on
- * our own side. What is said on the way is in test_dial.c.
+ * upstream/dial.c: getting there. Several addresses, chains of hops, silence, and what is missing
+ * on our own side. What is said on the way is in test_dial.c.
  */
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -134,7 +134,8 @@ static void an_address_that_hangs_has_connect_timeout(void **state)
     mute_close(&mute);
 }
 
-/* Silence after each of the server's messages. Before the request was answered it is the server's. */
+/* Silence after each of the server's messages. Before the request was answered it is the server's.
+ */
 static void a_server_that_hangs_has_handshake_timeout(void **state)
 {
     static const char said[] = "\x05\x00\x05\x00\x00\x01\x0a\x00\x00\x01\x12";
@@ -186,7 +187,8 @@ static void a_chain_of_two(void **state)
     drive_expect(&r->d, r->server, REQUEST_HOP1);
     put(r->server, SUCCEEDED);
     expect_handshake(r);
-    put(r->server, BYTES("\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00" "words"));
+    put(r->server, BYTES("\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00"
+                         "words"));
     expect_granted(r, "words");
 }
 
@@ -209,18 +211,21 @@ static void a_chain_of_three_kinds(void **state)
     put(r->server, METHOD);
     drive_expect(&r->d, r->server, REQUEST_HOP1);
     put(r->server, SUCCEEDED);
-    drive_expect(&r->d, r->server, BYTES("\x04\x01\x04\x38\xc6\x33\x64\x02"
-                                         "bob\x00"));
+    drive_expect(&r->d, r->server,
+                 BYTES("\x04\x01\x04\x38\xc6\x33\x64\x02"
+                       "bob\x00"));
     assert_in_range(r->timer.deadline - loop_now(r->d.loop), 18000 * MS, 20000 * MS);
     put(r->server, BYTES("\x00\x5a\x00\x00\x00\x00\x00\x00"));
     drive_expect(&r->d, r->server, BYTES("\x05\x02\x00\x02"));
     assert_in_range(r->timer.deadline - loop_now(r->d.loop), 28000 * MS, 30000 * MS);
     put(r->server, BYTES("\x05\x02"));
-    drive_expect(&r->d, r->server, BYTES("\x01\x03"
-                                         "eve\x00"));
+    drive_expect(&r->d, r->server,
+                 BYTES("\x01\x03"
+                       "eve\x00"));
     put(r->server, BYTES("\x01\x00"));
-    drive_expect(&r->d, r->server, BYTES("\x05\x01\x00\x03\x0b"
-                                         "example.net\x00\x50"));
+    drive_expect(&r->d, r->server,
+                 BYTES("\x05\x01\x00\x03\x0b"
+                       "example.net\x00\x50"));
     put(r->server, SUCCEEDED);
     expect_granted(r, "");
 }
@@ -270,7 +275,8 @@ static void a_failure_on_the_way_names_its_hop(void **state)
     put(r->server, SUCCEEDED);
     expect_handshake(r);
     put(r->server, BYTES("\x05\x04\x00\x01\x00\x00\x00\x00\x00\x00"));
-    expect_failed(r, DIAL_HANDSHAKE, EHOSTUNREACH, false); /* the last one speaks of the destination */
+    expect_failed(r, DIAL_HANDSHAKE, EHOSTUNREACH,
+                  false); /* the last one speaks of the destination */
     expect_described(r, "hop 2 (198.51.100.1:1080): reply 0x04");
 }
 

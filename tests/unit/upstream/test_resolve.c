@@ -14,8 +14,7 @@ static char why[512];
 
 static void hop(unsigned i, enum config_scheme scheme, const char *host, uint16_t port)
 {
-    ups[i] = (struct config_upstream){.via = (int)i - 1,
-                                      .url = {.scheme = scheme, .port = port}};
+    ups[i] = (struct config_upstream){.via = (int)i - 1, .url = {.scheme = scheme, .port = port}};
     snprintf(ups[i].name, sizeof(ups[i].name), "up%u", i);
     snprintf(ups[i].url.host, sizeof(ups[i].url.host), "%s", host);
 }

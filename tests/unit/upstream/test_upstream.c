@@ -35,8 +35,7 @@ static int set_up(void **state)
         ups[i].via = -1;
     }
     groups[0] = (struct config_group){.name = "group", .members = members, .n_members = 3};
-    config = (struct config){
-        .upstreams = ups, .n_upstreams = N, .groups = groups, .n_groups = 1};
+    config = (struct config){.upstreams = ups, .n_upstreams = N, .groups = groups, .n_groups = 1};
     return upstream_build(&config, 0x55, &all);
 }
 
@@ -49,8 +48,7 @@ static int tear_down(void **state)
 
 static void choose(enum config_policy policy, enum capture_when_down when_down)
 {
-    struct config_capture capture = {.target = TARGET_GROUP,
-                                     .policy = {.when_down = when_down}};
+    struct config_capture capture = {.target = TARGET_GROUP, .policy = {.when_down = when_down}};
 
     groups[0].policy = policy;
     upstream_choose_from(&config, &capture, all, &choice);

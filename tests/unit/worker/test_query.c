@@ -53,13 +53,15 @@ static void ask(int *ret_client, int *ret_worker)
 {
     int pair[2], small = 1;
 
-    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair),
+                     0);
     assert_int_equal(setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
     *ret_client = pair[0];
     *ret_worker = pair[1];
 }
 
-/* The next record; its type, or 0 at the end of the answer, which must be there at once or with a turn. */
+/* The next record; its type, or 0 at the end of the answer, which must be there at once or with a
+ * turn. */
 static unsigned next(struct rig *r, int client, union message *ret)
 {
     for (unsigned i = 0; i < DRIVE_TURNS; i++) {
@@ -179,7 +181,8 @@ static void no_flows_is_an_answer(void **state)
 
 static void unknown_questions_are_left_to_the_caller(void **state)
 {
-    static const uint16_t types[] = {0, MESSAGE_RELOAD, MESSAGE_STOP, MESSAGE_DRAIN, MESSAGE_END, 999};
+    static const uint16_t types[] = {0,  MESSAGE_RELOAD, MESSAGE_STOP, MESSAGE_DRAIN, MESSAGE_END,
+                                     999};
     int client, fd;
 
     (void)state;
@@ -228,7 +231,8 @@ static void clients_that_do_not_read_cost_a_slot_and_no_more(void **state)
     end_flows(r);
 }
 
-/* The keeper and the other workers have the same socket: it stays open, and must not stay in our loop. */
+/* The keeper and the other workers have the same socket: it stays open, and must not stay in our
+ * loop. */
 static void a_finished_answer_leaves_the_loop_while_others_go_on(void **state)
 {
     struct rig *r = *state;

@@ -40,10 +40,10 @@
 #define NOBODY 65534
 
 /* The line of the first expectation that does not hold is the exit status, and is never 0. */
-#define EXPECT(condition)                                                                          \
-    do {                                                                                           \
-        if (!(condition))                                                                          \
-            return __LINE__;                                                                       \
+#define EXPECT(condition)    \
+    do {                     \
+        if (!(condition))    \
+            return __LINE__; \
     } while (0)
 
 /* Runs `body` in a child and returns the line that it complains of. */
@@ -161,8 +161,7 @@ static int drop_unprivileged(void)
         EXPECT(setgroups(0, NULL) == 0 && setgid(1234) == 0 && setuid(1234) == 0);
     uid_t before = getuid();
 
-    EXPECT(sandbox_drop(NOBODY, NOBODY, true, why, sizeof(why)) < 0 ||
-           capabilities(true) == 0);
+    EXPECT(sandbox_drop(NOBODY, NOBODY, true, why, sizeof(why)) < 0 || capabilities(true) == 0);
     EXPECT(sandbox_drop(NOBODY, NOBODY, false, why, sizeof(why)) == 0);
     EXPECT(getuid() == before && geteuid() == before);
     EXPECT(capabilities(true) == 0);
