@@ -216,9 +216,10 @@ static int sealed_can_relay(void)
 
         EXPECT(block);
         memset(block, 1, size);
-        block = realloc(block, size * 2);
-        EXPECT(block);
-        free(block);
+        char *larger = realloc(block, size * 2);
+
+        EXPECT(larger);
+        free(larger);
     }
     /* And the log. */
     EXPECT(fprintf(stderr, "%s", "") >= 0);
