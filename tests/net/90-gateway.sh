@@ -198,6 +198,14 @@ ended second 10
 is "$ENDED" 1 "a second daemon on this host ends: exit status 1"
 is "$(both_seen one)" "$EXIT4 $EXIT6" "and has not harmed the first"
 
+# --- the kernel's own reverse path check, in its strictest form
+paths() { ns client sh -c 'for d in all default br-lan up0; do
+    echo $1 >/proc/sys/net/ipv4/conf/$d/rp_filter
+    echo $1 >/proc/sys/net/ipv4/conf/$d/src_valid_mark; done' sh "$1"; }
+paths 1
+is "$(both_seen one) $(both_seen guest)" "$EXIT4 $EXIT6 $GUEST4 $GUEST6" "rp_filter = 1 with src_valid_mark = 1: everything as before"
+paths 0
+
 # --- other people's rules
 foreign() { ns client nft -s list ruleset | sed '/^table inet undersock/,/^}/d'; }
 # what_works DESCRIPTION: proxied, excluded and local traffic.
