@@ -108,7 +108,8 @@ install: all
 	$(INSTALL) -D -m 755 $(B)/undersock $(DESTDIR)$(BINDIR)/undersock
 	$(INSTALL) -D -m 644 daemon/cli/undersock.8 $(DESTDIR)$(MANDIR)/man8/undersock.8
 	$(INSTALL) -D -m 644 daemon/config/undersock.conf.5 $(DESTDIR)$(MANDIR)/man5/undersock.conf.5
-	$(INSTALL) -d -m 755 $(DESTDIR)$(DOCDIR) && $(INSTALL) -m 644 $(DOCS) $(DESTDIR)$(DOCDIR)/
+	$(INSTALL) -d -m 755 $(DESTDIR)$(DOCDIR)/nft && $(INSTALL) -m 644 $(DOCS) $(DESTDIR)$(DOCDIR)/
+	$(INSTALL) -m 644 nft/examples/*.nft $(DESTDIR)$(DOCDIR)/nft/
 	sed 's|@BINDIR@|$(BINDIR)|g' systemd/undersock.service >$(B)/undersock.service
 	$(INSTALL) -D -m 644 $(B)/undersock.service $(DESTDIR)$(LIBDIR)/systemd/system/undersock.service
 	$(INSTALL) -D -m 644 systemd/undersock.sysusers $(DESTDIR)$(LIBDIR)/sysusers.d/undersock.conf
@@ -121,7 +122,9 @@ uninstall:
 	    $(DESTDIR)$(MANDIR)/man5/undersock.conf.5 \
 	    $(DESTDIR)$(LIBDIR)/systemd/system/undersock.service \
 	    $(DESTDIR)$(LIBDIR)/sysusers.d/undersock.conf $(DESTDIR)$(LIBDIR)/tmpfiles.d/undersock.conf \
-	    $(addprefix $(DESTDIR)$(DOCDIR)/,$(notdir $(DOCS)))
+	    $(addprefix $(DESTDIR)$(DOCDIR)/,$(notdir $(DOCS))) \
+	    $(addprefix $(DESTDIR)$(DOCDIR)/nft/,$(notdir $(wildcard nft/examples/*.nft)))
+	[ ! -d $(DESTDIR)$(DOCDIR)/nft ] || rmdir $(DESTDIR)$(DOCDIR)/nft
 	[ ! -d $(DESTDIR)$(DOCDIR) ] || rmdir $(DESTDIR)$(DOCDIR)
 	[ ! -d $(DESTDIR)$(SYSCONFDIR)/undersock ] || \
 	    rmdir --ignore-fail-on-non-empty $(DESTDIR)$(SYSCONFDIR)/undersock

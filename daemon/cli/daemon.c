@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* `undersock daemon`, `check` and `rules`: the commands that read the configuration file. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -71,7 +72,7 @@ int cli_rules(int argc, char **argv)
     r = generation_plan(config, &plan, why, sizeof(why));
     if (r < 0) {
         log_error("%s", why);
-        return CLI_FAILED;
+        return r == -ELOOP ? CLI_USAGE : CLI_FAILED;
     }
     r = nft_ruleset_build(&plan->set, &rs);
     char *text = r == 0 ? nft_ruleset_text(rs) : NULL;

@@ -19,13 +19,14 @@
 
 /*
  * What each state allows:
- *   HELD         the SYN is kept back; no socket of the application yet, the upstream is being
- * dialled DIALING      the upstream's TCP connection is under way; the application's bytes wait in
- * its socket HANDSHAKE    the upstream is being asked; likewise GRANTED      the upstream said yes,
- * the application's connection is about to be accepted RELAY        bytes go both ways HALF_CLOSED
- * one side has sent FIN and it was passed on; the other direction goes on CLOSING      nothing
- * moves any more; reaped after the batch, or once the survivor of a reset has taken what was sent
- * to it before
+ * - HELD: the SYN is kept back; the application has no connection yet, the upstream is dialled.
+ * - DIALING: connecting to the upstream; the application's bytes wait in its socket.
+ * - HANDSHAKE: the upstream is being asked; likewise.
+ * - GRANTED: the upstream said yes, the application's connection is about to be accepted.
+ * - RELAY: bytes go both ways.
+ * - HALF_CLOSED: one side's FIN was passed on; the other direction goes on.
+ * - CLOSING: nothing moves any more; reaped after the batch, or once the survivor of a reset has
+ *   taken what was sent to it before.
  */
 enum flow_state {
     FLOW_FREE,

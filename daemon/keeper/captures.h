@@ -16,7 +16,7 @@ int captures_create(struct loop *loop, unsigned event_kind, struct captures **re
 /*
  * Puts the captures of `g` in force and fills the origin maps into its listeners. What the
  * generation before had attached to the same cgroup is replaced in place, without a gap; the
- * nftables table is replaced in one transaction. `transient`: the cgroup of captures that name
+ * nftables table is switched at one moment. `transient`: the cgroup of captures that name
  * none, or -1. 0, or -errno with one line in `why`: -EPERM and -EOPNOTSUPP name a missing privilege
  * or kernel feature. After a failure call captures_apply() with the generation before, or
  * captures_remove().

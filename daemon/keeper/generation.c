@@ -87,14 +87,17 @@ static size_t find_unproven(struct generation *g)
 
     for (size_t i = 0; i < g->config->n_upstreams; i++) {
         const struct upstream_hop *hop = &g->upstreams[i].hops[0];
-        bool absent = false;
+        bool absent = false, local = false;
 
         for (unsigned k = 0; k < hop->n_addrs; k++) {
             struct owner o;
 
-            absent |= owner_address_is_local(&hop->addrs[k]) == 1 &&
-                      owner_find(&hop->addrs[k], &o) == -ENOENT;
+            if (owner_address_is_local(&hop->addrs[k]) != 1)
+                continue;
+            local = true;
+            absent |= owner_find(&hop->addrs[k], &o) == -ENOENT;
         }
+        g->upstreams[i].local = local && could_loop(g);
         g->upstreams[i].unproven = absent && could_loop(g);
         n += g->upstreams[i].unproven ? 1 : 0;
     }
@@ -120,7 +123,7 @@ static int extend_not_uids(struct generation *g, size_t policy, const uint32_t *
 }
 
 /* An upstream on this host must not have its own connections captured: excluded, or not started. */
-static int part_local_upstreams(struct generation *g, char *why, size_t why_size)
+static int part_local_upstreams(struct generation *g, bool *ret_changed, char *why, size_t why_size)
 {
     if (!g->not_uids)
         g->not_uids = calloc(g->set.n_policies + 1, sizeof(*g->not_uids));
@@ -139,6 +142,7 @@ static int part_local_upstreams(struct generation *g, char *why, size_t why_size
             r = extend_not_uids(g, i, found.uids, found.n_uids);
             if (r < 0)
                 return r;
+            *ret_changed = true;
         }
     }
     return 0;
@@ -149,6 +153,7 @@ static int prepare(struct config *config, bool marked, struct generation **ret, 
                    size_t why_size)
 {
     struct generation *g = calloc(1, sizeof(*g));
+    bool changed = false;
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 
     snprintf(why, why_size, "out of memory");
@@ -169,7 +174,7 @@ static int prepare(struct config *config, bool marked, struct generation **ret, 
     if (r == 0)
         r = describe_captures(g);
     if (r == 0 && marked)
-        r = part_local_upstreams(g, why, why_size);
+        r = part_local_upstreams(g, &changed, why, why_size);
     if (r == 0 && marked)
         find_unproven(g);
     if (r < 0) {
@@ -180,9 +185,9 @@ static int prepare(struct config *config, bool marked, struct generation **ret, 
     return 0;
 }
 
-int generation_recheck(struct generation *g, char *why, size_t why_size)
+int generation_recheck(struct generation *g, bool *ret_changed, char *why, size_t why_size)
 {
-    int r = part_local_upstreams(g, why, why_size);
+    int r = part_local_upstreams(g, ret_changed, why, why_size);
 
     if (r < 0)
         return r;

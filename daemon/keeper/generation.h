@@ -48,10 +48,10 @@ int generation_create(struct config *config, bool marked, struct listeners *pool
                       struct generation **ret, char *why, size_t why_size);
 /*
  * Looks again for the owners of upstreams on this host: one that has come up since may have to be
- * excluded. 0: all is known, and captures_apply() makes it so; -EAGAIN: some are still not there;
- * -ELOOP or -errno with `why`.
+ * excluded. 0: all is known, and when `ret_changed` became true captures_apply() makes it so;
+ * -EAGAIN: some are still not there; -ELOOP or -errno with `why`.
  */
-int generation_recheck(struct generation *g, char *why, size_t why_size);
+int generation_recheck(struct generation *g, bool *ret_changed, char *why, size_t why_size);
 /* The listeners stay. NULL is allowed. */
 void generation_free(struct generation *g);
 

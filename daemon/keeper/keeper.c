@@ -236,9 +236,10 @@ static void recheck(void *ctx)
     if (now_ms() < k->next_recheck)
         return;
     k->next_recheck = now_ms() + RECHECK_INTERVAL;
-    int r = generation_recheck(g, why, sizeof(why));
+    bool changed = false;
+    int r = generation_recheck(g, &changed, why, sizeof(why));
 
-    if (r == 0)
+    if (r == 0 && changed)
         r = captures_apply(k->captures, g, -1, why, sizeof(why));
     if (r == 0)
         workers_tell(k->workers, g, MESSAGE_PROVEN);

@@ -28,6 +28,7 @@ struct upstream {
     struct upstream_hop hops[CONFIG_CHAIN_MAX]; /* the first one is dialled */
     unsigned n_hops;
     uint32_t mark; /* SO_MARK of our sockets, 0: none */
+    bool local;    /* on this host: after it has been away, somebody else may listen there */
     bool unproven; /* on this host and not there at the start: whether its own connections would be
                     * captured is not known, so nothing is asked of it yet */
 

@@ -58,9 +58,9 @@ lan_leaks() {
     for n; do grep -hE "peer=\[?(::ffff:)?($LAN_ADDRESSES)(\]|:[0-9]|$)" "${LOG[$n]}"; done | wc -l
 }
 
-# A counter of packets in proxy, which all that leaves client must pass on the way to net: those to
-# a port of these (an nft set) that did not come from the proxy itself. `passed_by` reads it.
-watch_forward() { # PORTS
+# watch_forward PORTS: counts, in proxy, the packets to these ports (an nft set) that go around the
+# SOCKS server, on the way from client to net. passed_by prints the count and sets it to 0.
+watch_forward() {
     ns proxy nft -f - <<-NFT || bail "the counter in proxy"
 	table inet watch {
 	    counter seen {
@@ -72,4 +72,4 @@ watch_forward() { # PORTS
 	}
 	NFT
 }
-passed_by() { ns proxy nft -j reset counter inet watch seen | python3 -c 'import json, sys; print([c["counter"]["packets"] for c in json.load(sys.stdin)["nftables"] if "counter" in c][0])'; }
+passed_by() { ns proxy nft reset counter inet watch seen | sed -n 's/.*packets \([0-9]*\) .*/\1/p'; }
