@@ -340,13 +340,13 @@ is "$(foreign)" "$before" "Docker's rules are what they were"
 check "no flow is left" -- wait_for 20 us_is undersock flows -eq 0
 is "$(us_status undersock '[sum(w[k] for w in s["workers"]) for k in ("refused_loop", "refused_stray", "refused_full")]')" "[0, 0, 0]" "nothing was refused"
 kill -KILL "${PID[undersock]}"
-ended undersock 10
+ended undersock 10 2>/dev/null
 check "after SIGKILL its table goes with its workers" -- wait_for 15 eval '[[ $(tables_of client) != *undersock* ]]'
 is "$(seen one "$NET4" 9000) $(seen one "$NET6" 9000)" "$ONE4 $ONE6" "after SIGKILL the LAN goes direct"
 us_daemon client < <(config)
 is "$(both_seen one)" "$EXIT4 $EXIT6" "the next start works, whatever was left"
 "$UNDERSOCK" stop -s "$TMP/undersock.sock"
-ended undersock 10
+ended undersock 10 2>/dev/null
 is "$ENDED" 0 "stop: exit status 0"
 is "$(foreign)" "$before" "Docker's rules are what they were, to the end"
 ns client nft delete table ip nat

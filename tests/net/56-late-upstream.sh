@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# A SOCKS server on the captured host that starts after the daemon, or is replaced by another user's:
+# nothing is asked of it before it is known whose it is. An ordinary user's own connections are then
+# left alone; root's cannot be, and flows fail with the line to add. Never a loop.
+. "$(dirname "$0")/lib.sh"
+
+need setpriv microsocks
+topology
+net_who
+us_daemon client <<CONF
+workers = 1
+log-level = "info"
+upstream "u" {
+    url = "socks5://127.0.0.1:1080"
+}
+capture "host" {
+    hook     = "output"
+    upstream = "u"
+}
+CONF
+
+# as UID: a SOCKS server of that user on the client's loopback
+as() {
+    start proxy -- ns client setpriv --reuid "$1" --regid "$1" --clear-groups \
+        microsocks -i 127.0.0.1 -p 1080
+    wait_port client tcp 127.0.0.1 1080
+}
+ask() { bounded 30 ns client "$TOOLS/who" "$NET4" 9000; }
+count() { us_sum undersock "$1"; }
+lines() { grep -Ec "$1" "${LOG[undersock]}"; }
+
+is "$(ask)" "lost=RST" "nobody listens there: the connection is reset"
+
+as 65533
+is "$(ask)" "$CLIENT4" "it has come up: served, by its own direct connection to the target"
+is "$(lines 'uid 65533.*left alone, as by not-uid')" 1 "its user is excluded, and the log says so"
+before=$(count accepted)
+for _ in 1 2 3 4 5; do ask; done >/dev/null
+is $(($(count accepted) - before)) 5 "five connections are five flows: none of them came back"
+stop proxy
+
+is "$(ask)" "lost=RST" "it is gone again: reset"
+as 0
+is "$(ask)" "lost=RST" "root's server in its place: refused, not looped"
+is "$(lines 'uid 0.*add not-uid = . "root" .')" 1 "and the log has the line to add"
+num "$(count accepted)" -lt 20 "no flood of flows"
+stop proxy
+
+as 65532
+is "$(ask)" "$CLIENT4" "another user's server: served"
+is "$(lines 'uid 65532.*left alone')" 1 "and excluded"
+is "$(count refused_loop)" 0 "no loop was met anywhere"
+us_stop=$(bounded 20 "$UNDERSOCK" stop -s "$TMP/undersock.sock" 2>&1)
+is "$us_stop" "" "stopped"
+done_testing
