@@ -27,12 +27,16 @@ UNDERSOCK = os.environ["UNDERSOCK"]
 CGROUP2 = os.environ.get("CGROUP2", "")
 CGROUP = os.environ.get("BENCH_CGROUP", "")
 
+# The SOCKS server's address for each row.
 GATE = {"native": "10.77.10.1", "redsocks": "10.77.11.1",
-        "output": "10.77.12.1", "cgroup": "10.77.13.1"}
+        "output": "10.77.12.1", "cgroup": "10.77.13.1",
+        "forward": "10.77.14.1", "gw-redsocks": "10.77.15.1", "gw-ours": "10.77.16.1"}
 ROWS = list(GATE)
+HOOK = {"output": "output", "cgroup": "cgroup", "gw-ours": "gateway"}
 TARGET = "203.0.113.10"
 SINK_PORT = "9000"
 SOCKS_PORT = "1080"
+PLAIN_PORT = "1081"
 REDSOCKS_PORT = 12345
 TICK = os.sysconf("SC_CLK_TCK")
 GIB = 1 << 30
@@ -42,6 +46,11 @@ children = []
 
 def nsenter(row, *command):
     return ["nsenter", f"--net=/run/netns/{PREFIX}-{row}", "--", *command]
+
+
+def place(row):
+    """The namespace of the row's redirector; its load runs in the one named like the row."""
+    return f"gate-{row}" if row in report.GATEWAYS else row
 
 
 def start(name, argv, nofile=None):
@@ -213,16 +222,30 @@ class Bench:
     def start_redsocks(self, row):
         if not shutil.which("redsocks"):
             raise RuntimeError("redsocks is not installed")
-        conf = template("redsocks.conf.in", f"{TMP}/redsocks.conf", socks_ip=GATE[row],
+        conf = template("redsocks.conf.in", f"{TMP}/{row}.conf", socks_ip=GATE[row],
                         socks_port=SOCKS_PORT)
-        p = start("redsocks", nsenter(row, "redsocks", "-c", conf), nofile=20000)
-        wait_until("redsocks", lambda: listens(row, REDSOCKS_PORT), p)
+        hook = "output"
+        if row in report.GATEWAYS:
+            # A redirect before routing goes to the address of the interface.
+            hook = "prerouting"
+            with open(conf, "r+") as f:
+                text = f.read().replace("local_ip = 127.0.0.1", "local_ip = 0.0.0.0")
+                f.seek(0)
+                f.write(text)
+                f.truncate()
+        p = start(row, nsenter(place(row), "redsocks", "-c", conf), nofile=20000)
+        wait_until("redsocks", lambda: listens(place(row), REDSOCKS_PORT), p)
         rules = ("add table ip us_redsocks\n"
-                 "add chain ip us_redsocks output { type nat hook output priority -100; }\n"
-                 "add rule ip us_redsocks output ip daddr 203.0.113.0/24 meta l4proto tcp "
+                 f"add chain ip us_redsocks captured {{ type nat hook {hook} priority -100; }}\n"
+                 "add rule ip us_redsocks captured ip daddr 203.0.113.0/24 meta l4proto tcp "
                  f"redirect to :{REDSOCKS_PORT}\n")
-        subprocess.run(nsenter(row, "nft", "-f", "-"), input=rules, text=True, check=True)
+        subprocess.run(nsenter(place(row), "nft", "-f", "-"), input=rules, text=True, check=True)
         return p
+
+    def start_plain(self):
+        """What the row "forward" reaches: the sink without SOCKS, where the SOCKS server is."""
+        p = start("plain", nsenter("proxy", LOAD, "server", "0.0.0.0", PLAIN_PORT))
+        wait_until("plain server", lambda: listens("proxy", PLAIN_PORT), p)
 
     def start_ours(self, row):
         if not os.access(UNDERSOCK, os.X_OK):
@@ -231,11 +254,14 @@ class Bench:
             raise RuntimeError("no cgroup2 is mounted")
         control = f"{TMP}/{row}.sock"
         conf = template("undersock.conf.in", f"{TMP}/{row}.conf", socks_ip=GATE[row],
-                        socks_port=SOCKS_PORT, hook=row, workers=self.args.workers,
+                        socks_port=SOCKS_PORT, hook=HOOK[row], workers=self.args.workers,
                         fast_path=self.args.fast_path, control=control,
                         cgroup=f'cgroup = "/{CGROUP}"' if row == "cgroup" else "")
-        p = start(row, nsenter(row, UNDERSOCK, "daemon", "-c", conf))
-        wait_until("undersock daemon", lambda: os.path.exists(control), p)
+        p = start(row, nsenter(place(row), UNDERSOCK, "daemon", "-c", conf))
+        # The socket is there before the captures are; an answer comes after them.
+        ask = [UNDERSOCK, "status", "-s", control]
+        wait_until("undersock daemon", lambda: os.path.exists(control) and
+                   subprocess.run(ask, capture_output=True).returncode == 0, p)
         return p
 
     def start_rows(self):
@@ -245,9 +271,11 @@ class Bench:
                 sys.exit(f"bench: no row {row}; there are {', '.join(ROWS)}")
         for row in [r for r in ROWS if r in only]:
             try:
-                if row == "redsocks":
+                if row in ("redsocks", "gw-redsocks"):
                     self.daemon[row] = self.start_redsocks(row)
-                elif row != "native":
+                elif row == "forward":
+                    self.start_plain()
+                elif row in HOOK:
                     self.daemon[row] = self.start_ours(row)
                 self.warm_up(row)
                 self.rows.append(row)
@@ -261,13 +289,14 @@ class Bench:
         if result["done"] != 20:
             raise RuntimeError(f"the first connections failed: {result['errors']} "
                                f"{tail(self.daemon.get(row))}")
-        # Nothing forwards from the hosts to the target: what is answered went through SOCKS.
+        # Proxy does not forward to the target: what is answered went through SOCKS.
 
     # --- one measurement ------------------------------------------------------------------------
 
     def command(self, row, *argv):
         options = ["-x", f"{GATE[row]}:{SOCKS_PORT}"] if row == "native" else []
-        command = nsenter(row, LOAD, argv[0], *options, *argv[1:], TARGET, SINK_PORT)
+        target = [GATE[row], PLAIN_PORT] if row == "forward" else [TARGET, SINK_PORT]
+        command = nsenter(row, LOAD, argv[0], *options, *argv[1:], *target)
         if row == "cgroup":
             enter = f'echo $$ >"{CGROUP2}/{CGROUP}/cgroup.procs" && exec "$@"'
             command = ["sh", "-c", enter, "sh", *command]
@@ -401,7 +430,7 @@ def compare_servers(args):
 
 def arguments():
     p = argparse.ArgumentParser(prog="bench")
-    p.add_argument("--quick", action="store_true", help="about a minute: for CI, not for claims")
+    p.add_argument("--quick", action="store_true", help="about two minutes: for CI, not for claims")
     p.add_argument("--rounds", type=int)
     p.add_argument("--only", help=f"rows, of {','.join(ROWS)}")
     p.add_argument("--server", default="sink", choices=["sink", "microsocks", "dante", "ssh"])
@@ -445,7 +474,7 @@ def main():
     finally:
         stop_all()
     # A row of ours that was built but could not be measured, or that lost something, is a failure.
-    ours = {"output", "cgroup"}
+    ours = set(HOOK)
     broken = os.access(UNDERSOCK, os.X_OK) and ours & set(bench.left_out)
     return 1 if broken or ours & set(bench.errors) else 0
 

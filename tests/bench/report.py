@@ -14,8 +14,14 @@ PREFIX = os.environ["BENCH_PREFIX"]
 UNDERSOCK = os.environ["UNDERSOCK"]
 
 TITLE = {"native": "native", "redsocks": "redsocks", "output": "ours output",
-         "cgroup": "ours cgroup"}
-OURS = ("output", "cgroup")
+         "cgroup": "ours cgroup", "forward": "forward", "gw-redsocks": "gw-redsocks",
+         "gw-ours": "gw-ours"}
+GATEWAYS = ("forward", "gw-redsocks", "gw-ours")
+# Each table: what it is about, the limit, the peer, ours.
+TABLES = [
+    ("This host's own connections", "native", "redsocks", ("output", "cgroup")),
+    ("A gateway's", "forward", "gw-redsocks", ("gw-ours",)),
+]
 
 # key, title, unit, whether more is better, digits
 FIGURES = [
@@ -44,17 +50,15 @@ FIGURES = [
 ]
 
 
-def table(bench):
-    ours = [r for r in OURS if r in bench.rows]
-    columns = [r for r in ("native", "redsocks", "output", "cgroup") if r in bench.rows]
+def pairs(limit, peer, ours):
+    """The ratios of a table, as (row, other row): ours to the peer, all to the limit."""
+    return [(r, peer) for r in ours] + [(r, limit) for r in (peer, *ours)]
+
+
+def table(bench, limit, peer, ours):
+    columns = [r for r in (limit, peer, *ours) if r in bench.rows]
+    ratios = [(a, b) for a, b in pairs(limit, peer, ours) if a in columns and b in columns]
     head = f"{'':32} {'unit':>8}" + "".join(f" {TITLE[r]:>12}" for r in columns)
-    ratios = []
-    if "redsocks" in bench.rows:
-        ratios += [(r, "redsocks") for r in ours]
-        if "native" in bench.rows:
-            ratios += [("redsocks", "native")]
-    if "native" in bench.rows:
-        ratios += [(r, "native") for r in ours]
     head += "".join(f" {a + '/' + b:>{width(a, b)}}" for a, b in ratios)
     lines = [head]
     for key, title, unit, more, digits in FIGURES:
@@ -67,7 +71,7 @@ def table(bench):
             if x is None or not y:
                 line += f" {'-':>{width(a, b)}}"
             else:
-                mark = worse(x, y, more) if b == "redsocks" else ""
+                mark = worse(x, y, more) if b == peer else ""
                 line += f" {format(x / y, '.2f') + mark:>{width(a, b)}}"
         lines.append(line)
     return "\n".join(lines)
@@ -79,10 +83,14 @@ def width(a, b):
 
 def show(bench):
     print(heading(bench))
-    print(table(bench))
+    for title, limit, peer, ours in TABLES:
+        if any(r in bench.rows for r in (limit, peer, *ours)):
+            print(f"\n{title}:")
+            print(table(bench, limit, peer, ours))
+    print()
     print("Medians. '<' marks a figure of ours that is worse than redsocks by more than 5 %.")
     print("PSS is of the redirector's processes; slab is of the whole machine, both ends of the")
-    print("flows included: the native row is its floor.")
+    print("flows included: the row native, or forward, is its floor.")
     for row, errors in bench.errors.items():
         print(f"failures, {TITLE[row]}: {errors}")
     for row, why in bench.left_out.items():
@@ -105,11 +113,12 @@ def document(bench):
             rows.setdefault(row, {})[key] = {"median": statistics.median(values),
                                              "samples": values}
     ratios = {}
-    for row in ("output", "cgroup", "redsocks", "native"):
-        for key in bench.samples:
-            a, b = bench.median(key, row), bench.median(key, "redsocks")
-            if row != "redsocks" and a is not None and b:
-                ratios.setdefault(f"{row}/redsocks", {})[key] = a / b
+    for _, limit, peer, ours in TABLES:
+        for a, b in [*pairs(limit, peer, ours), (limit, peer)]:
+            for key in bench.samples:
+                x, y = bench.median(key, a), bench.median(key, b)
+                if x is not None and y:
+                    ratios.setdefault(f"{a}/{b}", {})[key] = x / y
     return {"machine": machine(), "server": bench.args.server, "rounds": bench.args.rounds,
             "bulk_seconds": bench.args.seconds, "flows": bench.args.flows, "rows": rows,
             "ratios": ratios, "errors": bench.errors, "left_out": bench.left_out}

@@ -14,6 +14,14 @@
 #     output     undersock daemon, hook = "output"
 #     cgroup     undersock daemon, hook = "cgroup", the load tool inside that cgroup
 #
+# and the same for a gateway: a client's namespace, behind it the gateway's ("gate-ROW"), behind that
+# "proxy":
+#
+#     forward      no redirector: the gateway forwards to the same load server, which serves without
+#                  SOCKS, in "proxy": the limit of what a gateway can do
+#     gw-redsocks  the package on the gateway, its splice on, nft redirect in prerouting
+#     gw-ours      undersock daemon on the gateway, hook = "gateway"
+#
 # The SOCKS server is one process for all rows. By default ("sink") it is the load tool's own: it
 # grants every request and serves it itself, so that neither a proxy nor a second hop is the limit
 # and the redirector is what shows. --server microsocks|dante|ssh puts a real one in between, with
@@ -56,6 +64,17 @@ host() {
     ns "$1" ip route add default via "$gate"
 }
 
+# gateway ROW NUMBER: a client's namespace and, between it and proxy, the gateway's.
+gateway() {
+    local lan=10.78.$2
+    host "gate-$1" "$2"
+    ns_add "$1"
+    ns_link "$1" eth0 "$lan.2/24" "gate-$1" lan0 "$lan.1/24"
+    ns "$1" ip route add default via "$lan.1"
+    ns_forward "gate-$1"
+    ns proxy ip route add "$lan.0/24" via "10.77.$2.2"
+}
+
 raise() { ulimit -n "$(ulimit -Hn)"; }
 raise
 
@@ -66,8 +85,11 @@ host native 10
 host redsocks 11
 host output 12
 host cgroup 13
+gateway forward 14
+gateway gw-redsocks 15
+gateway gw-ours 16
 # Every worker's reconnects leave TIME_WAIT behind; the ports must last for all rounds.
-for n in native redsocks output cgroup proxy; do
+for n in native redsocks output cgroup proxy {,gate-}{forward,gw-redsocks,gw-ours}; do
     ns "$n" sh -c 'echo "2000 65000" >/proc/sys/net/ipv4/ip_local_port_range'
 done
 if [[ $CGROUP2 ]]; then

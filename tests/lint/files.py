@@ -9,6 +9,7 @@ no path of somebody's machine is in it, no line ends in white space, and shell s
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ def files(top):
     listed = subprocess.run(
         ["git", "-c", "safe.directory=*", "-C", top, "ls-files", "-z", "--cached", "--others",
          "--exclude-standard"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
-    ) if os.path.exists(os.path.join(top, ".git")) else None
+    ) if shutil.which("git") and os.path.exists(os.path.join(top, ".git")) else None
     if listed and listed.returncode == 0:
         names = [os.fsdecode(n) for n in listed.stdout.split(b"\0") if n]
     else:

@@ -47,7 +47,7 @@ async def main():
     print(sum(await asyncio.gather(*(one(i) for i in range(100)))))
 asyncio.run(asyncio.wait_for(main(), 60))
 PY
-cat >"$TMP/urllib.py" <<'PY'
+cat >"$TMP/fetch.py" <<'PY'
 import sys, urllib.request
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 with opener.open(sys.argv[1], timeout=30) as f:
@@ -87,8 +87,8 @@ for HOOK in cgroup output; do
     is $? 3 "$HOOK: ssh, the remote exit status"
 
     # --- python3
-    is "$(app python3 "$TMP/urllib.py" "http://$NET4:8080/file" | cksum)" "$SUM" "$HOOK: python3 urllib, IPv4"
-    is "$(app python3 "$TMP/urllib.py" "http://[$NET6]:8080/file" | cksum)" "$SUM" "$HOOK: python3 urllib, IPv6"
+    is "$(app python3 "$TMP/fetch.py" "http://$NET4:8080/file" | cksum)" "$SUM" "$HOOK: python3 urllib, IPv4"
+    is "$(app python3 "$TMP/fetch.py" "http://[$NET6]:8080/file" | cksum)" "$SUM" "$HOOK: python3 urllib, IPv6"
     is "$(app python3 "$TMP/many.py" "$NET4" 2>&1)" 100 "$HOOK: python3 asyncio, 100 connections at once, IPv4"
     is "$(app python3 "$TMP/many.py" "$NET6" 2>&1)" 100 "$HOOK: python3 asyncio, 100 connections at once, IPv6"
     is "$(app python3 "$TMP/mapped.py" "$NET4" 2>&1)" "$EXIT4 ::ffff:$NET4" "$HOOK: python3, a v4-mapped destination"
