@@ -101,10 +101,19 @@ static void flow_line(const struct message_flow *f)
            f->origin.known & ORIGIN_COMM ? f->origin.comm : "-");
 }
 
+static void heading(void)
+{
+    printf("%-16s %-10s %-10s %-24s %-28s %-10s %-7s %-11s %8s %12s %12s %7s %s\n", "ID", "PROTO",
+           "CAPTURE", "CLIENT", "DESTINATION", "UPSTREAM", "ENGINE", "STATE", "AGE_MS", "BYTES_UP",
+           "BYTES_DOWN", "PID", "COMM");
+}
+
 static void on_flow(void *ctx, const union message *m)
 {
     cJSON *list = ctx;
 
+    if (m->header.type == MESSAGE_HELLO && !list)
+        heading();
     if (m->header.type != MESSAGE_FLOW)
         return;
     if (list)
@@ -118,10 +127,6 @@ static int flows_once(const char *path, bool json)
     cJSON *list = json ? cJSON_CreateArray() : NULL;
     char why[512] = "";
 
-    if (!json)
-        printf("%-16s %-10s %-10s %-24s %-28s %-10s %-7s %-11s %8s %12s %12s %7s %s\n", "ID",
-               "PROTO", "CAPTURE", "CLIENT", "DESTINATION", "UPSTREAM", "ENGINE", "STATE", "AGE_MS",
-               "BYTES_UP", "BYTES_DOWN", "PID", "COMM");
     int r = control_ask(path, MESSAGE_FLOWS, on_flow, list, why, sizeof(why));
 
     if (r < 0) {

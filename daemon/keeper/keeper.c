@@ -70,7 +70,7 @@ struct keeper {
  * loop. */
 static int exit_code_of(int error)
 {
-    if (error == -ELOOP)
+    if (error == -ELOOP || error == -EPROTONOSUPPORT)
         return EXIT_CONFIG;
     return error == -EPERM || error == -EACCES || error == -EOPNOTSUPP || error == -ENOSYS
                ? EXIT_KERNEL

@@ -33,7 +33,7 @@ int missing_check(const struct config *c, char *why, size_t why_size)
             snprintf(why, why_size,
                      "upstream %s: http:// is not in this version; use a SOCKS server (socks5h://)",
                      u->name);
-            return -EOPNOTSUPP;
+            return -EPROTONOSUPPORT;
         }
         if (u->warm > 0 || u->pipeline == TOGGLE_ON)
             log_warning(

@@ -8,7 +8,7 @@
 #include "config/config.h"
 
 /*
- * -EOPNOTSUPP with one line in `why` when something is asked for that cannot be left out; 0
+ * -EPROTONOSUPPORT with one line in `why` when something is asked for that cannot be left out; 0
  * otherwise, after one warning for each thing that is done differently.
  */
 int missing_check(const struct config *c, char *why, size_t why_size);

@@ -113,19 +113,19 @@ static int allow_some(scmp_filter_ctx ctx)
 
     for (size_t i = 0; r == 0 && i < sizeof(bpf_commands) / sizeof(bpf_commands[0]); i++)
         r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(bpf), 1,
-                             SCMP_A0(SCMP_CMP_EQ, bpf_commands[i]));
+                             SCMP_A0(SCMP_CMP_EQ, bpf_commands[i], 0));
     for (size_t i = 0; r == 0 && i < sizeof(families) / sizeof(families[0]); i++)
         r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
-                             SCMP_A0(SCMP_CMP_EQ, families[i]));
+                             SCMP_A0(SCMP_CMP_EQ, families[i], 0));
     if (r == 0)
         r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-                             SCMP_A1(SCMP_CMP_EQ, SIOCOUTQ));
+                             SCMP_A1(SCMP_CMP_EQ, SIOCOUTQ, 0));
     if (r == 0)
         r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
                              SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
     if (r == 0) /* abort() */
         r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
-                             SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()));
+                             SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid(), 0));
     return r;
 }
 
