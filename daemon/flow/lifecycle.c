@@ -274,6 +274,7 @@ static void choose_upstreams(struct flow_table *t, struct flow *f, struct upstre
 
     if (!upstream_go_direct(choice, loop_now(t->o.loop)))
         n = upstream_order(choice, &f->origin.destination, f->dialing.order);
+    upstream_look_again(choice, f->dialing.order, n, loop_now(t->o.loop));
     if (choice->direct_when_down)
         f->dialing.order[n++] = FLOW_DIRECT;
     f->dialing.n = (uint8_t)n;

@@ -10,6 +10,7 @@
 #include "log.h"
 
 #define COMPLAINT_INTERVAL INT64_C(10000000000)
+#define LOOK_INTERVAL      INT64_C(10000000000)
 #define RETRY_INTERVAL     INT64_C(2000000000)
 
 int upstream_build(const struct config *c, uint32_t mark, struct upstream **ret)
@@ -109,6 +110,22 @@ unsigned upstream_order(struct upstream_choice *choice, const struct addr *desti
     return n;
 }
 
+void upstream_look_again(struct upstream_choice *choice, uint8_t *order, unsigned n, int64_t now)
+{
+    struct upstream *first = choice->candidates[0];
+
+    if (choice->policy != POLICY_FAILOVER || n < 2 || first->healthy || now < first->retry_at)
+        return;
+    for (unsigned i = 1; i < n; i++) {
+        if (order[i] != 0)
+            continue;
+        memmove(order + 1, order, i);
+        order[0] = 0;
+        first->retry_at = now + LOOK_INTERVAL;
+        return;
+    }
+}
+
 /* True when the line was written. An upstream that answers every other time must not fill the log
  * either: so the interval holds beyond a success. */
 static bool complain(struct upstream *u, const char *error, int64_t now)
@@ -142,5 +159,7 @@ void upstream_report(struct upstream *u, const char *error, int64_t now)
         log_info("upstream %s: answers again", u->name);
         u->said_down = false;
     }
+    if (u->healthy && error)
+        u->retry_at = now + LOOK_INTERVAL;
     u->healthy = !error;
 }

@@ -32,7 +32,8 @@ struct upstream {
     bool unproven; /* on this host and not there at the start: whether its own connections would be
                     * captured is not known, so nothing is asked of it yet */
 
-    bool healthy; /* the last attempt got an answer from it */
+    int64_t retry_at; /* while it is not healthy: one flow asks it again after this time */
+    bool healthy;     /* the last attempt got an answer from it */
     uint64_t granted, failed;
     char last_error[128];
     bool said_down;   /* the log's last word about it is a complaint */
@@ -79,6 +80,13 @@ unsigned upstream_order(struct upstream_choice *choice, const struct addr *desti
  * Literal addresses need no child. 0; or -errno with one line in `why` that names the upstream.
  */
 int upstream_resolve(struct upstream *all, size_t n, char *why, size_t why_size);
+
+/*
+ * While a candidate that would come first is down, one flow every ten seconds asks it first all the
+ * same, and so finds out when it answers again: moves it to the front of `order` (of `n`). Only for
+ * the policy failover.
+ */
+void upstream_look_again(struct upstream_choice *choice, uint8_t *order, unsigned n, int64_t now);
 
 /* What an attempt came to. `error` NULL: it answered. Logs changes, and complaints at most every 10
  * s. */

@@ -349,10 +349,45 @@ static void a_complaint_says_nothing_of_health(void **state)
     assert_int_equal(strlen(all[2].last_error), sizeof(all[2].last_error) - 1);
 }
 
+static void the_first_is_looked_at_again(void **state)
+{
+    struct addr a = destination(1);
+    uint8_t order[UPSTREAM_CANDIDATES], before;
+    int64_t down = 100 * SECOND;
+
+    (void)state;
+    choose(POLICY_FAILOVER, CAPTURE_DOWN_REFUSE);
+    upstream_report(choice.candidates[0], "gone", down);
+    unsigned n = upstream_order(&choice, &a, order);
+
+    assert_int_equal(n, 3);
+    assert_int_equal(order[0], 1);
+    upstream_look_again(&choice, order, n, down + SECOND);
+    assert_int_equal(order[0], 1);
+    upstream_look_again(&choice, order, n, down + 11 * SECOND);
+    assert_memory_equal(order, ((uint8_t[]){0, 1, 2}), 3);
+
+    /* One flow only, until the next interval is over. */
+    upstream_order(&choice, &a, order);
+    upstream_look_again(&choice, order, n, down + 12 * SECOND);
+    assert_int_equal(order[0], 1);
+    upstream_look_again(&choice, order, n, down + 22 * SECOND);
+    assert_int_equal(order[0], 0);
+
+    /* Other policies have no first one to go back to. */
+    choose(POLICY_HASH, CAPTURE_DOWN_REFUSE);
+    upstream_report(choice.candidates[0], "gone", down);
+    upstream_order(&choice, &a, order);
+    before = order[0];
+    upstream_look_again(&choice, order, n, down + 60 * SECOND);
+    assert_int_equal(order[0], before);
+}
+
 int main(void)
 {
 #define FRESH(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
     const struct CMUnitTest tests[] = {
+        FRESH(the_first_is_looked_at_again),
         FRESH(a_chain_is_dialled_from_its_far_end),
         FRESH(the_longest_chain_has_room),
         FRESH(a_capture_has_its_upstream_or_its_group),
