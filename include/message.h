@@ -20,8 +20,9 @@ enum message_type {
     MESSAGE_RELOAD, /* request; answered by MESSAGE_TEXT (errors) and MESSAGE_END */
     MESSAGE_STOP,   /* request; answered by MESSAGE_END, then the daemon stops */
     MESSAGE_DRAIN,  /* keeper to worker: accept no more, end when the last flow has ended */
-    MESSAGE_RECHECK, /* worker to keeper: an unproven upstream has come up */
-    MESSAGE_PROVEN,  /* keeper to worker: they are proven now */
+    MESSAGE_RECHECK,  /* worker to keeper: an unproven upstream has come up */
+    MESSAGE_PROVEN,   /* keeper to worker: they are proven now */
+    MESSAGE_UNPROVEN, /* keeper to worker: somebody else listens for one on this host */
     MESSAGE_STATUS_REPLY,
     MESSAGE_FLOW,
     MESSAGE_CAPTURE,  /* status: one per capture */

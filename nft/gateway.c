@@ -2,8 +2,9 @@
 /*
  * Policy to form: forwarded connections.
  *
- * Theory of operation. One base chain at the prerouting hook, mangle priority: after connection
- * tracking (-200), before the nat of others (-100), and before the routing that its mark decides.
+ * Theory of operation. One base chain at the prerouting hook, a little behind mangle: after
+ * connection tracking (-200), before the nat of others (-100), and before the routing that its mark
+ * decides.
  *
  *   prerouting     what is not ours to look at; then SYNs by capture
  *   established    all other packets
@@ -47,7 +48,7 @@
 
 #include "nft/selection.h"
 
-#define PRIORITY_GATEWAY (-150)
+#define PRIORITY_GATEWAY (-130)
 
 static bool is_gateway(const struct nft_maker *m, size_t i)
 {

@@ -46,7 +46,9 @@ static struct nlmsghdr *begin(char *buf, int type, bool add)
     return h;
 }
 
-static int rule(struct mnl_socket *nl, bool add, uint8_t family, uint32_t mark, uint32_t mask)
+/* With `back`: for what only looks where the packet came from. */
+static int rule(struct mnl_socket *nl, bool add, uint8_t family, uint32_t mark, uint32_t mask,
+                bool back)
 {
     char buf[BUFFER];
     struct nlmsghdr *h = begin(buf, add ? RTM_NEWRULE : RTM_DELRULE, add);
@@ -55,8 +57,10 @@ static int rule(struct mnl_socket *nl, bool add, uint8_t family, uint32_t mark, 
     r->family = family;
     r->action = FR_ACT_TO_TBL;
     r->table = RT_TABLE_UNSPEC; /* the number is larger than a byte */
-    mnl_attr_put_u32(h, FRA_TABLE, ROUTES_TABLE);
-    mnl_attr_put_u32(h, FRA_PRIORITY, ROUTES_PRIORITY);
+    mnl_attr_put_u32(h, FRA_TABLE, back ? RT_TABLE_MAIN : ROUTES_TABLE);
+    mnl_attr_put_u32(h, FRA_PRIORITY, back ? ROUTES_PRIORITY - 1 : ROUTES_PRIORITY);
+    if (back)
+        mnl_attr_put_strz(h, FRA_IIFNAME, "lo");
     mnl_attr_put_u32(h, FRA_FWMARK, mark);
     mnl_attr_put_u32(h, FRA_FWMASK, mask);
     mnl_attr_put_u8(h, FRA_PROTOCOL, ROUTES_PROTOCOL);
@@ -84,7 +88,9 @@ static int install_family(struct mnl_socket *nl, uint8_t family, uint32_t mark, 
     int r = route(nl, true, family);
 
     if (r == 0 || r == -EEXIST)
-        r = rule(nl, true, family, mark, mask);
+        r = rule(nl, true, family, mark, mask, true);
+    if (r == 0 || r == -EEXIST)
+        r = rule(nl, true, family, mark, mask, false);
     return r == -EEXIST ? 0 : r;
 }
 
@@ -134,7 +140,8 @@ void routes_remove(uint32_t mark, uint32_t mask)
     for (unsigned i = 0; i < 2; i++) {
         uint8_t family = i == 0 ? AF_INET : AF_INET6;
 
-        rule(nl, false, family, mark, mask);
+        rule(nl, false, family, mark, mask, false);
+        rule(nl, false, family, mark, mask, true);
         route(nl, false, family);
     }
     mnl_socket_close(nl);

@@ -2,7 +2,10 @@
 /*
  * What TPROXY needs besides its rule: marked packets are routed to this host itself. One policy
  * rule (fwmark → table) and one route (local default dev lo in that table) per family, with a
- * table, a priority and a protocol number of our own. Left over after a crash they harm nothing, as
+ * table, a priority and a protocol number of our own. Before it a rule "iif lo fwmark lookup main":
+ * a reverse path check by nftables that includes the mark (`fib saddr . mark . iif`, firewalld's
+ * default for IPv6; src_valid_mark for IPv4) asks as if from lo, and must find where the client is,
+ * not our local route. Left over after a crash they harm nothing, as
  * nothing sets the mark; the next start adopts them.
  */
 #ifndef UNDERSOCK_NFT_ROUTES_H

@@ -14,7 +14,7 @@
 #include "doctor/judge_names.h"
 
 #define OUR_OUTPUT     (-110)
-#define OUR_PREROUTING (-150)
+#define OUR_PREROUTING (-130)
 
 const char *chain_name(const struct fw_chain *c, char *buf, size_t size)
 {

@@ -175,14 +175,34 @@ static int prepare(struct config *config, bool marked, struct generation **ret, 
         r = describe_captures(g);
     if (r == 0 && marked)
         r = part_local_upstreams(g, &changed, why, why_size);
-    if (r == 0 && marked)
+    if (r == 0 && marked) {
         find_unproven(g);
+        generation_owners_changed(g);
+    }
     if (r < 0) {
         generation_free(g);
         return r;
     }
     *ret = g;
     return 0;
+}
+
+bool generation_owners_changed(struct generation *g)
+{
+    bool changed = false;
+
+    for (size_t i = 0; i < g->config->n_upstreams; i++) {
+        struct upstream *u = &g->upstreams[i];
+        uint32_t sum = 0, inode;
+
+        for (unsigned k = 0; u->local && k < u->hops[0].n_addrs; k++) {
+            if (owner_inode(&u->hops[0].addrs[k], &inode) == 0)
+                sum += inode;
+        }
+        changed |= sum != u->owner;
+        u->owner = sum;
+    }
+    return changed;
 }
 
 int generation_recheck(struct generation *g, bool *ret_changed, char *why, size_t why_size)

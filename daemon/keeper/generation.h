@@ -52,6 +52,9 @@ int generation_create(struct config *config, bool marked, struct listeners *pool
  * -EAGAIN: some are still not there; -ELOOP or -errno with `why`.
  */
 int generation_recheck(struct generation *g, bool *ret_changed, char *why, size_t why_size);
+/* Whether the sockets that listen for upstreams on this host are others than when this was last
+ * asked (or the generation made). Cheap. */
+bool generation_owners_changed(struct generation *g);
 /* The listeners stay. NULL is allowed. */
 void generation_free(struct generation *g);
 

@@ -35,14 +35,15 @@
 #include "log.h"
 #include "message.h"
 
-enum { KIND_SIGNAL = 1, KIND_WORKER, KIND_CAPTURE, KIND_CONTROL, KIND_CONTROL_CLIENT };
+enum { KIND_SIGNAL = 1, KIND_WORKER, KIND_CAPTURE, KIND_CONTROL, KIND_CONTROL_CLIENT, KIND_OWNERS };
 
 #define EXIT_FAILED        1
 #define EXIT_CONFIG        2
 #define EXIT_KERNEL        3
 #define RECHECK_INTERVAL   150   /* ms */
 #define COMPLAINT_INTERVAL 10000 /* ms */
-#define TERM_GRACE         50    /* of 10 ms: what the command left behind may end by itself */
+#define OWNERS_INTERVAL    INT64_C(1000000000)
+#define TERM_GRACE         50 /* of 10 ms: what the command left behind may end by itself */
 
 struct keeper {
     const struct keeper_options *o;
@@ -55,6 +56,7 @@ struct keeper {
     int signals;
     sigset_t old_mask;
     int64_t started, next_recheck, next_complaint; /* milliseconds */
+    struct timer owners;
     int exit_code;
     bool up;
     bool lift; /* asked to stop by the administrator: on-exit = "closed" does not apply */
@@ -129,6 +131,7 @@ static void check_ready(struct keeper *k)
         start_command(k);
         return;
     }
+    loop_timer_set(k->loop, &k->owners, OWNERS_INTERVAL, loop_ref(KIND_OWNERS, 0, 0));
     log_info("ready: %zu captures, %u workers", k->generation->set.n_policies,
              k->generation->n_workers);
     notify_systemd("READY=1");
@@ -247,6 +250,20 @@ static void recheck(void *ctx)
         log_error("%s", why[0] ? why : strerror(-r));
         k->next_complaint = now_ms() + COMPLAINT_INTERVAL;
     }
+}
+
+/* Every second, as long as there is an upstream on this host: does the same socket listen there? */
+static void on_owners(void *ctx, uint64_t ref, uint32_t events)
+{
+    struct keeper *k = ctx;
+
+    (void)events;
+    if (generation_owners_changed(k->generation)) {
+        workers_tell(k->workers, k->generation, MESSAGE_UNPROVEN);
+        k->next_recheck = k->next_complaint = 0; /* this is news */
+        recheck(k);
+    }
+    loop_timer_set(k->loop, &k->owners, OWNERS_INTERVAL, ref);
 }
 
 static void send_captures(const struct keeper *k, int client)
@@ -492,6 +509,7 @@ int keeper_run(const struct keeper_options *o)
     loop_set_handler(k.loop, KIND_SIGNAL, on_signal, &k);
     loop_set_handler(k.loop, KIND_WORKER, on_worker, &k);
     loop_set_handler(k.loop, KIND_CAPTURE, on_capture, &k);
+    loop_set_handler(k.loop, KIND_OWNERS, on_owners, &k);
     r = raise_signals(&k);
     if (r == 0)
         r = workers_create(k.loop, KIND_WORKER, &calls, &k, &k.workers);

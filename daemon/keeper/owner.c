@@ -338,6 +338,17 @@ int owner_find(const struct addr *listening, struct owner *ret)
     return r;
 }
 
+int owner_inode(const struct addr *listening, uint32_t *ret)
+{
+    struct search s = {.wanted = listening};
+    int v4 = search_family(&s, AF_INET), v6 = search_family(&s, AF_INET6);
+
+    if (s.best == RANK_NONE)
+        return v4 < 0 ? v4 : v6 < 0 ? v6 : -ENOENT;
+    *ret = s.n_inodes > 0 ? s.inodes[0] : 0;
+    return 0;
+}
+
 const char *owner_describe(const struct owner *o, char *buf, size_t size)
 {
     if (o->n_processes == 0)

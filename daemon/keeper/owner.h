@@ -44,6 +44,10 @@ struct owner {
  */
 int owner_find(const struct addr *listening, struct owner *ret);
 
+/* The inode of that socket alone, without looking for processes: cheap enough to ask every second.
+ * Errors as above. */
+int owner_inode(const struct addr *listening, uint32_t *ret);
+
 /* 1: packets to the address stay on this host (by its routes, so 127.0.0.2 counts); 0: they leave;
  * -errno. */
 int owner_address_is_local(const struct addr *a);

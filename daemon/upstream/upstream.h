@@ -27,10 +27,11 @@ struct upstream {
     char name[CONFIG_NAME_MAX + 1];
     struct upstream_hop hops[CONFIG_CHAIN_MAX]; /* the first one is dialled */
     unsigned n_hops;
-    uint32_t mark; /* SO_MARK of our sockets, 0: none */
-    bool local;    /* on this host: after it has been away, somebody else may listen there */
-    bool unproven; /* on this host and not there at the start: whether its own connections would be
-                    * captured is not known, so nothing is asked of it yet */
+    uint32_t mark;  /* SO_MARK of our sockets, 0: none */
+    uint32_t owner; /* local: a sum over the sockets that listen for it */
+    bool local;     /* on this host: after it has been away, somebody else may listen there */
+    bool unproven;  /* on this host and not there at the start: whether its own connections would be
+                     * captured is not known, so nothing is asked of it yet */
 
     int64_t retry_at; /* while it is not healthy: one flow asks it again after this time */
     bool healthy;     /* the last attempt got an answer from it */

@@ -161,10 +161,10 @@ static void on_unproven(void *ctx)
     fd_send_message(w->o->channel, &m, sizeof(m), NULL, 0);
 }
 
-static void upstreams_proven(struct worker *w)
+static void set_proven(struct worker *w, bool proven)
 {
     for (size_t i = 0; i < w->o->config->n_upstreams; i++)
-        w->o->upstreams[i].unproven = false;
+        w->o->upstreams[i].unproven = !proven && w->o->upstreams[i].local;
 }
 
 static void on_channel(void *ctx, uint64_t ref, uint32_t events)
@@ -185,7 +185,9 @@ static void on_channel(void *ctx, uint64_t ref, uint32_t events)
         if (m.header.type == MESSAGE_DRAIN)
             flow_table_drain(w->flows);
         else if (m.header.type == MESSAGE_PROVEN)
-            upstreams_proven(w);
+            set_proven(w, true);
+        else if (m.header.type == MESSAGE_UNPROVEN)
+            set_proven(w, false);
         else if (n_fds == 1 && queries_add(&w->queries, m.header.type, fds[0]))
             return;
     }

@@ -201,7 +201,7 @@ static const char refuse_last_text[] =
 /* The chains of "gateway, several"; its sets are as above. */
 static const char several_chains[] =
     "\tchain prerouting {\n"
-    "\t\ttype filter hook prerouting priority mangle; policy accept;\n"
+    "\t\ttype filter hook prerouting priority -130; policy accept;\n"
     "\t\tmeta mark & 0x0000ff00 == 0x00005500 return\n"
     "\t\tiifname \"lo\" return\n"
     "\t\tfib daddr type local return\n"
