@@ -177,8 +177,6 @@ int nft_gateway_add(struct nft_maker *m, size_t n)
     if (r == 0)
         r = nft_append_return(m, chain, &rule);
     if (r == 0)
-        r = nft_append_addr_type_return(m, chain, RTN_LOCAL);
-    if (r == 0)
         r = add_established(m, &established);
     if (r < 0)
         return r;
@@ -187,6 +185,9 @@ int nft_gateway_add(struct nft_maker *m, size_t n)
     nft_rule_verdict(&rule, NFT_VERDICT_GOTO, established);
     r = nft_chain_append(&m->rs->chains[chain], &rule);
     nft_chain_keep(&m->rs->chains[chain]);
+    /* A look at the routes, so only for SYNs: it would cost every packet of every flow. */
+    if (r == 0)
+        r = nft_append_addr_type_return(m, chain, RTN_LOCAL);
     if (r == 0)
         r = nft_append_addr_type_return(m, chain, RTN_BROADCAST);
     if (r == 0)
