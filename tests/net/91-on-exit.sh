@@ -151,6 +151,7 @@ for HOOK in output cgroup gateway; do
     start ask6 -- "${APP[@]}" "$TOOLS/who" -l "$NET6" 9000
     start bulk -- "${APP[@]}" "$TOOLS/pattern" both -t 60 "$NET4" 9001 32G
     wait_log ask4 "^$EXIT4" && wait_log ask6 "^$EXIT6" || bail "no traffic"
+    wait_for 20 eval '[[ $(us_flows undersock "len([f for f in s if f[\"bytes_up\"] > 100000 and f[\"bytes_down\"] > 100000])") -ge 1 ]]' || bail "no bulk"
     kill_keeper
     check "$HOOK, open: after SIGKILL traffic goes direct" -- wait_for 15 eval "has_since ask4 0 $DIRECT4 && has_since ask6 0 $DIRECT6"
     ended bulk 20
