@@ -83,7 +83,7 @@ SAMPLES = [
 def self_test(result):
     for rule, name, text in SAMPLES:
         with tempfile.TemporaryDirectory() as top:
-            good = "#!/bin/sh\n" + SPDX + "cd /root && ls /usr/share/work/x ~/work/y\n"
+            good = "#!/bin/sh\n" + SPDX + "cd /root && ls /usr/share/builds/x ~/builds/y\n"
             for path, content in (("good.sh", good), (name, text)):
                 with open(os.path.join(top, path), "w", encoding="utf-8") as f:
                     f.write(content)

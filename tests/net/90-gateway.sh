@@ -163,7 +163,7 @@ for f in 4 6; do
 done
 check "no flow is left" -- wait_for 20 us_is undersock flows -eq 0
 check "IPv4: $BULK each way, byte for byte" -- ns one "$TOOLS/pattern" both -t 500 "$NET4" 9001 "$BULK"
-check "IPv6: 1 GiB each way, byte for byte" -- ns two "$TOOLS/pattern" both -t 500 "$NET6" 9001 "${UNDERSOCK_BULK:-1G}"
+check "IPv6: 4 GiB each way, byte for byte" -- ns two "$TOOLS/pattern" both -t 500 "$NET6" 9001 "$BULK"
 is "$(lan_leaks pattern)" 0 "all of it through the proxy"
 
 # --- reload under load
