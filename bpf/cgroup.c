@@ -3,16 +3,17 @@
  * bpf/cgroup.h. A capture is descriptors and nothing else: the links, the programs that they run
  * now, and the maps that live as long as the capture. Maps that hold the policy belong to the
  * programs, so a change of policy is a second set of programs, loaded over the same lasting maps
- * and swapped in link by link.
+ * and swapped in link by link. What holds SYNs is bpf/holder.h's: made before the first program
+ * that counts on it, and unmade after the last.
  */
 #include "bpf/cgroup.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/socket.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -23,6 +24,7 @@
 
 #include "base/fd.h"
 #include "bpf/embed.h"
+#include "bpf/holder.h"
 #include "bpf/object.h"
 #include "bpf/policy.h"
 #include "bpf/probe.h"
@@ -53,10 +55,12 @@ static const char *const lasting_names[N_LASTING] = {
     [COUNTERS] = ABI_MAP_COUNTERS, [SOCKETS] = ABI_MAP_SOCKETS,
 };
 
-_Static_assert(N_HOOKS <= BPF_CAPTURE_MAX_FDS, "room for the links");
+_Static_assert(N_HOOKS + 1 <= BPF_CAPTURE_MAX_FDS, "room for the links");
 
 struct bpf_capture {
     uint64_t instance;
+    int cgroup; /* us_hold may have to be attached later */
+    struct bpf_holder *holder;
     int links[N_HOOKS];
     int programs[N_HOOKS];
     int maps[N_LASTING];
@@ -64,18 +68,6 @@ struct bpf_capture {
     bpf_capture_event_fn event_fn; /* only while polling */
     void *event_ctx;
 };
-
-static int own_netns(uint64_t *ret)
-{
-    int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    int r;
-
-    if (sock < 0)
-        return -errno;
-    r = bpf_netns_cookie(sock, ret);
-    close(sock);
-    return r;
-}
 
 static int check_cgroup(int fd, char *why, size_t why_size)
 {
@@ -129,14 +121,6 @@ static int find_features(uint32_t *ret, char *why, size_t why_size)
     return 0;
 }
 
-/* Lets `object` use a map that exists already. */
-static int reuse_map(struct bpf_object *object, const char *name, int fd)
-{
-    struct bpf_map *map = bpf_object__find_map_by_name(object, name);
-
-    return map == NULL ? -ENOENT : bpf_map__reuse_fd(map, fd);
-}
-
 /* One socket storage for all instances, also those of other processes: see connect.bpf.c. Without
  * one to be found ours is the first, or nobody may look; then nested captures with `private` see
  * each other's listeners as destinations. */
@@ -147,7 +131,7 @@ static void share_sockets(struct bpf_object *object)
 
     if (fd < 0)
         return;
-    if (reuse_map(object, ABI_MAP_SOCKETS, fd) < 0)
+    if (bpf_object_reuse_map(object, ABI_MAP_SOCKETS, fd) < 0)
         log_debug("the socket storage of another instance cannot be shared");
     close(fd);
 }
@@ -184,7 +168,7 @@ static int load(const struct capture_set *set, const struct capture_policy *poli
     r = find_features(&settings.features, why, why_size);
     if (r < 0)
         return r;
-    r = own_netns(&settings.netns_cookie);
+    r = bpf_own_netns_cookie(&settings.netns_cookie);
     if (r < 0) {
         snprintf(why, why_size,
                  "the cgroup capture: this kernel has no network namespace cookies (%s)",
@@ -200,7 +184,7 @@ static int load(const struct capture_set *set, const struct capture_policy *poli
     }
     r = bpf_policy_size_maps(object, set, policy);
     for (size_t i = 0; r == 0 && maps[0] >= 0 && i < N_LASTING; i++)
-        r = reuse_map(object, lasting_names[i], maps[i]);
+        r = bpf_object_reuse_map(object, lasting_names[i], maps[i]);
     if (r == 0 && maps[0] < 0) {
         r = size_origins(object);
         share_sockets(object);
@@ -239,23 +223,14 @@ static int on_event(void *ctx, void *data, size_t size)
     return 0;
 }
 
-static int attach_links(struct bpf_capture *capture, int cgroup_fd, char *why, size_t why_size)
+static int attach_links(struct bpf_capture *capture, char *why, size_t why_size)
 {
     for (size_t i = 0; i < N_HOOKS; i++) {
-        int fd = bpf_link_create(capture->programs[i], cgroup_fd, hooks[i].type, NULL);
+        int fd = bpf_object_attach(capture->programs[i], hooks[i].program, capture->cgroup,
+                                   hooks[i].type, why, why_size);
 
-        if (fd == -EPERM) {
-            snprintf(why, why_size,
-                     "%s cannot be attached: another program is attached to this cgroup or to one "
-                     "above it without allowing others (see \"bpftool cgroup tree\")",
-                     hooks[i].program);
+        if (fd < 0)
             return fd;
-        }
-        if (fd < 0) {
-            snprintf(why, why_size, "%s cannot be attached to the cgroup: %s", hooks[i].program,
-                     strerror(-fd));
-            return fd;
-        }
         capture->links[i] = fd;
     }
     return 0;
@@ -277,19 +252,51 @@ static int keep_descriptors(struct bpf_capture *capture, struct bpf_object *obje
     return capture->events == NULL ? -errno : 0;
 }
 
-static struct bpf_capture *capture_new(void)
+/* Of the seats that the set names, those that connections may be sent to need a ring, and so do
+ * those with SYNs from a time when they could. */
+static int grow_holder(struct bpf_capture *capture, const struct capture_set *set,
+                       const struct capture_policy *policy, struct bpf_holder_seats *ret_kept,
+                       char *why, size_t why_size)
+{
+    const struct bpf_holder_base base = {
+        .instance = capture->instance,
+        .cgroup = capture->cgroup,
+        .sockets = capture->maps[SOCKETS],
+        .counters = capture->maps[COUNTERS],
+    };
+    bool honest = bpf_policy_is_honest(set, policy);
+    struct bpf_holder_seats have, kept = {0};
+
+    bpf_holder_get_seats(capture->holder, &have);
+    for (size_t i = 0; i < set->n_seats; i++) {
+        unsigned number = set->seats[i].number;
+
+        if (number >= CAPTURE_SEATS) {
+            snprintf(why, why_size, "the cgroup capture: there is no seat %u", number);
+            return -EINVAL;
+        }
+        kept.has[number] = honest || have.has[number];
+    }
+    *ret_kept = kept;
+    return bpf_holder_grow(capture->holder, &base, &kept, why, why_size);
+}
+
+static struct bpf_capture *capture_new(int cgroup_fd)
 {
     struct bpf_capture *capture = calloc(1, sizeof(*capture));
 
     if (capture == NULL)
         return NULL;
+    capture->cgroup = fcntl(cgroup_fd, F_DUPFD_CLOEXEC, 3);
+    capture->holder = bpf_holder_new();
     for (size_t i = 0; i < N_HOOKS; i++)
         capture->links[i] = capture->programs[i] = -1;
     for (size_t i = 0; i < N_LASTING; i++)
         capture->maps[i] = -1;
     do {
-        if (getrandom(&capture->instance, sizeof(capture->instance), 0) < 0) {
-            free(capture);
+        if (capture->cgroup < 0 || capture->holder == NULL ||
+            getrandom(&capture->instance, sizeof(capture->instance), 0) < 0) {
+            bpf_capture_release(capture);
             return NULL;
         }
     } while (capture->instance == 0);
@@ -299,26 +306,29 @@ static struct bpf_capture *capture_new(void)
 int bpf_cgroup_attach(const struct capture_set *set, size_t policy_index, int cgroup_fd,
                       struct bpf_capture **ret, char *why, size_t why_size)
 {
+    const struct capture_policy *policy = &set->policies[policy_index];
     struct bpf_capture *capture = NULL;
     struct bpf_object *object = NULL;
+    struct bpf_holder_seats kept;
     int r = check_cgroup(cgroup_fd, why, why_size);
 
     if (r < 0)
         return r;
-    capture = capture_new();
+    capture = capture_new(cgroup_fd);
     if (capture == NULL) {
-        snprintf(why, why_size, "the cgroup capture: out of memory");
+        snprintf(why, why_size, "the cgroup capture: out of memory or descriptors");
         return -ENOMEM;
     }
-    r = load(set, &set->policies[policy_index], capture->instance, capture->maps, &object, why,
-             why_size);
+    r = load(set, policy, capture->instance, capture->maps, &object, why, why_size);
     if (r == 0) {
         r = keep_descriptors(capture, object);
         if (r < 0)
             snprintf(why, why_size, "the cgroup capture: %s", strerror(-r));
     }
     if (r == 0)
-        r = attach_links(capture, cgroup_fd, why, why_size);
+        r = grow_holder(capture, set, policy, &kept, why, why_size);
+    if (r == 0)
+        r = attach_links(capture, why, why_size);
     bpf_object__close(object);
     if (r < 0) {
         bpf_capture_release(capture);
@@ -350,13 +360,16 @@ static int swap_programs(struct bpf_capture *capture, const int programs[N_HOOKS
 int bpf_cgroup_replace(struct bpf_capture *capture, const struct capture_set *set,
                        size_t policy_index, char *why, size_t why_size)
 {
+    const struct capture_policy *policy = &set->policies[policy_index];
     struct bpf_object *object = NULL;
+    struct bpf_holder_seats before, kept;
     int programs[N_HOOKS];
-    int r = load(set, &set->policies[policy_index], capture->instance, capture->maps, &object, why,
-                 why_size);
+    int r = load(set, policy, capture->instance, capture->maps, &object, why, why_size);
 
     if (r < 0)
         return r;
+    bpf_holder_get_seats(capture->holder, &before);
+    r = grow_holder(capture, set, policy, &kept, why, why_size);
     for (size_t i = 0; i < N_HOOKS; i++)
         programs[i] = -1;
     for (size_t i = 0; r == 0 && i < N_HOOKS; i++) {
@@ -368,6 +381,7 @@ int bpf_cgroup_replace(struct bpf_capture *capture, const struct capture_set *se
     }
     if (r == 0)
         r = swap_programs(capture, programs, why, why_size);
+    bpf_holder_shrink(capture->holder, r == 0 ? &kept : &before);
     bpf_object__close(object);
     for (size_t i = 0; i < N_HOOKS; i++) {
         int *unused = r == 0 ? &capture->programs[i] : &programs[i];
@@ -386,9 +400,20 @@ int bpf_capture_origin_fd(const struct bpf_capture *capture)
 
 int bpf_capture_fds(const struct bpf_capture *capture, int *ret, size_t max)
 {
+    int hold = bpf_holder_link(capture->holder);
+
     for (size_t i = 0; i < N_HOOKS && i < max; i++)
         ret[i] = capture->links[i];
-    return (int)N_HOOKS;
+    if (hold < 0)
+        return (int)N_HOOKS;
+    if (max > N_HOOKS)
+        ret[N_HOOKS] = hold;
+    return (int)N_HOOKS + 1;
+}
+
+int bpf_capture_ring_fd(const struct bpf_capture *capture, unsigned seat)
+{
+    return bpf_holder_ring(capture->holder, seat);
 }
 
 int bpf_capture_event_fd(const struct bpf_capture *capture)
@@ -433,6 +458,7 @@ int bpf_capture_read_counters(const struct bpf_capture *capture, struct bpf_capt
     ret->foreign = sums[ABI_COUNT_FOREIGN];
     ret->failed = sums[ABI_COUNT_FAILED];
     ret->lost = sums[ABI_COUNT_LOST];
+    ret->missed = sums[ABI_COUNT_MISSED];
     return 0;
 }
 
@@ -447,6 +473,7 @@ void bpf_capture_detach(struct bpf_capture *capture)
         if (r < 0)
             log_warning("%s cannot be detached: %s", hooks[i].program, strerror(-r));
     }
+    bpf_holder_detach(capture->holder);
     bpf_capture_release(capture);
 }
 
@@ -461,5 +488,7 @@ void bpf_capture_release(struct bpf_capture *capture)
     }
     for (size_t i = 0; i < N_LASTING; i++)
         fd_close(&capture->maps[i]);
+    bpf_holder_free(capture->holder);
+    fd_close(&capture->cgroup);
     free(capture);
 }

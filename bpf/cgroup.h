@@ -2,7 +2,8 @@
 /*
  * The cgroup capture for TCP, privileged half: loads connect.bpf.c for one policy and attaches it
  * to one cgroup. The programs send the selected connections of that cgroup (and the ones below it)
- * to our listener; a worker then learns the destination from bpf/origin.h.
+ * to our listener; a worker then learns the destination from bpf/origin.h. With `honest` their SYNs
+ * are held (hold.bpf.c), and a worker reads them with bpf/hold.h.
  *
  * Nothing is pinned. The programs stay attached as long as some process holds the links
  * (bpf_capture_fds()), so they go with the last of them, however it dies.
@@ -29,6 +30,10 @@ struct bpf_capture;
  * `policy.hook` are not looked at. Where several captures select a connection, the innermost
  * cgroup's decides; within one cgroup, the one attached first: attach in the order of the set.
  *
+ * With policy.honest and set->n_seats > 0 the listeners are those of policy.seat_ports: each
+ * connection goes to one of the seats that are serving and have a port of its family, by chance; to
+ * none, and it is refused. Ask bpf_can_hold() (bpf/probe.h) first.
+ *
  * 0, or -errno with one sentence in `why` that names the privilege or the kernel feature missing:
  * -EPERM (privilege, lockdown), -EOPNOTSUPP (kernel feature), -EBADF or -EINVAL (not a cgroup2
  * directory), -ENOMEM, -E2BIG. Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or CAP_SYS_ADMIN.
@@ -38,16 +43,24 @@ int bpf_cgroup_attach(const struct capture_set *set, size_t policy_index, int cg
 
 /*
  * Puts another policy in force on the same cgroup, program by program, each atomically: no
- * connection goes uncaptured meanwhile. Links, origin map and event descriptor stay what they were,
- * so what workers and others have inherited stays valid, and connections in the backlog keep their
- * origins. Errors as above; on failure the old policy is in force, unless `why` says that it is
- * mixed.
+ * connection goes uncaptured meanwhile. Links, origin map, rings and event descriptor stay what
+ * they were, so what workers and others have inherited stays valid, connections in the backlog keep
+ * their origins, and SYNs that are held stay held. A capture that becomes honest gets one link
+ * more, and loses it with its last ring. Errors as above; on failure the old policy is in force,
+ * unless `why` says that it is mixed.
  */
 int bpf_cgroup_replace(struct bpf_capture *capture, const struct capture_set *set,
                        size_t policy_index, char *why, size_t why_size);
 
 /* The map a worker inherits for bpf_origin_open(). Owned by the capture, close-on-exec. */
 int bpf_capture_origin_fd(const struct bpf_capture *capture);
+
+/*
+ * The ring buffer of a seat's SYNs, which its worker inherits for bpf_hold_open(). It is there from
+ * the first honest set that names the seat, serving or not, until a set does not name it. Owned by
+ * the capture, close-on-exec. -ENOENT: none.
+ */
+int bpf_capture_ring_fd(const struct bpf_capture *capture, unsigned seat);
 
 /* The link descriptors, up to `max` of them; whoever holds duplicates keeps the programs attached.
  * Returns how many there are (at most BPF_CAPTURE_MAX_FDS). Owned by the capture, close-on-exec. */
@@ -71,7 +84,7 @@ int bpf_capture_poll_events(struct bpf_capture *capture, bpf_capture_event_fn fn
 
 /* Since the capture was attached; sums over all CPUs. */
 struct bpf_capture_counters {
-    uint64_t proxied, refused, direct, foreign, failed, lost; /* ABI_COUNT_* */
+    uint64_t proxied, refused, direct, foreign, failed, lost, missed; /* ABI_COUNT_* */
 };
 
 /* 0 or -errno. */

@@ -7,6 +7,7 @@
  *   and is reached through every duplicate of it).
  * - The SYN goes out: us_sockops knows the source port by now and publishes {namespace, source,
  *   listener} → origin, before the SYN can reach the listener. The worker takes it from there.
+ *   Of an honest capture the SYN does not reach the listener: hold.bpf.c, right after.
  * - getpeername(): us_getpeername4/6 answer with what was asked for, as long as the socket's peer
  *   is still the one we put there.
  *
@@ -108,7 +109,7 @@ struct {
     __uint(map_flags, BPF_F_NO_PREALLOC);
     __type(key, int);
     __type(value, struct abi_socket);
-} us_sockets_1 SEC(".maps");
+} us_sockets_2 SEC(".maps");
 
 static __always_inline void count(__u32 which)
 {
@@ -126,8 +127,7 @@ static __always_inline bool in_trie(void *trie, const struct abi_endpoint *to)
     return bpf_map_lookup_elem(trie, &key);
 }
 
-static __always_inline bool is_selected(struct bpf_sock *sk, const struct abi_endpoint *to,
-                                        __u16 listener_port)
+static __always_inline bool is_selected(struct bpf_sock *sk, const struct abi_endpoint *to)
 {
     __u32 flags = settings.flags;
 
@@ -136,8 +136,6 @@ static __always_inline bool is_selected(struct bpf_sock *sk, const struct abi_en
     if (settings.own_mask && (sk->mark & settings.own_mask) == settings.own_mark)
         return false;
     if (flags & ABI_HAS_MARK && sk->mark != settings.mark)
-        return false;
-    if (is_own_listener(to, listener_port))
         return false;
     if (bpf_map_lookup_elem(&us_upstreams, to))
         return false;
@@ -196,7 +194,7 @@ static __always_inline struct abi_socket *decide(struct bpf_sock *sk, __u32 deci
                                                  const struct abi_endpoint *to)
 {
     struct abi_socket *state =
-        bpf_sk_storage_get(&us_sockets_1, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+        bpf_sk_storage_get(&us_sockets_2, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 
     if (!state)
         return NULL;
@@ -245,15 +243,45 @@ static __always_inline int foreign(struct bpf_sock *sk, const struct abi_endpoin
     return refuse();
 }
 
+/* A seat by chance, so that all get their share; returns its number counted from 1. */
+static __always_inline __u32 take_seat(const volatile struct abi_seat *seats, __u32 n,
+                                       __u16 *ret_port)
+{
+    __u32 i;
+
+    if (!n)
+        return 0;
+    i = (__u64)bpf_get_prandom_u32() * n >> 32;
+    i &= ABI_SEATS - 1; /* for the verifier */
+    *ret_port = seats[i].port;
+    return (__u32)seats[i].number + 1;
+}
+
+/* Fills in the port of `listener`, 0 where there is none, and returns the seat, 0 for the same. */
+static __always_inline __u32 choose_listener(struct abi_endpoint *listener)
+{
+    bool v4 = is_v4(listener->ip);
+
+    if (!(settings.flags & ABI_HONEST)) {
+        listener->port = v4 ? settings.port_v4 : settings.port_v6;
+        return 0;
+    }
+    if (v4)
+        return take_seat(settings.seats_v4, settings.n_seats_v4, &listener->port);
+    return take_seat(settings.seats_v6, settings.n_seats_v6, &listener->port);
+}
+
 static __always_inline int proxy(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
-                                 const struct abi_endpoint *to, const struct abi_endpoint *listener)
+                                 const struct abi_endpoint *to, struct abi_endpoint *listener)
 {
     __u64 cookie = bpf_get_netns_cookie(ctx);
     struct abi_socket *state;
     __u32 device = sk->bound_dev_if;
+    __u32 seat;
 
     if (cookie != settings.netns_cookie)
         return foreign(sk, to, cookie);
+    seat = choose_listener(listener);
     if (!listener->port) {
         decide(sk, ABI_REFUSE, to);
         return refuse();
@@ -261,6 +289,7 @@ static __always_inline int proxy(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
     state = decide(sk, ABI_PROXY, listener);
     if (!state)
         return refuse_failed();
+    state->seat = seat;
     copy_ip(state->origin.ip, to->ip);
     state->origin.port = to->port;
     state->origin.scope = 0;
@@ -282,8 +311,9 @@ static __always_inline int proxy(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
     return VERDICT_PROXY;
 }
 
+/* `listener` has its address; VERDICT_PROXY leaves its port there, too. */
 static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct abi_endpoint *to,
-                                      const struct abi_endpoint *listener)
+                                      struct abi_endpoint *listener)
 {
     struct bpf_sock *sk = ctx->sk;
     struct abi_socket *state;
@@ -292,7 +322,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct ab
     if (ctx->type != SOCK_STREAM || (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) || !sk)
         return VERDICT_LEAVE;
 
-    state = bpf_sk_storage_get(&us_sockets_1, sk, NULL, 0);
+    state = bpf_sk_storage_get(&us_sockets_2, sk, NULL, 0);
     if (state) {
         if (state->decision && state->instance != settings.instance && !state->sent &&
             same_endpoint(&state->to, to))
@@ -300,7 +330,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct ab
         state->decision = ABI_NONE;
     }
 
-    if (is_selected(sk, to, listener->port)) {
+    if (is_selected(sk, to)) {
         switch (settings.action) {
         case ABI_PROXY:
             return proxy(ctx, sk, to, listener);
@@ -329,13 +359,12 @@ int us_connect4(struct bpf_sock_addr *ctx)
     set_ip(to.ip, 0, 0, bpf_htonl(0xffff), READ(ctx->user_ip4));
     to.port = bpf_ntohs((__u16)READ(ctx->user_port));
     set_ip(listener.ip, 0, 0, bpf_htonl(0xffff), bpf_htonl(0x7f000001));
-    listener.port = settings.port_v4;
 
     verdict = on_connect(ctx, &to, &listener);
     if (verdict != VERDICT_PROXY)
         return verdict;
     ctx->user_ip4 = bpf_htonl(0x7f000001);
-    ctx->user_port = bpf_htons(settings.port_v4);
+    ctx->user_port = bpf_htons(listener.port);
     return VERDICT_LEAVE;
 }
 
@@ -350,13 +379,10 @@ int us_connect6(struct bpf_sock_addr *ctx)
     set_ip(to.ip, READ(ctx->user_ip6[0]), READ(ctx->user_ip6[1]), READ(ctx->user_ip6[2]),
            READ(ctx->user_ip6[3]));
     to.port = bpf_ntohs((__u16)READ(ctx->user_port));
-    if (is_v4(to.ip)) {
+    if (is_v4(to.ip))
         set_ip(listener.ip, 0, 0, bpf_htonl(0xffff), bpf_htonl(0x7f000001));
-        listener.port = settings.port_v4;
-    } else {
+    else
         set_ip(listener.ip, 0, 0, 0, bpf_htonl(1));
-        listener.port = settings.port_v6;
-    }
 
     verdict = on_connect(ctx, &to, &listener);
     if (verdict != VERDICT_PROXY)
@@ -378,7 +404,7 @@ static __always_inline struct abi_socket *redirected(struct bpf_sock_addr *ctx,
 
     if (!sk)
         return NULL;
-    state = bpf_sk_storage_get(&us_sockets_1, sk, NULL, 0);
+    state = bpf_sk_storage_get(&us_sockets_2, sk, NULL, 0);
     if (!state || state->decision != ABI_PROXY || !same_endpoint(&state->to, peer))
         return NULL;
     return state;
@@ -431,15 +457,33 @@ static __always_inline void tell_mptcp(struct bpf_sock *sk, const struct abi_soc
 
     if (!whole)
         return;
-    copy = bpf_sk_storage_get(&us_sockets_1, whole, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+    copy = bpf_sk_storage_get(&us_sockets_2, whole, NULL, BPF_SK_STORAGE_GET_F_CREATE);
     if (copy)
         *copy = *state;
+}
+
+/* Says to the worker where an accepted connection was going. */
+static __always_inline void publish(struct bpf_sock_ops *ctx, const struct abi_socket *state)
+{
+    /* All of them, before any branch: see READ(). */
+    __u32 ip4 = READ(ctx->local_ip4), ip6[] = {READ(ctx->local_ip6[0]), READ(ctx->local_ip6[1]),
+                                               READ(ctx->local_ip6[2]), READ(ctx->local_ip6[3])};
+    struct abi_origin_key key = {};
+
+    key.netns_cookie = bpf_get_netns_cookie(ctx);
+    if (is_v4(state->to.ip))
+        set_ip(key.ip, 0, 0, bpf_htonl(0xffff), ip4);
+    else
+        copy_ip(key.ip, ip6);
+    key.port = (__u16)READ(ctx->local_port);
+    key.listener_port = state->to.port;
+    if (bpf_map_update_elem(&us_origins, &key, &state->origin, BPF_ANY))
+        count(ABI_COUNT_LOST);
 }
 
 SEC("sockops")
 int us_sockops(struct bpf_sock_ops *ctx)
 {
-    struct abi_origin_key key = {};
     struct abi_socket *state;
     struct bpf_sock *sk;
 
@@ -448,23 +492,15 @@ int us_sockops(struct bpf_sock_ops *ctx)
     sk = ctx->sk;
     if (!sk)
         return 1;
-    state = bpf_sk_storage_get(&us_sockets_1, sk, NULL, 0);
+    state = bpf_sk_storage_get(&us_sockets_2, sk, NULL, 0);
     if (!state || !state->decision)
         return 1;
     state->sent = 1;
     if (state->decision != ABI_PROXY || state->instance != settings.instance)
         return 1;
 
-    key.netns_cookie = bpf_get_netns_cookie(ctx);
-    if (is_v4(state->to.ip))
-        set_ip(key.ip, 0, 0, bpf_htonl(0xffff), READ(ctx->local_ip4));
-    else
-        set_ip(key.ip, READ(ctx->local_ip6[0]), READ(ctx->local_ip6[1]), READ(ctx->local_ip6[2]),
-               READ(ctx->local_ip6[3]));
-    key.port = (__u16)READ(ctx->local_port);
-    key.listener_port = state->to.port;
-    if (bpf_map_update_elem(&us_origins, &key, &state->origin, BPF_ANY))
-        count(ABI_COUNT_LOST);
+    if (!state->seat) /* a held SYN carries its origin itself */
+        publish(ctx, state);
     if (settings.features & ABI_CAN_MPTCP)
         tell_mptcp(sk, state);
     return 1;

@@ -14,7 +14,8 @@
 typedef __u32 __attribute__((may_alias)) word;
 
 /* Reads one field of the context: clang must not merge such loads into an address of its own
- * making, the verifier refuses a modified context pointer. */
+ * making, the verifier refuses a modified context pointer. Loads that end two branches are merged
+ * all the same: read before the branch. */
 #define READ(field) (*(const volatile typeof(field) *)&(field))
 
 static __always_inline bool same_ip(const void *a, const void *b)
@@ -56,18 +57,6 @@ static __always_inline bool is_v4(const void *ip)
     const word *x = ip;
 
     return !x[0] && !x[1] && x[2] == bpf_htonl(0xffff);
-}
-
-/* Ours are 127.0.0.1 and ::1; connecting to the unspecified address means them too. */
-static __always_inline bool is_own_listener(const struct abi_endpoint *to, __u16 listener_port)
-{
-    const word *x = (const word *)to->ip;
-
-    if (!listener_port || to->port != listener_port || x[0] || x[1])
-        return false;
-    if (x[2] == bpf_htonl(0xffff))
-        return !x[3] || x[3] == bpf_htonl(0x7f000001);
-    return !x[2] && (!x[3] || x[3] == bpf_htonl(1));
 }
 
 #endif

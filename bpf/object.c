@@ -102,6 +102,28 @@ int bpf_object_dup_program(struct bpf_object *object, const char *name)
     return program == NULL ? -ENOENT : dup_fd(bpf_program__fd(program));
 }
 
+int bpf_object_reuse_map(struct bpf_object *object, const char *name, int fd)
+{
+    struct bpf_map *map = bpf_object__find_map_by_name(object, name);
+
+    return map == NULL ? -ENOENT : bpf_map__reuse_fd(map, fd);
+}
+
+int bpf_object_attach(int program, const char *name, int cgroup_fd, enum bpf_attach_type type,
+                      char *why, size_t why_size)
+{
+    int fd = bpf_link_create(program, cgroup_fd, type, NULL);
+
+    if (fd == -EPERM)
+        snprintf(why, why_size,
+                 "%s cannot be attached: another program is attached to this cgroup or to one "
+                 "above it without allowing others (see \"bpftool cgroup tree\")",
+                 name);
+    else if (fd < 0)
+        snprintf(why, why_size, "%s cannot be attached to the cgroup: %s", name, strerror(-fd));
+    return fd;
+}
+
 int bpf_object_find_map(const char *name, uint32_t type, uint32_t key_size, uint32_t value_size)
 {
     uint32_t id = 0;

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <linux/bpf.h>
+
 struct bpf_object;
 struct bpf_map;
 
@@ -27,6 +29,18 @@ int bpf_object_open(const void *image, size_t size, const char *name, const void
 int bpf_object_dup_map(struct bpf_object *object, const char *name);
 /* The same for a program. */
 int bpf_object_dup_program(struct bpf_object *object, const char *name);
+
+/* Lets an open object use a map that exists already; the descriptor stays the caller's. 0 or
+ * -errno.
+ */
+int bpf_object_reuse_map(struct bpf_object *object, const char *name, int fd);
+
+/*
+ * Attaches a program to a cgroup, beside others there. Returns the link, or -errno with a sentence
+ * in `why`; `name` is the program's.
+ */
+int bpf_object_attach(int program, const char *name, int cgroup_fd, enum bpf_attach_type type,
+                      char *why, size_t why_size);
 
 /*
  * A map that some other object on this machine has, by what it is; a new descriptor, or -ENOENT (or

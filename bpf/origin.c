@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <bpf/bpf.h>
 
@@ -39,6 +40,18 @@ int bpf_netns_cookie(int sock, uint64_t *ret)
     return 0;
 }
 
+int bpf_own_netns_cookie(uint64_t *ret)
+{
+    int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int r;
+
+    if (sock < 0)
+        return -errno;
+    r = bpf_netns_cookie(sock, ret);
+    close(sock);
+    return r;
+}
+
 /* One call where the kernel can (LRU hashes: 5.14), else two. */
 static int take(int map_fd, const struct abi_origin_key *key, struct abi_origin *ret)
 {
@@ -52,6 +65,20 @@ static int take(int map_fd, const struct abi_origin_key *key, struct abi_origin 
     return r;
 }
 
+void bpf_origin_decode(const struct abi_origin *found, struct origin *ret)
+{
+    *ret = (struct origin){
+        .destination = {.scope = found->scope, .port = found->port},
+        .cgroup_id = found->cgroup_id,
+        .pid = found->pid,
+        .uid = found->uid,
+        .known = found->known,
+    };
+    memcpy(ret->destination.ip, found->ip, sizeof(found->ip));
+    memcpy(ret->comm, found->comm, sizeof(found->comm));
+    ret->comm[sizeof(ret->comm) - 1] = '\0';
+}
+
 static int lookup(void *ctx, int fd, const struct addr *peer, const struct addr *local,
                   struct origin *ret)
 {
@@ -62,7 +89,6 @@ static int lookup(void *ctx, int fd, const struct addr *peer, const struct addr 
         .listener_port = local->port,
     };
     struct abi_origin found;
-    struct origin origin = {0};
     int r;
 
     (void)fd;
@@ -70,17 +96,7 @@ static int lookup(void *ctx, int fd, const struct addr *peer, const struct addr 
     r = take(origins->map_fd, &key, &found);
     if (r < 0)
         return r;
-
-    memcpy(origin.destination.ip, found.ip, sizeof(found.ip));
-    origin.destination.scope = found.scope;
-    origin.destination.port = found.port;
-    origin.cgroup_id = found.cgroup_id;
-    origin.pid = found.pid;
-    origin.uid = found.uid;
-    origin.known = found.known;
-    memcpy(origin.comm, found.comm, sizeof(found.comm));
-    origin.comm[sizeof(origin.comm) - 1] = '\0';
-    *ret = origin;
+    bpf_origin_decode(&found, ret);
     return 0;
 }
 

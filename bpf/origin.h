@@ -13,6 +13,13 @@
 /* SO_NETNS_COOKIE of a socket: its network namespace. 0 or -errno (-ENOPROTOOPT before Linux 5.14).
  */
 int bpf_netns_cookie(int sock, uint64_t *ret);
+/* Of the namespace that this process is in. */
+int bpf_own_netns_cookie(uint64_t *ret);
+
+struct abi_origin;
+
+/* As the programs wrote it → as the flow code reads it. */
+void bpf_origin_decode(const struct abi_origin *found, struct origin *ret);
 
 /*
  * A source of origins over `map_fd` (bpf_capture_origin_fd()), for listeners in the network

@@ -2,7 +2,8 @@
 /*
  * bpf/policy.h. The sets are maps, so a policy may have tens of thousands of prefixes: `to`, and
  * `not-to` together with the default exclusions, are longest-prefix-match tries over 128 bits (IPv4
- * is mapped), ports are a bitmap, users and upstreams are hashes.
+ * is mapped), ports are a bitmap, users and upstreams are hashes. Our own listeners stand among the
+ * upstreams: neither is ever redirected.
  */
 #include "bpf/policy.h"
 
@@ -17,6 +18,31 @@
 static size_t n_private(const struct capture_policy *policy)
 {
     return policy->private ? 0 : addr_n_private_prefixes;
+}
+
+bool bpf_policy_is_honest(const struct capture_set *set, const struct capture_policy *policy)
+{
+    return policy->honest && policy->action == CAPTURE_PROXY && set->n_seats > 0;
+}
+
+static void add_seat(struct abi_seat *seats, uint32_t *n, unsigned number, uint16_t port)
+{
+    if (port == 0 || *n >= ABI_SEATS)
+        return;
+    seats[*n].number = (uint16_t)number;
+    seats[*n].port = port;
+    (*n)++;
+}
+
+static void add_seats(const struct capture_set *set, const struct capture_policy *policy,
+                      struct abi_settings *s)
+{
+    for (size_t i = 0; i < set->n_seats; i++) {
+        if (!set->seats[i].serving)
+            continue;
+        add_seat(s->seats_v4, &s->n_seats_v4, set->seats[i].number, policy->seat_ports[i].v4);
+        add_seat(s->seats_v6, &s->n_seats_v6, set->seats[i].number, policy->seat_ports[i].v6);
+    }
 }
 
 void bpf_policy_settings(const struct capture_set *set, const struct capture_policy *policy,
@@ -57,6 +83,10 @@ void bpf_policy_settings(const struct capture_set *set, const struct capture_pol
     s.mark = policy->mark;
     s.port_v4 = policy->port_v4;
     s.port_v6 = policy->port_v6;
+    if (bpf_policy_is_honest(set, policy)) {
+        s.flags |= ABI_HONEST;
+        add_seats(set, policy, &s);
+    }
     *ret = s;
 }
 
@@ -69,6 +99,22 @@ void bpf_policy_ports(const struct capture_policy *policy, uint64_t ret[ABI_PORT
         for (uint32_t port = range->first; port <= range->last; port++)
             ret[port / 64] |= UINT64_C(1) << (port % 64);
     }
+}
+
+/* Ours are at 127.0.0.1 and ::1; who connects to the unspecified address means them, too. */
+static const uint8_t own_ips[][16] = {
+    {[10] = 0xff, [11] = 0xff, [12] = 127, [15] = 1},
+    {[10] = 0xff, [11] = 0xff},
+    {[15] = 1},
+    {[15] = 0},
+};
+
+#define OWN_V4  2 /* the first so many */
+#define OWN_IPS (sizeof(own_ips) / sizeof(own_ips[0]))
+
+static size_t n_listeners(const struct capture_set *set, const struct capture_policy *policy)
+{
+    return 1 + (bpf_policy_is_honest(set, policy) ? set->n_seats : 0);
 }
 
 static int size_map(struct bpf_object *object, const char *name, size_t n)
@@ -92,7 +138,7 @@ int bpf_policy_size_maps(struct bpf_object *object, const struct capture_set *se
         {ABI_MAP_TO, policy->n_to},
         {ABI_MAP_EXCEPT, policy->n_not_to + n_private(policy)},
         {ABI_MAP_UIDS, policy->n_uids + policy->n_not_uids},
-        {ABI_MAP_UPSTREAMS, set->n_upstreams},
+        {ABI_MAP_UPSTREAMS, set->n_upstreams + n_listeners(set, policy) * OWN_IPS},
     };
 
     for (size_t i = 0; i < sizeof(maps) / sizeof(maps[0]); i++) {
@@ -159,6 +205,33 @@ static int fill_upstreams(int fd, const struct addr *upstreams, size_t n)
     return 0;
 }
 
+static int fill_listener(int fd, uint16_t port_v4, uint16_t port_v6)
+{
+    const uint8_t one = 1;
+
+    for (size_t i = 0; i < OWN_IPS; i++) {
+        struct abi_endpoint key = {.port = i < OWN_V4 ? port_v4 : port_v6};
+        int r;
+
+        memcpy(key.ip, own_ips[i], sizeof(key.ip));
+        r = key.port == 0 ? 0 : bpf_map_update_elem(fd, &key, &one, BPF_ANY);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* Also those of seats that are not serving: their connections are ours to the end. */
+static int fill_listeners(int fd, const struct capture_set *set,
+                          const struct capture_policy *policy)
+{
+    int r = fill_listener(fd, policy->port_v4, policy->port_v6);
+
+    for (size_t i = 0; r == 0 && i + 1 < n_listeners(set, policy); i++)
+        r = fill_listener(fd, policy->seat_ports[i].v4, policy->seat_ports[i].v6);
+    return r;
+}
+
 static int fill_ports(int fd, const struct capture_policy *policy)
 {
     uint64_t words[ABI_PORT_WORDS];
@@ -194,6 +267,8 @@ int bpf_policy_fill_maps(struct bpf_object *object, const struct capture_set *se
         r = fill_uids(uids, policy->not_uids, policy->n_not_uids, ABI_UID_EXCEPT);
     if (r == 0)
         r = fill_upstreams(upstreams, set->upstreams, set->n_upstreams);
+    if (r == 0)
+        r = fill_listeners(upstreams, set, policy);
     if (r == 0)
         r = fill_ports(ports, policy);
     return r;

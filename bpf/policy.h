@@ -3,6 +3,7 @@
 #ifndef UNDERSOCK_BPF_POLICY_H
 #define UNDERSOCK_BPF_POLICY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -10,6 +11,9 @@
 #include "capture.h"
 
 struct bpf_object;
+
+/* Are the policy's SYNs held? */
+bool bpf_policy_is_honest(const struct capture_set *set, const struct capture_policy *policy);
 
 /* Pure: all of `ret` but netns_cookie, instance and features, which are 0. */
 void bpf_policy_settings(const struct capture_set *set, const struct capture_policy *policy,

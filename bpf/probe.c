@@ -7,11 +7,14 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #include <linux/bpf.h>
 
 #include <bpf/bpf.h>
+
+#include "bpf/object.h"
 
 const struct bpf_feature_info bpf_feature_infos[BPF_N_FEATURES] = {
     [BPF_FEATURE_BTF] = {"btf", "the programs cannot be fitted to this kernel", true},
@@ -28,6 +31,8 @@ const struct bpf_feature_info bpf_feature_infos[BPF_N_FEATURES] = {
     [BPF_FEATURE_MPTCP] = {"mptcp", "getpeername() of an MPTCP socket answers with our listener",
                            false},
     [BPF_FEATURE_TAKE] = {"lookup-and-delete", "an origin costs two calls instead of one", false},
+    [BPF_FEATURE_HOLD] = {"hold-syn", "connections are accepted before the upstream is asked",
+                          false},
 };
 
 /* Instructions, as linux/filter.h of the kernel writes them. */
@@ -43,6 +48,9 @@ const struct bpf_feature_info bpf_feature_infos[BPF_N_FEATURES] = {
 #define STORE_DW(to, offset, value) \
     ((struct bpf_insn){             \
         .code = BPF_ST | BPF_MEM | BPF_DW, .dst_reg = (to), .off = (offset), .imm = (value)})
+#define LOAD_W(to, from, offset) \
+    ((struct bpf_insn){          \
+        .code = BPF_LDX | BPF_MEM | BPF_W, .dst_reg = (to), .src_reg = (from), .off = (offset)})
 #define LOAD_MAP(reg, fd)                                 \
     ((struct bpf_insn){.code = BPF_LD | BPF_DW | BPF_IMM, \
                        .dst_reg = (reg),                  \
@@ -170,6 +178,39 @@ static bool has_take(void)
     return yes;
 }
 
+/* A program like us_hold: the socket's state, its storage, a ring out of an array of them, the
+ * packet copied into it. */
+static bool has_hold(int storage)
+{
+    LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = 0);
+    int ring = bpf_map_create(BPF_MAP_TYPE_RINGBUF, "us_probe", 0, 0, 65536, NULL);
+    int rings = -1, r = -1;
+
+    options.inner_map_fd = (uint32_t)ring;
+    if (storage >= 0 && ring >= 0)
+        rings = bpf_map_create(BPF_MAP_TYPE_ARRAY_OF_MAPS, "us_probe", 4, 4, 1, &options);
+    if (rings >= 0)
+        r = TRIAL(
+            BPF_PROG_TYPE_CGROUP_SKB, BPF_CGROUP_INET_EGRESS, MOV_REG(BPF_REG_6, BPF_REG_1),
+            LOAD_DW(BPF_REG_2, BPF_REG_1, (int16_t)offsetof(struct __sk_buff, sk)),
+            SKIP_IF_0(BPF_REG_2, 27),
+            LOAD_W(BPF_REG_3, BPF_REG_2, (int16_t)offsetof(struct bpf_sock, state)),
+            LOAD_MAP(BPF_REG_1, storage), MOV_IMM(BPF_REG_3, 0), MOV_IMM(BPF_REG_4, 0),
+            CALL(BPF_FUNC_sk_storage_get), STORE_DW(BPF_REG_10, -8, 0), LOAD_MAP(BPF_REG_1, rings),
+            MOV_REG(BPF_REG_2, BPF_REG_10), ADD_IMM(BPF_REG_2, -8), CALL(BPF_FUNC_map_lookup_elem),
+            SKIP_IF_0(BPF_REG_0, 14), MOV_REG(BPF_REG_1, BPF_REG_0), MOV_IMM(BPF_REG_2, 64),
+            MOV_IMM(BPF_REG_3, 0), CALL(BPF_FUNC_ringbuf_reserve), SKIP_IF_0(BPF_REG_0, 9),
+            MOV_REG(BPF_REG_7, BPF_REG_0), MOV_REG(BPF_REG_1, BPF_REG_6), MOV_IMM(BPF_REG_2, 0),
+            MOV_REG(BPF_REG_3, BPF_REG_7), MOV_IMM(BPF_REG_4, 64), CALL(BPF_FUNC_skb_load_bytes),
+            MOV_REG(BPF_REG_1, BPF_REG_7), MOV_IMM(BPF_REG_2, 0), CALL(BPF_FUNC_ringbuf_submit),
+            MOV_IMM(BPF_REG_0, 0), EXIT);
+    if (rings >= 0)
+        close(rings);
+    if (ring >= 0)
+        close(ring);
+    return r == 0;
+}
+
 static bool has_addr_pair(int storage, enum bpf_attach_type v4, enum bpf_attach_type v6)
 {
     return storage >= 0 && has_storage(ADDR, v4, storage) && has_storage(ADDR, v6, storage);
@@ -207,9 +248,26 @@ int bpf_probe(uint32_t *ret)
                                 calls(ADDR, c6, BPF_FUNC_get_current_task_btf));
     FOUND(BPF_FEATURE_MPTCP, has_mptcp());
     FOUND(BPF_FEATURE_TAKE, has_take());
+    FOUND(BPF_FEATURE_HOLD, has_hold(storage));
 #undef FOUND
     if (storage >= 0)
         close(storage);
     *ret = found;
     return 0;
+}
+
+bool bpf_can_hold(char *why, size_t why_size)
+{
+    uint32_t found = 0;
+    int r = bpf_probe(&found);
+
+    if (r < 0)
+        bpf_object_explain(r, "holding SYNs for the cgroup capture", why, why_size);
+    else if (!(found & 1u << BPF_FEATURE_HOLD))
+        snprintf(why, why_size, "this kernel lacks \"%s\" for BPF: %s",
+                 bpf_feature_infos[BPF_FEATURE_HOLD].name,
+                 bpf_feature_infos[BPF_FEATURE_HOLD].without);
+    else
+        return true;
+    return false;
 }

@@ -7,6 +7,7 @@
 #define UNDERSOCK_BPF_PROBE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 enum bpf_feature {
@@ -23,6 +24,7 @@ enum bpf_feature {
     BPF_FEATURE_TASK,
     BPF_FEATURE_MPTCP,
     BPF_FEATURE_TAKE,
+    BPF_FEATURE_HOLD, /* cgroup_skb with socket storage and ring buffers out of an array of maps */
     BPF_N_FEATURES
 };
 
@@ -40,5 +42,11 @@ extern const struct bpf_feature_info bpf_feature_infos[BPF_N_FEATURES];
  * milliseconds.
  */
 int bpf_probe(uint32_t *ret);
+
+/*
+ * Can cgroup captures here be honest? False: a sentence in `why`, and they can only be early. Takes
+ * as long as bpf_probe().
+ */
+bool bpf_can_hold(char *why, size_t why_size);
 
 #endif

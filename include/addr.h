@@ -32,6 +32,7 @@ bool addr_equal(const struct addr *a, const struct addr *b);          /* ip, sco
 bool addr_same_ip(const struct addr *a, const struct addr *b);        /* ip only */
 bool addr_is_any(const struct addr *a);                               /* 0.0.0.0 or :: */
 bool addr_is_loopback(const struct addr *a);                          /* 127.0.0.0/8 or ::1 */
+bool addr_is_link_local(const struct addr *a);                        /* fe80::/10 */
 void addr_set_v4(struct addr *ret, const void *be_ip, uint16_t port); /* be_ip: 4 bytes */
 void addr_set_v6(struct addr *ret, const void *be_ip, uint16_t port); /* be_ip: 16 bytes */
 

@@ -6,7 +6,7 @@
  * ::ffff:a.b.c.d, as in addr.h.
  *
  * Programs of connect.bpf.c, by name: us_connect4, us_connect6, us_getpeername4, us_getpeername6,
- * us_sockops. Its maps: see ABI_MAP_*.
+ * us_sockops; of hold.bpf.c: us_hold. Their maps: see ABI_MAP_*.
  */
 #ifndef UNDERSOCK_BPF_ABI_H
 #define UNDERSOCK_BPF_ABI_H
@@ -26,20 +26,22 @@
 #endif
 
 #define ABI_COMM_LEN 16
+#define ABI_SEATS    128 /* CAPTURE_SEATS */
 
 /* Maps by name; the kernel keeps 15 characters. */
 #define ABI_MAP_TO        "us_to"     /* LPM: abi_prefix → 1; destinations that are selected */
 #define ABI_MAP_EXCEPT    "us_except" /* LPM: abi_prefix → 1; not-to and the default exclusions */
 #define ABI_MAP_UIDS      "us_uids"   /* hash: uid → ABI_UID_* */
 #define ABI_MAP_PORTS     "us_ports"  /* array: port / 64 → bits */
-#define ABI_MAP_UPSTREAMS "us_upstreams" /* hash: abi_endpoint → 1 */
+#define ABI_MAP_UPSTREAMS "us_upstreams" /* hash: abi_endpoint → 1; our own listeners, too */
 #define ABI_MAP_ORIGINS   "us_origins"   /* LRU hash: abi_origin_key → abi_origin */
 #define ABI_MAP_EVENTS    "us_events"    /* ring buffer of abi_event */
 #define ABI_MAP_SEEN      "us_seen" /* LRU hash: netns cookie → 1; namespaces reported already */
 #define ABI_MAP_COUNTERS  "us_counters" /* per-CPU array: ABI_COUNT_* → u64 */
+#define ABI_MAP_RINGS     "us_rings"    /* array of maps: seat → ring buffer of abi_held */
 /* Socket storage → abi_socket; one on the machine for all instances. Its name carries the version
  * of struct abi_socket: instances of different builds must not share it. */
-#define ABI_MAP_SOCKETS "us_sockets_1"
+#define ABI_MAP_SOCKETS "us_sockets_2"
 
 #define ABI_UID_SELECT 0x01
 #define ABI_UID_EXCEPT 0x02
@@ -61,6 +63,7 @@
 #define ABI_HAS_NOT_UIDS 0x020u
 #define ABI_NO_TCP       0x040u /* the policy selects UDP only */
 #define ABI_DOWN_DIRECT  0x080u /* who cannot reach our listener goes direct instead of refused */
+#define ABI_HONEST       0x100u /* SYNs are held: connections go to a seat, not to port_v4, port_v6 */
 
 /* abi_settings.features: what this kernel lets connect programs call; the loader finds out */
 #define ABI_CAN_SET_RETVAL 0x01u /* bpf_set_retval: ECONNREFUSED instead of EPERM */
@@ -74,6 +77,12 @@
 #define ABI_KNOWN_CGROUP 0x04u
 #define ABI_KNOWN_COMM   0x08u
 
+/* A seat that takes new connections, and its listener of one family. */
+struct abi_seat {
+    ABI_U16 number;
+    ABI_U16 port;
+};
+
 /* The whole of connect.bpf.c's .rodata. */
 struct abi_settings {
     ABI_U64 netns_cookie; /* where our listener is */
@@ -83,10 +92,17 @@ struct abi_settings {
     ABI_U32 own_mark; /* sockets with (mark & own_mask) == own_mark are the daemon's */
     ABI_U32 own_mask; /* 0: no such test */
     ABI_U32 mark;
-    ABI_U16 port_v4; /* our listener on 127.0.0.1; 0: none */
-    ABI_U16 port_v6; /* our listener on ::1; 0: none */
-    ABI_U32 action;  /* ABI_PROXY, ABI_DIRECT, ABI_REFUSE */
+    ABI_U16 port_v4;                /* our listener on 127.0.0.1; 0: none */
+    ABI_U16 port_v6;                /* our listener on ::1; 0: none */
+    ABI_U32 action;                 /* ABI_PROXY, ABI_DIRECT, ABI_REFUSE */
+    ABI_U32 n_seats_v4, n_seats_v6; /* 0: the family is refused */
     ABI_U32 unused;
+    struct abi_seat seats_v4[ABI_SEATS], seats_v6[ABI_SEATS]; /* on 127.0.0.1, on ::1 */
+};
+
+/* The whole of hold.bpf.c's. It knows no policy: that is with the sockets. */
+struct abi_hold_settings {
+    ABI_U64 instance;
 };
 
 /* The key of an LPM trie. */
@@ -131,7 +147,19 @@ struct abi_socket {
     ABI_U32 sent;           /* a SYN has gone out since the decision */
     struct abi_endpoint to; /* where the kernel connects: our listener, or as asked */
     ABI_U32 device; /* interface index the socket was bound to before we unbound it; 0: none */
+    ABI_U32 seat;   /* its SYNs are held for this seat, counted from 1; 0: they are not held */
+    ABI_U32 unused;
     struct abi_origin origin;
+};
+
+/* A SYN that was held. */
+#define ABI_PACKET_MAX 256
+
+struct abi_held {
+    struct abi_origin origin;
+    ABI_U32 interface; /* index of the one it would have left by */
+    ABI_U32 len;       /* bytes in `packet`, at most ABI_PACKET_MAX; what is behind is not ours */
+    ABI_U8 packet[ABI_PACKET_MAX]; /* from the IP header on */
 };
 
 #define ABI_EVENT_FOREIGN_NETNS 1
@@ -152,14 +180,18 @@ struct abi_event {
     3 /* from another network namespace; refused or direct, counted there too */
 #define ABI_COUNT_FAILED 4 /* refused because a map or a socket option failed */
 #define ABI_COUNT_LOST   5 /* sent to our listener without an origin: the worker will refuse it */
-#define ABI_N_COUNTERS   6
+#define ABI_COUNT_MISSED 6 /* SYNs dropped for which the seat's ring had no room, or was gone */
+#define ABI_N_COUNTERS   7
 
-_Static_assert(sizeof(struct abi_settings) == 48, "abi_settings");
+_Static_assert(sizeof(struct abi_seat) == 4, "abi_seat");
+_Static_assert(sizeof(struct abi_settings) == 56 + 2 * 4 * ABI_SEATS, "abi_settings");
+_Static_assert(sizeof(struct abi_hold_settings) == 8, "abi_hold_settings");
 _Static_assert(sizeof(struct abi_prefix) == 20, "abi_prefix");
 _Static_assert(sizeof(struct abi_endpoint) == 20, "abi_endpoint");
 _Static_assert(sizeof(struct abi_origin_key) == 32, "abi_origin_key");
 _Static_assert(sizeof(struct abi_origin) == 64, "abi_origin");
-_Static_assert(sizeof(struct abi_socket) == 104, "abi_socket");
+_Static_assert(sizeof(struct abi_socket) == 112, "abi_socket");
+_Static_assert(sizeof(struct abi_held) == 72 + ABI_PACKET_MAX, "abi_held");
 _Static_assert(sizeof(struct abi_event) == 40, "abi_event");
 
 #endif

@@ -12,10 +12,63 @@
 
 #include "addr.h"
 
-/* The mark of the daemon's own sockets, and of the embedded server's; the low byte is left for what
- * a packet's mark may say later. */
-#define CAPTURE_OWN_MARK 0x55530000u
-#define CAPTURE_OWN_MASK 0xffffff00u
+/*
+ * The mark of the daemon's own sockets, and of the embedded server's. The low half tells more:
+ * CAPTURE_TPROXY_MARK is on packets of a gateway's clients that are routed to us, and
+ * CAPTURE_INJECTED on SYNs that were held and are sent again with their verdict (see
+ * capture_injected_mark()).
+ */
+#define CAPTURE_OWN_MARK    0x55530000u
+#define CAPTURE_OWN_MASK    0xffff0000u
+#define CAPTURE_TPROXY_MARK (CAPTURE_OWN_MARK | 1u)
+
+#define CAPTURE_INJECTED      (CAPTURE_OWN_MARK | 0x8000u)
+#define CAPTURE_INJECTED_MASK 0xffff8000u
+#define CAPTURE_KIND_MASK     0xffffff00u /* with the enum injected_kind */
+
+/* What becomes of an injected SYN, and what its number says. */
+enum injected_kind {
+    INJECTED_ACCEPT_NAT,    /* hook output: redirected to the listener of the seat `number` */
+    INJECTED_ACCEPT_TPROXY, /* hook gateway: likewise, by TPROXY */
+    INJECTED_EARLY_NAT,     /* to the early listener of policy `number` of the set: connected first,
+                               asked then */
+    INJECTED_EARLY_TPROXY,
+    INJECTED_REJECT, /* `number`: enum injected_reject */
+};
+
+enum injected_reject {
+    REJECT_RESET,      /* ECONNREFUSED */
+    REJECT_HOST,       /* EHOSTUNREACH */
+    REJECT_NET,        /* ENETUNREACH */
+    REJECT_PROHIBITED, /* IPv6: EACCES; IPv4 has no ICMP for that, so as REJECT_RESET */
+    REJECT_COUNT,
+};
+
+static inline uint32_t capture_injected_mark(enum injected_kind kind, unsigned number)
+{
+    return CAPTURE_INJECTED | (uint32_t)kind << 8 | (number & 0xff);
+}
+
+/*
+ * Honest connect: a worker's place. The SYNs of captures with `honest` are held, and each goes to
+ * one of the seats that are serving: of the nft captures over the nfnetlink_log group
+ * CAPTURE_LOG_GROUP + number, by a hash of the source port, with the capture's name as prefix; of
+ * the cgroup captures over a ring buffer. The listeners accept what was granted.
+ */
+#define CAPTURE_SEATS     128
+#define CAPTURE_LOG_GROUP 21760u /* 0x5500 */
+
+struct capture_seat {
+    unsigned number;           /* 0..CAPTURE_SEATS-1; those of a set ascend */
+    bool serving;              /* gets new SYNs; else it finishes what it holds */
+    uint16_t port_v4, port_v6; /* its listener for the nft captures, transparent, on 127.0.0.1 and
+                                  ::1; 0: none */
+};
+
+/* Where a cgroup capture's connections meet the worker of a seat. */
+struct capture_seat_ports {
+    uint16_t v4, v6; /* on 127.0.0.1 and ::1; 0: none */
+};
 
 enum capture_hook {
     CAPTURE_OUTPUT,  /* this host's own connections, by nftables */
@@ -74,6 +127,10 @@ struct capture_policy {
 
     uint16_t port_v4; /* our listener on 127.0.0.1, host order (gateway: transparent); 0: none */
     uint16_t port_v6; /* our listener on ::1, likewise */
+
+    bool honest; /* CAPTURE_PROXY: SYNs are held until the upstream has answered */
+    const struct capture_seat_ports *seat_ports; /* honest cgroup captures: for each of the set's
+                                                    seats, in their order */
 };
 
 /* Everything that is installed at once. Order is the order of the file: the first match wins. */
@@ -86,6 +143,8 @@ struct capture_set {
     uint32_t own_mask; /* 0: the daemon's sockets are outside every capture */
     uint32_t
         tproxy_mark; /* gateway: set on packets for our listener, and routed to this host by it */
+    const struct capture_seat *seats; /* honest captures: none serving = held by nobody, refused */
+    size_t n_seats;
 };
 
 /* Bits of origin.known. A field that could not be known stays 0 and its bit clear. */
@@ -117,6 +176,39 @@ struct origin_ops {
 struct origin_source {
     const struct origin_ops *ops;
     void *ctx;
+};
+
+/*
+ * A SYN that a capture holds back. Pointers are valid during the call only.
+ */
+struct held_syn {
+    const uint8_t *packet; /* from the IP header on, as the application's host made it (its TCP
+                              checksum may be partial); maybe cut short */
+    size_t len;
+    const char *capture;         /* name; NULL: the source knows of one only */
+    const struct origin *origin; /* whose it is, and where it was going; NULL: the packet tells
+                                    where, nobody knows whose */
+    uint32_t uid;                /* without `origin`: of the socket; valid with has_uid */
+    bool has_uid;
+    uint32_t interface; /* index of the one it came in by, or would have left by; 0: unknown */
+};
+
+typedef void (*held_syn_fn)(void *ctx, const struct held_syn *syn);
+
+/*
+ * Where a worker reads held SYNs. `fd` is readable when some wait.
+ */
+struct hold_ops {
+    /* Calls `fn` for what waits, at most `max` SYNs; never blocks. Returns how many there were;
+     * -ENOBUFS: the kernel had to drop some since the last call (they are sent again by their
+     * owners; there may be more to read); or -errno. */
+    int (*read)(void *ctx, held_syn_fn fn, void *fn_ctx, unsigned max);
+};
+
+struct hold_source {
+    const struct hold_ops *ops;
+    void *ctx;
+    int fd;
 };
 
 #endif

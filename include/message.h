@@ -51,6 +51,12 @@ struct message_stats {
     uint64_t refused_loop;         /* came back to us */
     uint64_t refused_stray;        /* nobody redirected it: a direct connection to our listener */
     uint64_t bytes_up, bytes_down; /* of ended flows */
+    uint64_t held;                 /* SYNs held now */
+    uint64_t syns, syns_again;     /* SYNs read, and those of them seen before */
+    uint64_t syns_lost;            /* times that the kernel had no room for more of them */
+    uint64_t syns_bad;             /* unfit, or of a capture that is no more */
+    uint64_t early_full;           /* max-held was reached: connected early, or refused */
+    uint64_t unaccepted;           /* granted when the application had gone */
     uint64_t bytes_copied, bytes_spliced;
     uint64_t to_splice, to_copy, no_pipe, no_stash;
 };
@@ -69,6 +75,8 @@ struct message_capture {
     char upstream[CAPTURE_NAME_MAX + 1];
     uint32_t hook; /* enum capture_hook */
     uint32_t installed;
+    uint32_t honest;     /* the application is connected when the upstream has said yes */
+    char why_early[192]; /* why it is not although it was meant to; "": it was not */
 };
 
 struct message_upstream {

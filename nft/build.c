@@ -194,6 +194,8 @@ static int build_chain(struct nft_transaction *t, struct nft_place place,
     const struct nft_label label = {.object = NFT_OBJECT_CHAIN, .index = index};
     struct nftnl_chain *n = nftnl_chain_alloc();
     struct nlmsghdr *h = NULL;
+    static const char *const types[] = {
+        [NFT_CHAIN_FILTER] = "filter", [NFT_CHAIN_NAT] = "nat", [NFT_CHAIN_ROUTE] = "route"};
     int r = 0;
 
     if (!n)
@@ -202,8 +204,7 @@ static int build_chain(struct nft_transaction *t, struct nft_place place,
         nftnl_chain_set_str(n, NFTNL_CHAIN_NAME, chain->name) < 0)
         r = -ENOMEM;
     if (r == 0 && chain->type != NFT_CHAIN_REGULAR) {
-        r = nftnl_chain_set_str(n, NFTNL_CHAIN_TYPE,
-                                chain->type == NFT_CHAIN_NAT ? "nat" : "filter");
+        r = nftnl_chain_set_str(n, NFTNL_CHAIN_TYPE, types[chain->type]);
         nftnl_chain_set_u32(n, NFTNL_CHAIN_HOOKNUM, chain->hook);
         nftnl_chain_set_s32(n, NFTNL_CHAIN_PRIO, chain->priority);
         nftnl_chain_set_u32(n, NFTNL_CHAIN_POLICY, NF_ACCEPT);

@@ -21,7 +21,7 @@
 #include "nft/cgroup.h"
 
 /* Where the kernel finds a field. */
-enum source { META, NETWORK_HEADER, TRANSPORT_HEADER, FIB, CT, SOCKET };
+enum source { META, NETWORK_HEADER, TRANSPORT_HEADER, FIB_SOURCE, FIB, CT, SOCKET };
 
 static const struct {
     enum source source;
@@ -32,12 +32,18 @@ static const struct {
     [NFT_FIELD_META_L4PROTO] = {META, NFT_META_L4PROTO},
     [NFT_FIELD_META_MARK] = {META, NFT_META_MARK},
     [NFT_FIELD_META_SKUID] = {META, NFT_META_SKUID},
+    [NFT_FIELD_SOCKET_MARK] = {SOCKET, NFT_SOCKET_MARK},
+    [NFT_FIELD_IP_SADDR] = {NETWORK_HEADER, offsetof(struct iphdr, saddr)},
     [NFT_FIELD_IP_DADDR] = {NETWORK_HEADER, offsetof(struct iphdr, daddr)},
+    [NFT_FIELD_IP6_SADDR] = {NETWORK_HEADER, offsetof(struct ip6_hdr, ip6_src)},
     [NFT_FIELD_IP6_DADDR] = {NETWORK_HEADER, offsetof(struct ip6_hdr, ip6_dst)},
+    [NFT_FIELD_TCP_SPORT] = {TRANSPORT_HEADER, offsetof(struct tcphdr, th_sport)},
     [NFT_FIELD_TCP_DPORT] = {TRANSPORT_HEADER, offsetof(struct tcphdr, th_dport)},
     [NFT_FIELD_TCP_FLAGS] = {TRANSPORT_HEADER, offsetof(struct tcphdr, th_flags)},
     [NFT_FIELD_UDP_DPORT] = {TRANSPORT_HEADER, offsetof(struct udphdr, uh_dport)},
     [NFT_FIELD_META_IIFNAME] = {META, NFT_META_IIFNAME},
+    [NFT_FIELD_META_OIFNAME] = {META, NFT_META_OIFNAME},
+    [NFT_FIELD_FIB_SADDR_TYPE] = {FIB_SOURCE, NFT_FIB_RESULT_ADDRTYPE},
     [NFT_FIELD_FIB_DADDR_TYPE] = {FIB, NFT_FIB_RESULT_ADDRTYPE},
     [NFT_FIELD_CT_STATE] = {CT, NFT_CT_STATE},
     [NFT_FIELD_CT_STATUS] = {CT, NFT_CT_STATUS},
@@ -79,6 +85,7 @@ static void load(struct writer *w, enum nft_field field, uint32_t reg)
         [META] = "meta",
         [NETWORK_HEADER] = "payload",
         [TRANSPORT_HEADER] = "payload",
+        [FIB_SOURCE] = "fib",
         [FIB] = "fib",
         [CT] = "ct",
         [SOCKET] = "socket",
@@ -93,9 +100,11 @@ static void load(struct writer *w, enum nft_field field, uint32_t reg)
         nftnl_expr_set_u32(e, NFTNL_EXPR_META_KEY, loads[field].at);
         nftnl_expr_set_u32(e, NFTNL_EXPR_META_DREG, reg);
         break;
+    case FIB_SOURCE:
     case FIB:
         nftnl_expr_set_u32(e, NFTNL_EXPR_FIB_RESULT, loads[field].at);
-        nftnl_expr_set_u32(e, NFTNL_EXPR_FIB_FLAGS, NFTA_FIB_F_DADDR);
+        nftnl_expr_set_u32(e, NFTNL_EXPR_FIB_FLAGS,
+                           loads[field].source == FIB ? NFTA_FIB_F_DADDR : NFTA_FIB_F_SADDR);
         nftnl_expr_set_u32(e, NFTNL_EXPR_FIB_DREG, reg);
         break;
     case CT:
@@ -320,15 +329,21 @@ static void add_tproxy(struct writer *w, bool v6, uint16_t port)
     nftnl_expr_set_u32(e, NFTNL_EXPR_TPROXY_REG_PORT, port_reg);
 }
 
-static void add_set_mark(struct writer *w, uint32_t mark)
+/* The packet's mark becomes what is in the register. */
+static void store_mark(struct writer *w)
 {
-    load_data(w, NFT_REG32_00, &mark, sizeof(mark));
     struct nftnl_expr *e = add(w, "meta");
 
     if (!e)
         return;
     nftnl_expr_set_u32(e, NFTNL_EXPR_META_KEY, NFT_META_MARK);
     nftnl_expr_set_u32(e, NFTNL_EXPR_META_SREG, NFT_REG32_00);
+}
+
+static void add_set_mark(struct writer *w, uint32_t mark)
+{
+    load_data(w, NFT_REG32_00, &mark, sizeof(mark));
+    store_mark(w);
 }
 
 static void add_set_label(struct writer *w, uint32_t label)
@@ -374,6 +389,51 @@ static void add_reject(struct writer *w, uint32_t type, uint8_t code)
     nftnl_expr_set_u8(e, NFTNL_EXPR_REJECT_CODE, code);
 }
 
+static void add_sport_hash(struct writer *w, const struct nft_expr *x)
+{
+    require(w, NFT_FIELD_TCP_SPORT);
+    load(w, NFT_FIELD_TCP_SPORT, NFT_REG32_01);
+    struct nftnl_expr *e = add(w, "hash");
+
+    if (!e)
+        return;
+    nftnl_expr_set_u32(e, NFTNL_EXPR_HASH_TYPE, NFT_HASH_JENKINS);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_HASH_SREG, NFT_REG32_01);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_HASH_DREG, NFT_REG32_00);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_HASH_LEN, sizeof(uint16_t));
+    nftnl_expr_set_u32(e, NFTNL_EXPR_HASH_MODULUS, x->modulus);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_HASH_SEED, x->seed);
+    compare(w, NFT_OP_EQ, &x->remainder, sizeof(x->remainder));
+}
+
+static void add_log(struct writer *w, const struct nft_expr *x)
+{
+    struct nftnl_expr *e = add(w, "log");
+
+    if (!e)
+        return;
+    if (nftnl_expr_set_str(e, NFTNL_EXPR_LOG_PREFIX, x->prefix) < 0)
+        w->failed = true;
+    nftnl_expr_set_u16(e, NFTNL_EXPR_LOG_GROUP, x->group);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_LOG_SNAPLEN, x->snaplen);
+    nftnl_expr_set_u16(e, NFTNL_EXPR_LOG_QTHRESHOLD, 1);
+}
+
+static void add_keep_source(struct writer *w, bool v6)
+{
+    enum nft_field source = v6 ? NFT_FIELD_IP6_SADDR : NFT_FIELD_IP_SADDR;
+
+    require(w, source);
+    load(w, source, NFT_REG32_00);
+    struct nftnl_expr *e = add(w, "nat");
+
+    if (!e)
+        return;
+    nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_TYPE, NFT_NAT_SNAT);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_FAMILY, v6 ? NFPROTO_IPV6 : NFPROTO_IPV4);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_REG_ADDR_MIN, NFT_REG32_00);
+}
+
 int nft_expr_add_all(const struct nft_ruleset *rs, const char *suffix, const struct nft_rule *rule,
                      struct nftnl_rule *ret)
 {
@@ -397,7 +457,7 @@ int nft_expr_add_all(const struct nft_ruleset *rs, const char *suffix, const str
             add_reject(&w, NFT_REJECT_TCP_RST, 0);
             break;
         case NFT_EXPR_REJECT:
-            add_reject(&w, NFT_REJECT_ICMPX_UNREACH, NFT_REJECT_ICMPX_ADMIN_PROHIBITED);
+            add_reject(&w, NFT_REJECT_ICMPX_UNREACH, (uint8_t)x->number);
             break;
         case NFT_EXPR_CGROUP:
             r = add_cgroup(&w, rs->cgroups[x->cgroup]);
@@ -408,8 +468,21 @@ int nft_expr_add_all(const struct nft_ruleset *rs, const char *suffix, const str
         case NFT_EXPR_SET_MARK:
             add_set_mark(&w, x->number);
             break;
+        case NFT_EXPR_SOCKET_MARK:
+            load(&w, NFT_FIELD_SOCKET_MARK, NFT_REG32_00);
+            store_mark(&w);
+            break;
         case NFT_EXPR_SET_LABEL:
             add_set_label(&w, x->number);
+            break;
+        case NFT_EXPR_SPORT_HASH:
+            add_sport_hash(&w, x);
+            break;
+        case NFT_EXPR_LOG:
+            add_log(&w, x);
+            break;
+        case NFT_EXPR_KEEP_SOURCE:
+            add_keep_source(&w, x->v6);
             break;
         }
     }

@@ -19,6 +19,10 @@
 #define NFT_KEY_SIZE 20 /* an IPv6 address and a port, padded to 4 bytes */
 #define NFT_RULE_MAX 12 /* expressions of one rule */
 
+#define NFT_PREFIX_SIZE                                                      \
+    32 /* of what is logged, the terminating 0 included; the kernel's is 128 \
+        */
+
 enum nft_type {
     NFT_TYPE_NFPROTO,
     NFT_TYPE_INET_PROTOCOL,
@@ -51,12 +55,18 @@ enum nft_field {
     NFT_FIELD_META_L4PROTO,
     NFT_FIELD_META_MARK,
     NFT_FIELD_META_SKUID,
+    NFT_FIELD_SOCKET_MARK, /* of the socket that sends it, whatever became of the packet's */
+    NFT_FIELD_IP_SADDR,
     NFT_FIELD_IP_DADDR,
+    NFT_FIELD_IP6_SADDR,
     NFT_FIELD_IP6_DADDR,
+    NFT_FIELD_TCP_SPORT,
     NFT_FIELD_TCP_DPORT,
     NFT_FIELD_TCP_FLAGS,
     NFT_FIELD_UDP_DPORT,
     NFT_FIELD_META_IIFNAME,
+    NFT_FIELD_META_OIFNAME,
+    NFT_FIELD_FIB_SADDR_TYPE,
     NFT_FIELD_FIB_DADDR_TYPE,
     NFT_FIELD_CT_STATE,
     NFT_FIELD_CT_STATUS,
@@ -92,11 +102,15 @@ enum nft_expr_kind {
     NFT_EXPR_VERDICT,
     NFT_EXPR_REDIRECT,  /* nat chains, after a match on the transport protocol */
     NFT_EXPR_TCP_RESET, /* filter chains: reject with tcp reset */
-    NFT_EXPR_REJECT,    /* filter chains: reject with icmpx admin-prohibited */
+    NFT_EXPR_REJECT,    /* filter chains: reject with icmpx, `number`: NFT_REJECT_ICMPX_* */
     NFT_EXPR_CGROUP,    /* matches sockets made in a cgroup or below it, at the output hook */
     NFT_EXPR_TPROXY,    /* prerouting, after a match on the transport protocol: to our loopback */
     NFT_EXPR_SET_MARK,
-    NFT_EXPR_SET_LABEL, /* of connection tracking: adds one */
+    NFT_EXPR_SOCKET_MARK, /* sets the packet's mark to its socket's */
+    NFT_EXPR_SET_LABEL,   /* of connection tracking: adds one */
+    NFT_EXPR_SPORT_HASH,  /* matches TCP whose source port has this hash */
+    NFT_EXPR_LOG,         /* a copy to who has the group; the rule goes on */
+    NFT_EXPR_KEEP_SOURCE, /* nat chains at postrouting: snat to the address that it has */
 };
 
 struct nft_expr {
@@ -105,9 +119,12 @@ struct nft_expr {
     enum nft_verdict verdict;
     unsigned chain;  /* NFT_VERDICT_JUMP, NFT_VERDICT_GOTO: where to */
     uint16_t port;   /* NFT_EXPR_REDIRECT, NFT_EXPR_TPROXY, host order */
-    bool v6;         /* NFT_EXPR_TPROXY: to ::1, else to 127.0.0.1 */
-    uint32_t number; /* NFT_EXPR_SET_MARK, NFT_EXPR_SET_LABEL */
+    bool v6;         /* NFT_EXPR_TPROXY: to ::1, else to 127.0.0.1; NFT_EXPR_KEEP_SOURCE */
+    uint32_t number; /* NFT_EXPR_SET_MARK, NFT_EXPR_SET_LABEL, NFT_EXPR_REJECT */
     unsigned cgroup; /* NFT_EXPR_CGROUP: which of the form's */
+    uint32_t modulus, seed, remainder; /* NFT_EXPR_SPORT_HASH */
+    uint16_t group, snaplen;           /* NFT_EXPR_LOG */
+    char prefix[NFT_PREFIX_SIZE];      /* likewise */
 };
 
 struct nft_rule {
@@ -115,7 +132,8 @@ struct nft_rule {
     unsigned n_exprs; /* NFT_RULE_MAX + 1: there was no room for all */
 };
 
-enum nft_chain_type { NFT_CHAIN_REGULAR, NFT_CHAIN_FILTER, NFT_CHAIN_NAT };
+/* A packet whose mark a NFT_CHAIN_ROUTE changes is routed again; such a chain is at output. */
+enum nft_chain_type { NFT_CHAIN_REGULAR, NFT_CHAIN_FILTER, NFT_CHAIN_NAT, NFT_CHAIN_ROUTE };
 
 struct nft_chain {
     char name[NFT_ID_SIZE];

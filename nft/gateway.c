@@ -9,10 +9,14 @@
  *   prerouting     what is not ours to look at; then SYNs by capture
  *   established    all other packets
  *   tproxyN_PORT   to one listener, or nowhere
+ *   hold_N         held, for a capture N that is honest (nft/hold.c)
  *
  * A SYN that a capture selects is given to the listener and marked, and the policy route of
  * nft/routes.h brings it in. `tproxy` without a listener does nothing, and the packet would be
  * forwarded: the next rule drops it.
+ *
+ * What was held is sent again by this host and comes in by lo, with the mark that says so: the
+ * chain `loopback` has given it to its listener before this one looks, and left our own mark on it.
  *
  * Other packets belong to a transparent socket of ours, and are marked for the same route before
  * any selection, so that no reload cuts a connection; or to a connection that is forwarded, whether
@@ -46,6 +50,7 @@
 #include <linux/netfilter.h>
 #include <linux/rtnetlink.h>
 
+#include "nft/hold.h"
 #include "nft/selection.h"
 
 #define PRIORITY_GATEWAY (-130)
@@ -63,7 +68,7 @@ size_t nft_gateway_captures(const struct nft_maker *m)
     for (size_t i = 0; i < m->set->n_policies; i++)
         for (enum nft_family f = NFT_V4; f < NFT_N_FAMILIES; f++)
             if (is_gateway(m, i) && nft_selects_family(&m->set->policies[i], f) &&
-                nft_treatment(&m->set->policies[i], f) != NFT_TREAT_RETURN)
+                nft_treatment(m->set, &m->set->policies[i], f) != NFT_TREAT_RETURN)
                 n = i + 1;
     return n;
 }
@@ -145,11 +150,14 @@ static int append_capture(struct nft_maker *m, unsigned chain, size_t i)
         r = nft_match_selection(m, i, f, NFT_TCP, &rule);
         if (r < 0)
             break;
-        switch (nft_treatment(p, f)) {
+        switch (nft_treatment(m->set, p, f)) {
         case NFT_TREAT_REDIRECT:
             r = find_or_add_tproxy(m, f, nft_listener_port(p, f), &tproxy);
             if (r == 0)
                 nft_rule_verdict(&rule, NFT_VERDICT_GOTO, tproxy);
+            break;
+        case NFT_TREAT_HOLD:
+            r = nft_rule_hold(m, i, &rule);
             break;
         case NFT_TREAT_REFUSE:
             r = nft_rule_refuse(m, &rule, NFT_TCP);
@@ -197,5 +205,5 @@ int nft_gateway_add(struct nft_maker *m, size_t n)
     for (size_t i = 0; r == 0 && i < n; i++)
         if (is_gateway(m, i))
             r = append_capture(m, chain, i);
-    return r;
+    return r == 0 && nft_has_seats(m->set) ? nft_add_loopback(m) : r;
 }

@@ -14,6 +14,9 @@
  * where without it they would go out to their original destination. A nat chain alone does not
  * keep connection tracking at work: the rule about the state of a connection does.
  *
+ * A SYN that was held is dropped before it comes here. When it is sent again (nft/hold.c), it bears
+ * our mark; it must be on its way to this host by then, by lo, or it is refused like any other.
+ *
  * As in the first table, only SYNs are selected, so that connections which began before the
  * daemon go on, and so do the resets that the kernel itself sends in answer. A gateway's
  * connections carry NFT_FLOW_LABEL; their other packets are answered with a reset.
@@ -41,6 +44,7 @@
 #include "nft/cgroup.h"
 #include "nft/explain.h"
 #include "nft/form.h"
+#include "nft/hold.h"
 #include "nft/ruleset.h"
 #include "nft/selection.h"
 #include "nft/text.h"
@@ -63,9 +67,9 @@ static bool selects(const struct nft_maker *m, size_t i, enum nft_transport tran
 }
 
 /* Whether the guard refuses what the capture selects of the family; else it lets it pass. */
-static bool refuses(const struct capture_policy *p, enum nft_family f)
+static bool refuses(const struct nft_maker *m, const struct capture_policy *p, enum nft_family f)
 {
-    return p->fail_closed && nft_treatment(p, f) != NFT_TREAT_RETURN;
+    return p->fail_closed && nft_treatment(m->set, p, f) != NFT_TREAT_RETURN;
 }
 
 /* How many captures a chain must hold so that all that refuse are among them. */
@@ -76,7 +80,7 @@ static size_t captures(const struct nft_maker *m, enum nft_transport transport, 
     for (size_t i = 0; i < m->set->n_policies; i++)
         for (enum nft_family f = NFT_V4; f < NFT_N_FAMILIES; f++)
             if (selects(m, i, transport, hooks) && nft_selects_family(&m->set->policies[i], f) &&
-                refuses(&m->set->policies[i], f))
+                refuses(m, &m->set->policies[i], f))
                 n = i + 1;
     return n;
 }
@@ -95,7 +99,7 @@ static int append_captures(struct nft_maker *m, unsigned chain, enum nft_transpo
             if (!selects(m, i, transport, hooks) || !nft_selects_family(p, f))
                 continue;
             r = nft_match_selection(m, i, f, transport, &rule);
-            if (r == 0 && refuses(p, f))
+            if (r == 0 && refuses(m, p, f))
                 r = nft_rule_refuse(m, &rule, transport);
             else
                 nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
@@ -138,6 +142,8 @@ static int add_output(struct nft_maker *m, unsigned hooks)
     if (r == 0)
         r = nft_form_add_chain(m->rs, "output", NFT_CHAIN_FILTER, NF_INET_LOCAL_OUT, PRIORITY_GUARD,
                                &chain);
+    if (r == 0 && nft_has_seats(m->set))
+        r = nft_append_injected_guard(m, chain);
     if (r == 0)
         r = nft_append_own_mark_return(m, chain);
     if (r == 0)

@@ -54,6 +54,11 @@ uint16_t nft_listener_port(const struct capture_policy *p, enum nft_family f)
     return f == NFT_V4 ? p->port_v4 : p->port_v6;
 }
 
+uint16_t nft_seat_port(const struct capture_seat *seat, enum nft_family f)
+{
+    return f == NFT_V4 ? seat->port_v4 : seat->port_v6;
+}
+
 static int add_set(struct nft_ruleset *rs, const char *name, enum nft_type type, unsigned *ret)
 {
     /* Users and interfaces come one by one; ports and addresses come in ranges. */
@@ -188,8 +193,7 @@ static int add_upstreams(struct nft_ruleset *rs, const struct capture_set *set, 
     return r;
 }
 
-static int add_listeners(struct nft_ruleset *rs, const struct capture_set *set, enum nft_family f,
-                         unsigned *ret)
+static int add_listener(struct nft_ruleset *rs, enum nft_family f, uint16_t port, unsigned *ret)
 {
     static const uint8_t loopback[][16] = {
         [NFT_V4] = {[10] = 0xff, [11] = 0xff, [12] = 127, [15] = 1},
@@ -197,15 +201,29 @@ static int add_listeners(struct nft_ruleset *rs, const struct capture_set *set, 
     };
     int r = 0;
 
-    for (size_t i = 0; r == 0 && i < set->n_policies; i++) {
-        uint16_t port = nft_listener_port(&set->policies[i], f);
+    if (port == 0)
+        return 0;
+    if (*ret == NFT_NO_SET)
+        r = add_pair_set(rs, "listeners", f, ret);
+    return r < 0 ? r : add_pair(&rs->sets[*ret], f, loopback[f], port);
+}
 
-        if (port == 0)
+/* Those of the captures, of the seats, and of the cgroup captures at each seat. */
+static int add_listeners(struct nft_ruleset *rs, const struct capture_set *set, enum nft_family f,
+                         unsigned *ret)
+{
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < set->n_seats; i++)
+        r = add_listener(rs, f, nft_seat_port(&set->seats[i], f), ret);
+    for (size_t i = 0; r == 0 && i < set->n_policies; i++) {
+        const struct capture_policy *p = &set->policies[i];
+
+        r = add_listener(rs, f, nft_listener_port(p, f), ret);
+        if (p->hook != CAPTURE_CGROUP || !p->honest || !p->seat_ports)
             continue;
-        if (*ret == NFT_NO_SET)
-            r = add_pair_set(rs, "listeners", f, ret);
-        if (r == 0)
-            r = add_pair(&rs->sets[*ret], f, loopback[f], port);
+        for (size_t j = 0; r == 0 && j < set->n_seats; j++)
+            r = add_listener(rs, f, f == NFT_V4 ? p->seat_ports[j].v4 : p->seat_ports[j].v6, ret);
     }
     if (r == 0 && *ret != NFT_NO_SET)
         nft_set_finish(&rs->sets[*ret]);

@@ -44,6 +44,8 @@ bool nft_selects(const struct capture_policy *p, const struct nft_scope *scope);
 bool nft_selects_family(const struct capture_policy *p, enum nft_family f);
 /* 0: the capture has no listener in the family. */
 uint16_t nft_listener_port(const struct capture_policy *p, enum nft_family f);
+/* The same for a seat. */
+uint16_t nft_seat_port(const struct capture_seat *seat, enum nft_family f);
 
 /* Both fill `ret` also when they fail halfway; the sets belong to `rs`. -ENOMEM. */
 int nft_add_shared_sets(struct nft_ruleset *rs, const struct capture_set *set,

@@ -11,8 +11,12 @@
 #include <linux/netfilter.h>
 
 #include "nft/batch.h"
+#include "nft/explain.h"
 #include "nft/form.h"
+#include "nft/log.h"
 #include "nft/ruleset.h"
+
+#define TRIAL_GROUP (CAPTURE_LOG_GROUP + CAPTURE_SEATS) /* no seat's */
 
 const char *nft_feature_name(enum nft_feature feature)
 {
@@ -25,6 +29,8 @@ const char *nft_feature_name(enum nft_feature feature)
         [NFT_FEATURE_LABEL] = "conntrack labels",
         [NFT_FEATURE_CT_STATUS] = "conntrack state",
         [NFT_FEATURE_FIB] = "address types",
+        [NFT_FEATURE_HOLD] = "rules that hold SYNs",
+        [NFT_FEATURE_LOG] = "nfnetlink_log",
     };
 
     return names[feature];
@@ -92,6 +98,38 @@ static int add_expressions(enum nft_feature feature, struct nft_ruleset *rs, str
     return 0;
 }
 
+/* What nft/hold.c asks for beyond the other features. */
+static int make_hold(struct nft_ruleset *rs)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+    unsigned chain;
+    int r = nft_form_add_chain(rs, "trial", NFT_CHAIN_ROUTE, NF_INET_LOCAL_OUT, -110, &chain);
+
+    match_nothing(&rule);
+    nft_rule_match(&rule, NFT_FIELD_SOCKET_MARK, NFT_OP_EQ, 1);
+    nft_rule_add(&rule, NFT_EXPR_SOCKET_MARK);
+    struct nft_expr *hash = nft_rule_add(&rule, NFT_EXPR_SPORT_HASH);
+
+    hash->modulus = 2;
+    hash->seed = 1;
+    struct nft_expr *log = nft_rule_add(&rule, NFT_EXPR_LOG);
+
+    log->group = TRIAL_GROUP;
+    log->snaplen = NFT_LOG_SNAPLEN;
+    strcpy(log->prefix, "trial");
+    if (r == 0)
+        r = nft_chain_append(&rs->chains[chain], &rule);
+    if (r == 0)
+        r = nft_form_add_chain(rs, "trial_source", NFT_CHAIN_NAT, NF_INET_POST_ROUTING, 90, &chain);
+    for (unsigned i = 0; r == 0 && i < 2; i++) {
+        rule.n_exprs = 0;
+        match_nothing(&rule);
+        nft_rule_add(&rule, NFT_EXPR_KEEP_SOURCE)->v6 = i == 1;
+        r = nft_chain_append(&rs->chains[chain], &rule);
+    }
+    return r;
+}
+
 static int make_form(enum nft_feature feature, struct nft_ruleset *rs)
 {
     enum nft_chain_type type = feature == NFT_FEATURE_REDIRECT ? NFT_CHAIN_NAT
@@ -101,6 +139,9 @@ static int make_form(enum nft_feature feature, struct nft_ruleset *rs)
     unsigned hook = feature == NFT_FEATURE_TPROXY ? NF_INET_PRE_ROUTING : NF_INET_LOCAL_OUT;
     struct nft_rule rule = {.n_exprs = 0};
     unsigned chain;
+
+    if (feature == NFT_FEATURE_HOLD)
+        return make_hold(rs);
     int r = nft_form_add_chain(rs, "trial", type, hook, -110, &chain);
 
     if (r < 0 || feature == NFT_FEATURE_OWNER)
@@ -110,8 +151,23 @@ static int make_form(enum nft_feature feature, struct nft_ruleset *rs)
     return r < 0 ? r : nft_chain_append(&rs->chains[chain], &rule);
 }
 
+/* A group that somebody has shows it as well. */
+static int try_log(char *why, size_t size)
+{
+    int fd, r = nft_log_open(TRIAL_GROUP, &fd, why, size);
+
+    if (r == 0)
+        close(fd);
+    if (r != -EBUSY)
+        return r;
+    why[0] = '\0';
+    return 0;
+}
+
 static int try_feature(struct nft_owner *owner, enum nft_feature feature, char *why, size_t size)
 {
+    if (feature == NFT_FEATURE_LOG)
+        return try_log(why, size);
     struct nft_ruleset *rs = nft_form_new();
     int r = rs ? make_form(feature, rs) : -ENOMEM;
 
@@ -120,18 +176,43 @@ static int try_feature(struct nft_owner *owner, enum nft_feature feature, char *
     else
         r = nft_owner_replace(owner, rs, why, size);
     nft_ruleset_free(rs);
+    if (feature == NFT_FEATURE_HOLD && r == -EOPNOTSUPP)
+        nft_say(r, why, size,
+                "nftables: SYNs cannot be held: this kernel lacks one of the modules nft_hash, "
+                "nft_log, nft_socket, nft_nat and nfnetlink_log");
     return r;
+}
+
+static int open_scratch(struct nft_owner **ret, char *why, size_t size)
+{
+    char table[NFT_ID_SIZE];
+
+    snprintf(table, sizeof(table), NFT_TABLE "-probe-%d", getpid());
+    return nft_owner_open_table(table, ret, why, size);
+}
+
+int nft_probe_hold(char *why, size_t size)
+{
+    struct nft_owner *owner;
+    char reason[512] = "";
+    int r = open_scratch(&owner, why, size);
+
+    if (r < 0)
+        return r;
+    r = try_feature(owner, NFT_FEATURE_HOLD, reason, sizeof(reason));
+    if (r == 0)
+        r = try_feature(owner, NFT_FEATURE_LOG, reason, sizeof(reason));
+    nft_owner_close(owner);
+    return r < 0 ? nft_say(r, why, size, "%s", reason) : 0;
 }
 
 int nft_probe(struct nft_probe *ret, char *why, size_t size)
 {
     struct nft_probe probe;
     struct nft_owner *owner;
-    char table[NFT_ID_SIZE];
 
     memset(&probe, 0, sizeof(probe));
-    snprintf(table, sizeof(table), NFT_TABLE "-probe-%d", getpid());
-    int r = nft_owner_open_table(table, &owner, why, size);
+    int r = open_scratch(&owner, why, size);
 
     if (r < 0)
         return r;

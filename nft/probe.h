@@ -18,6 +18,8 @@ enum nft_feature {
     NFT_FEATURE_LABEL,     /* labels of connection tracking, which tell a gateway's connections */
     NFT_FEATURE_CT_STATUS, /* state and status of connection tracking */
     NFT_FEATURE_FIB,       /* the type of an address */
+    NFT_FEATURE_HOLD,      /* held SYNs: hash, log and the snat of the injected ones */
+    NFT_FEATURE_LOG,       /* nfnetlink_log: somebody can read what is logged */
     NFT_N_FEATURES,
 };
 
@@ -31,5 +33,10 @@ const char *nft_feature_name(enum nft_feature feature);
 /* 0 when every feature was tried, whatever came out; -errno (-EPERM, -EOPNOTSUPP: see
  * nft_owner_open()) when nothing could be tried. */
 int nft_probe(struct nft_probe *ret, char *why, size_t size);
+/*
+ * Whether SYNs can be held here (NFT_FEATURE_HOLD and NFT_FEATURE_LOG alone). 0; -EOPNOTSUPP: the
+ * kernel lacks what `why` says; -errno when it could not be tried.
+ */
+int nft_probe_hold(char *why, size_t size);
 
 #endif

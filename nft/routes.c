@@ -11,6 +11,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "capture.h"
+
 #define BUFFER 1024
 
 /* Sends one request and waits for its acknowledgement. 0 or -errno. */
@@ -46,9 +48,22 @@ static struct nlmsghdr *begin(char *buf, int type, bool add)
     return h;
 }
 
-/* With `back`: for what only looks where the packet came from. */
-static int rule(struct mnl_socket *nl, bool add, uint8_t family, uint32_t mark, uint32_t mask,
-                bool back)
+struct policy_rule {
+    uint32_t mark, mask;
+    bool back; /* for what only looks where the packet came from */
+};
+
+/* The kinds by TPROXY are those that have the bit 0x100. */
+static const struct policy_rule rules[] = {
+    {CAPTURE_TPROXY_MARK, UINT32_MAX, true},
+    {CAPTURE_TPROXY_MARK, UINT32_MAX, false},
+    {CAPTURE_INJECTED | INJECTED_ACCEPT_TPROXY << 8, CAPTURE_INJECTED_MASK | 0x100, false},
+    {CAPTURE_INJECTED | INJECTED_REJECT << 8 | REJECT_RESET, UINT32_MAX, false},
+};
+
+#define N_RULES (sizeof(rules) / sizeof(rules[0]))
+
+static int rule(struct mnl_socket *nl, bool add, uint8_t family, const struct policy_rule *p)
 {
     char buf[BUFFER];
     struct nlmsghdr *h = begin(buf, add ? RTM_NEWRULE : RTM_DELRULE, add);
@@ -57,12 +72,12 @@ static int rule(struct mnl_socket *nl, bool add, uint8_t family, uint32_t mark, 
     r->family = family;
     r->action = FR_ACT_TO_TBL;
     r->table = RT_TABLE_UNSPEC; /* the number is larger than a byte */
-    mnl_attr_put_u32(h, FRA_TABLE, back ? RT_TABLE_MAIN : ROUTES_TABLE);
-    mnl_attr_put_u32(h, FRA_PRIORITY, back ? ROUTES_PRIORITY - 1 : ROUTES_PRIORITY);
-    if (back)
+    mnl_attr_put_u32(h, FRA_TABLE, p->back ? RT_TABLE_MAIN : ROUTES_TABLE);
+    mnl_attr_put_u32(h, FRA_PRIORITY, p->back ? ROUTES_PRIORITY - 1 : ROUTES_PRIORITY);
+    if (p->back)
         mnl_attr_put_strz(h, FRA_IIFNAME, "lo");
-    mnl_attr_put_u32(h, FRA_FWMARK, mark);
-    mnl_attr_put_u32(h, FRA_FWMASK, mask);
+    mnl_attr_put_u32(h, FRA_FWMARK, p->mark);
+    mnl_attr_put_u32(h, FRA_FWMASK, p->mask);
     mnl_attr_put_u8(h, FRA_PROTOCOL, ROUTES_PROTOCOL);
     return transact(nl, h);
 }
@@ -83,14 +98,12 @@ static int route(struct mnl_socket *nl, bool add, uint8_t family)
     return transact(nl, h);
 }
 
-static int install_family(struct mnl_socket *nl, uint8_t family, uint32_t mark, uint32_t mask)
+static int install_family(struct mnl_socket *nl, uint8_t family)
 {
     int r = route(nl, true, family);
 
-    if (r == 0 || r == -EEXIST)
-        r = rule(nl, true, family, mark, mask, true);
-    if (r == 0 || r == -EEXIST)
-        r = rule(nl, true, family, mark, mask, false);
+    for (size_t i = 0; i < N_RULES && (r == 0 || r == -EEXIST); i++)
+        r = rule(nl, true, family, &rules[i]);
     return r == -EEXIST ? 0 : r;
 }
 
@@ -110,14 +123,14 @@ static int open_socket(struct mnl_socket **ret)
     return 0;
 }
 
-int routes_install(uint32_t mark, uint32_t mask, bool *ret_v6, char *why, size_t why_size)
+int routes_install(bool *ret_v6, char *why, size_t why_size)
 {
     struct mnl_socket *nl;
     int r = open_socket(&nl);
 
     if (r == 0) {
-        r = install_family(nl, AF_INET, mark, mask);
-        int v6 = r == 0 ? install_family(nl, AF_INET6, mark, mask) : r;
+        r = install_family(nl, AF_INET);
+        int v6 = r == 0 ? install_family(nl, AF_INET6) : r;
 
         mnl_socket_close(nl);
         if (r == 0 && ret_v6)
@@ -131,7 +144,7 @@ int routes_install(uint32_t mark, uint32_t mask, bool *ret_v6, char *why, size_t
     return r;
 }
 
-void routes_remove(uint32_t mark, uint32_t mask)
+void routes_remove(void)
 {
     struct mnl_socket *nl;
 
@@ -140,8 +153,8 @@ void routes_remove(uint32_t mark, uint32_t mask)
     for (unsigned i = 0; i < 2; i++) {
         uint8_t family = i == 0 ? AF_INET : AF_INET6;
 
-        rule(nl, false, family, mark, mask, false);
-        rule(nl, false, family, mark, mask, true);
+        for (size_t j = N_RULES; j-- > 0;)
+            rule(nl, false, family, &rules[j]);
         route(nl, false, family);
     }
     mnl_socket_close(nl);

@@ -1,8 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What TPROXY needs besides its rule: marked packets are routed to this host itself. One policy
- * rule (fwmark → table) and one route (local default dev lo in that table) per family, with a
- * table, a priority and a protocol number of our own. Before it a rule "iif lo fwmark lookup main":
+ * What TPROXY needs besides its rule: marked packets are routed to this host itself. Policy rules
+ * (fwmark → table) and one route (local default dev lo in that table) per family, with a table, a
+ * priority and a protocol number of our own. The marks are
+ *
+ *   CAPTURE_TPROXY_MARK               packets of a gateway's clients
+ *   the kinds INJECTED_..._TPROXY     SYNs of those that were held and are sent again: by lo
+ *   INJECTED_REJECT, REJECT_RESET     so that they can be sent also where this host has no route to
+ *                                     the destination. Those that are rejected by ICMP take the
+ *                                     ordinary route: on the local one, Linux would send an ICMP
+ *                                     error from the destination's address, and for IPv4 refuses to
+ *
+ * Before the first a rule "iif lo fwmark lookup main":
  * a reverse path check by nftables that includes the mark (`fib saddr . mark . iif`, firewalld's
  * default for IPv6; src_valid_mark for IPv4) asks as if from lo, and must find where the client is,
  * not our local route. Left over after a crash they harm nothing, as
@@ -20,12 +29,12 @@
 #define ROUTES_PROTOCOL 85     /* `ip rule` and `ip route` show it as "proto 85" */
 
 /*
- * Installs both for IPv4 and, where the host has it, IPv6, in the calling thread's network
+ * Installs all of it for IPv4 and, where the host has it, IPv6, in the calling thread's network
  * namespace; what is there already is adopted. 0; -EPERM: no CAP_NET_ADMIN; -EOPNOTSUPP: no policy
  * routing in this kernel; -errno; with one line in `why`. `ret_v6` (may be NULL): IPv6 is there.
  */
-int routes_install(uint32_t mark, uint32_t mask, bool *ret_v6, char *why, size_t why_size);
-/* Removes them, as far as they are there. */
-void routes_remove(uint32_t mark, uint32_t mask);
+int routes_install(bool *ret_v6, char *why, size_t why_size);
+/* Removes it, as far as it is there. */
+void routes_remove(void);
 
 #endif

@@ -4,22 +4,28 @@
  *
  * Theory of operation. Two base chains at the output hook see each packet of this host:
  *
- *   refuse  filter, priority -120   rejects; only there when some capture refuses
- *   output  nat, priority -110      redirects to 127.0.0.1 or ::1, before the -100 of others
+ *   select  priority -120        rejects and holds (nft/hold.h); only there when some capture does
+ *   output  nat, priority -110   redirects to 127.0.0.1 or ::1, before the -100 of others
  *
- * Both walk the captures in order, and the first rule that matches ends the walk: nat cannot reject
- * and filter cannot redirect, so each chain holds what it can do and returns for the rest.
+ * Both walk the captures in order, and the first rule that matches ends the walk: nat can neither
+ * reject nor hold, and others cannot redirect, so each chain does what it can and returns for the
+ * rest.
  *
- * What the first rejects does not reach the second, but for one case: while rules are replaced, a
- * packet may pass the first with the old rules and the second with the new ones. So that it does
- * not get away, the second drops what the first would reject, and the retransmission is rejected
- * properly.
+ * What the first rejects or holds does not reach the second, but for a few cases: while rules are
+ * replaced, a packet may pass the first with the old rules and the second with the new ones; and
+ * somebody may have taken a SYN that was held, and is sent again, for one of his own (nft/hold.c).
+ * So that it does not get away, the second drops what the first would reject, and the
+ * retransmission is rejected properly; and it redirects what the first would hold, to a listener
+ * that accepts at once.
  *
  * The second is there even if no capture redirects, and comes before the first in the table: the
  * kernel translates the packets of a connection that was redirected earlier only as long as
  * somebody has a nat chain at all, and a chain that stays keeps its place in nft's listing when
  * others come and go. A nat chain without a rule that needs connection tracking is not enough,
  * as tracking stops a moment after the last one is gone; that is what the first rule is for.
+ *
+ * With seats, SYNs that were held come by a second time, with a verdict. The rules about them come
+ * first, and are there with the chains even where only the gateway has captures.
  *
  * Both begin with what no capture takes:
  *   - anything but a SYN. Connection tracking adopts a connection that is older than itself in
@@ -44,26 +50,56 @@
 #include <linux/netfilter/nf_conntrack_common.h>
 
 #include "nft/gateway.h"
+#include "nft/hold.h"
 #include "nft/selection.h"
 
-#define PRIORITY_REFUSE (-120)
+#define PRIORITY_SELECT (-120)
 #define PRIORITY_OUTPUT (-110)
 
-/* What no capture takes; see the top of the file. */
-static int append_exemptions(struct nft_maker *m, unsigned chain)
+static int append_not_syn_return(struct nft_maker *m, unsigned chain)
 {
     struct nft_rule rule = {.n_exprs = 0};
 
     nft_match_not_syn(&rule);
-    int r = nft_append_return(m, chain, &rule);
+    return nft_append_return(m, chain, &rule);
+}
 
-    if (r == 0)
-        r = nft_append_own_mark_return(m, chain);
+/* What no capture takes, but for packets that are no SYN; see the top of the file. */
+static int append_exemptions(struct nft_maker *m, unsigned chain)
+{
+    int r = nft_append_own_mark_return(m, chain);
+
     if (r == 0)
         r = nft_append_pairs_return(m, chain, m->shared.upstreams);
     if (r == 0)
         r = nft_append_pairs_return(m, chain, m->shared.listeners);
     return r;
+}
+
+/* What the chain `output` makes of a selected connection. */
+static int finish_nat(const struct capture_policy *p, enum nft_family f, enum nft_treatment t,
+                      struct nft_rule *rule)
+{
+    uint16_t port = nft_listener_port(p, f);
+
+    if (t == NFT_TREAT_RETURN)
+        nft_rule_verdict(rule, NFT_VERDICT_RETURN, 0);
+    else if (t == NFT_TREAT_REFUSE || port == 0)
+        nft_rule_verdict(rule, NFT_VERDICT_DROP, 0);
+    else
+        nft_rule_add(rule, NFT_EXPR_REDIRECT)->port = port;
+    return 0;
+}
+
+/* What the chain `select` makes of it. */
+static int finish_select(struct nft_maker *m, size_t i, enum nft_treatment t, struct nft_rule *rule)
+{
+    if (t == NFT_TREAT_HOLD)
+        return nft_rule_hold(m, i, rule);
+    if (t == NFT_TREAT_REFUSE)
+        return nft_rule_refuse(m, rule, NFT_TCP);
+    nft_rule_verdict(rule, NFT_VERDICT_RETURN, 0);
+    return 0;
 }
 
 /* The capture's rules in one of the two chains; `nat` says which. */
@@ -73,20 +109,14 @@ static int append_capture(struct nft_maker *m, unsigned chain, bool nat, size_t 
     int r = 0;
 
     for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++) {
-        enum nft_treatment t = nft_treatment(p, f);
+        enum nft_treatment t = nft_treatment(m->set, p, f);
         struct nft_rule rule = {.n_exprs = 0};
 
         if (!nft_selects_family(p, f))
             continue;
         r = nft_match_selection(m, i, f, NFT_TCP, &rule);
-        if (nat && t == NFT_TREAT_REDIRECT)
-            nft_rule_add(&rule, NFT_EXPR_REDIRECT)->port = nft_listener_port(p, f);
-        else if (t == NFT_TREAT_REFUSE && nat)
-            nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
-        else if (t == NFT_TREAT_REFUSE && r == 0)
-            r = nft_rule_refuse(m, &rule, NFT_TCP);
-        else
-            nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
+        if (r == 0)
+            r = nat ? finish_nat(p, f, t, &rule) : finish_select(m, i, t, &rule);
         if (r == 0)
             r = nft_chain_append(&m->rs->chains[chain], &rule);
     }
@@ -108,15 +138,15 @@ static size_t captures_up_to(const struct nft_maker *m, enum nft_treatment t)
     for (size_t i = 0; i < set->n_policies; i++)
         for (enum nft_family f = NFT_V4; f < NFT_N_FAMILIES; f++)
             if (is_output(m, i) && nft_selects_family(&set->policies[i], f) &&
-                nft_treatment(&set->policies[i], f) == t)
+                nft_treatment(set, &set->policies[i], f) == t)
                 n = i + 1;
     return n;
 }
 
-/* A base chain with the first `n` captures. */
+/* The first `n` captures; nothing where there are none. */
 static int append_captures(struct nft_maker *m, unsigned chain, bool nat, size_t n)
 {
-    int r = append_exemptions(m, chain);
+    int r = n > 0 ? append_exemptions(m, chain) : 0;
 
     for (size_t i = 0; r == 0 && i < n; i++)
         if (is_output(m, i))
@@ -159,37 +189,52 @@ static int append_translation(struct nft_maker *m, unsigned chain)
     return nft_append_return(m, chain, &rule);
 }
 
-static int add_output(struct nft_maker *m, size_t refusing, size_t redirecting)
+/* With the first `n` captures. */
+static int add_output(struct nft_maker *m, size_t n)
 {
-    bool ends = nft_ends_established(m, CAPTURE_OUTPUT);
     unsigned chain;
     int r = nft_form_add_chain(m->rs, "output", NFT_CHAIN_NAT, NF_INET_LOCAL_OUT, PRIORITY_OUTPUT,
                                &chain);
 
-    if (r == 0) {
+    if (r == 0)
         r = append_translation(m, chain);
+    if (r == 0 && nft_has_seats(m->set))
+        r = nft_append_injected_nat(m, chain);
+    if (r == 0)
         nft_chain_keep(&m->rs->chains[chain]);
-    }
-    if (r == 0)
-        r = append_captures(m, chain, true, refusing > redirecting ? refusing : redirecting);
-    if (r < 0 || (refusing == 0 && !ends))
-        return r;
-    r = nft_need_refusing(m, NFT_TCP);
-    if (r == 0)
-        r = nft_form_add_chain(m->rs, "refuse", NFT_CHAIN_FILTER, NF_INET_LOCAL_OUT,
-                               PRIORITY_REFUSE, &chain);
+    if (r == 0 && n > 0)
+        r = append_not_syn_return(m, chain);
+    return r < 0 ? r : append_captures(m, chain, true, n);
+}
+
+/* Likewise; `ends`: connections that are to end, too. */
+static int add_select(struct nft_maker *m, size_t n, bool ends)
+{
+    unsigned chain;
+    int r = nft_form_add_chain(m->rs, "select", NFT_CHAIN_ROUTE, NF_INET_LOCAL_OUT, PRIORITY_SELECT,
+                               &chain);
+
     if (r == 0 && ends)
         r = append_midstream(m, chain);
-    if (r == 0 && refusing > 0)
-        r = append_captures(m, chain, false, refusing);
-    return r;
+    if (r == 0 && (n > 0 || nft_has_seats(m->set)))
+        r = append_not_syn_return(m, chain);
+    if (r == 0 && nft_has_seats(m->set))
+        r = nft_append_injected_select(m, chain);
+    return r < 0 ? r : append_captures(m, chain, false, n);
+}
+
+static size_t max(size_t a, size_t b)
+{
+    return a > b ? a : b;
 }
 
 static int make(struct nft_maker *m)
 {
-    size_t refusing = captures_up_to(m, NFT_TREAT_REFUSE),
-           redirecting = captures_up_to(m, NFT_TREAT_REDIRECT);
-    size_t n = refusing > redirecting ? refusing : redirecting, n_gateway = nft_gateway_captures(m);
+    size_t refusing = captures_up_to(m, NFT_TREAT_REFUSE);
+    size_t selecting = max(refusing, captures_up_to(m, NFT_TREAT_HOLD));
+    size_t n = max(selecting, captures_up_to(m, NFT_TREAT_REDIRECT));
+    size_t n_gateway = nft_gateway_captures(m);
+    bool ends, seats = nft_has_seats(m->set);
     int r = 0;
 
     if (n == 0)
@@ -198,6 +243,7 @@ static int make(struct nft_maker *m)
         m->scope.hooks &= ~(1u << CAPTURE_GATEWAY);
     if (m->scope.hooks == 0)
         return 0;
+    ends = nft_ends_established(m, CAPTURE_OUTPUT);
     r = nft_add_shared_sets(m->rs, m->set, &m->scope, &m->shared);
     for (size_t i = 0; r == 0 && i < m->set->n_policies; i++) {
         const struct capture_policy *p = &m->set->policies[i];
@@ -205,8 +251,14 @@ static int make(struct nft_maker *m)
         if (nft_selects(p, &m->scope))
             r = nft_add_capture_sets(m->rs, p, &m->scope, &m->sets[i]);
     }
-    if (r == 0 && n > 0)
-        r = add_output(m, refusing, redirecting);
+    if (r == 0 && (n > 0 || seats))
+        r = add_output(m, n);
+    if (r == 0 && (refusing > 0 || ends))
+        r = nft_need_refusing(m, NFT_TCP);
+    if (r == 0 && (selecting > 0 || ends || seats))
+        r = add_select(m, selecting, ends);
+    if (r == 0 && seats)
+        r = nft_add_injected(m);
     if (r == 0 && n_gateway > 0)
         r = nft_gateway_add(m, n_gateway);
     return r;

@@ -20,10 +20,12 @@ struct nft_ruleset;
  * own, whose first match wins. Pure: no kernel, no privilege. The form keeps
  * nothing of `set`. The caller frees it.
  *
- * A family for which a CAPTURE_PROXY has no listener (port 0) is refused, not let through.
+ * A family for which a CAPTURE_PROXY has no listener (port 0) is refused, not let through; so is
+ * one of an honest capture in which a serving seat has none, and everything while no seat serves.
  *
  * -EINVAL: own_mark has bits outside own_mask, a port range is upside down, or a prefix is longer
- * than 128, or an interface's name than 15 bytes; -ENOMEM.
+ * than 128, or an interface's name than 15 bytes, or a seat's number is CAPTURE_SEATS or more;
+ * -ENOMEM.
  */
 int nft_ruleset_build(const struct capture_set *set, struct nft_ruleset **ret);
 /* NULL is allowed. */

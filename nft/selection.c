@@ -9,7 +9,9 @@
 #include <linux/netfilter.h>
 #include <linux/netfilter/nf_conntrack_common.h>
 #include <linux/netfilter/nf_conntrack_tuple_common.h>
+#include <linux/netfilter/nf_tables.h>
 
+#include "nft/hold.h"
 #include "nft/ruleset.h"
 
 static const uint32_t family_nfproto[] = {[NFT_V4] = NFPROTO_IPV4, [NFT_V6] = NFPROTO_IPV6};
@@ -36,6 +38,9 @@ static bool valid(const struct capture_set *set)
 {
     if (set->own_mark & ~set->own_mask)
         return false;
+    for (size_t i = 0; i < set->n_seats; i++)
+        if (set->seats[i].number >= CAPTURE_SEATS)
+            return false;
     for (size_t i = 0; i < set->n_policies; i++) {
         const struct capture_policy *p = &set->policies[i];
 
@@ -71,12 +76,15 @@ int nft_maker_end(struct nft_maker *m, int r, struct nft_ruleset **ret)
     return r;
 }
 
-enum nft_treatment nft_treatment(const struct capture_policy *p, enum nft_family f)
+enum nft_treatment nft_treatment(const struct capture_set *set, const struct capture_policy *p,
+                                 enum nft_family f)
 {
     switch (p->action) {
     case CAPTURE_DIRECT:
         return NFT_TREAT_RETURN;
     case CAPTURE_PROXY:
+        if (p->honest && p->hook != CAPTURE_CGROUP)
+            return nft_seats_serve(set, f) ? NFT_TREAT_HOLD : NFT_TREAT_REFUSE;
         return nft_listener_port(p, f) != 0 ? NFT_TREAT_REDIRECT : NFT_TREAT_REFUSE;
     case CAPTURE_REFUSE:
         break;
@@ -96,8 +104,7 @@ int nft_append_own_mark_return(struct nft_maker *m, unsigned chain)
 
     if (m->set->own_mask == 0)
         return 0;
-    nft_rule_match_masked(&rule, NFT_FIELD_META_MARK, NFT_OP_EQ, m->set->own_mark,
-                          m->set->own_mask);
+    nft_match_mark(&rule, m->set->own_mark, m->set->own_mask);
     return nft_append_return(m, chain, &rule);
 }
 
@@ -129,6 +136,11 @@ void nft_match_not_syn(struct nft_rule *rule)
 {
     nft_rule_match_masked(rule, NFT_FIELD_TCP_FLAGS, NFT_OP_NEQ, NFT_TCP_SYN,
                           NFT_TCP_FIN_SYN_RST_ACK);
+}
+
+void nft_match_mark(struct nft_rule *rule, uint32_t mark, uint32_t mask)
+{
+    nft_rule_match_masked(rule, NFT_FIELD_META_MARK, NFT_OP_EQ, mark, mask);
 }
 
 static void match_if(struct nft_rule *rule, enum nft_field field, enum nft_op op, unsigned set)
@@ -194,7 +206,8 @@ static int add_refusing_chain(struct nft_maker *m, enum nft_transport transport,
         return r;
     if (tcp)
         nft_rule_match(&rule, NFT_FIELD_META_L4PROTO, NFT_OP_EQ, IPPROTO_TCP);
-    nft_rule_add(&rule, tcp ? NFT_EXPR_TCP_RESET : NFT_EXPR_REJECT);
+    nft_rule_add(&rule, tcp ? NFT_EXPR_TCP_RESET : NFT_EXPR_REJECT)->number =
+        NFT_REJECT_ICMPX_ADMIN_PROHIBITED;
     return nft_chain_append(&m->rs->chains[*chain], &rule);
 }
 

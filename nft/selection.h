@@ -29,8 +29,14 @@
  * the kernel has no other use for once a connection is under way; see nft/conntrack.h. */
 #define NFT_CT_ENDED (1u << 10)
 
+/*
+ * The label of connections whose SYN was held and is sent again (see nft/hold.h): while it is under
+ * way, it tells that SYN from others also where somebody overwrites its mark.
+ */
+#define NFT_INJECTED_LABEL 86
+
 /* What a capture does with a connection of one family. */
-enum nft_treatment { NFT_TREAT_REDIRECT, NFT_TREAT_RETURN, NFT_TREAT_REFUSE };
+enum nft_treatment { NFT_TREAT_REDIRECT, NFT_TREAT_HOLD, NFT_TREAT_RETURN, NFT_TREAT_REFUSE };
 
 enum nft_transport { NFT_TCP, NFT_UDP };
 
@@ -49,7 +55,10 @@ int nft_maker_begin(struct nft_maker *m, const struct capture_set *set, struct n
 /* Frees the maker's own; gives the form to `ret`, or frees it when `r` is negative. Returns `r`. */
 int nft_maker_end(struct nft_maker *m, int r, struct nft_ruleset **ret);
 
-enum nft_treatment nft_treatment(const struct capture_policy *p, enum nft_family f);
+/* Honest captures of nftables hold where the serving seats have listeners in the family, and refuse
+ * where they have not. */
+enum nft_treatment nft_treatment(const struct capture_set *set, const struct capture_policy *p,
+                                 enum nft_family f);
 
 /* All append rules to the chain, or an expression to the rule; -ENOMEM. */
 
@@ -61,6 +70,8 @@ int nft_append_pairs_return(struct nft_maker *m, unsigned chain,
                             const unsigned sets[NFT_N_FAMILIES]);
 /* Packets that do not open a connection. */
 void nft_match_not_syn(struct nft_rule *rule);
+/* A part of the mark. */
+void nft_match_mark(struct nft_rule *rule, uint32_t mark, uint32_t mask);
 /* All that a capture asks of a packet of family `f`. */
 int nft_match_selection(struct nft_maker *m, size_t capture, enum nft_family f,
                         enum nft_transport transport, struct nft_rule *rule);

@@ -14,6 +14,7 @@
 #include <linux/netfilter.h>
 #include <linux/netfilter/nf_conntrack_common.h>
 #include <linux/netfilter/nf_conntrack_tuple_common.h>
+#include <linux/netfilter/nf_tables.h>
 #include <linux/rtnetlink.h>
 
 #include "nft/cgroup.h"
@@ -55,6 +56,7 @@ static void print_word(FILE *out, enum nft_type type, uint32_t n)
         {NFT_TYPE_FIB_ADDR, RTN_MULTICAST, "multicast"},
         {NFT_TYPE_CT_STATE, NF_CT_STATE_BIT(IP_CT_NEW), "new"},
         {NFT_TYPE_CT_STATE, NF_CT_STATE_BIT(IP_CT_ESTABLISHED), "established"},
+        {NFT_TYPE_CT_STATUS, IPS_CONFIRMED, "confirmed"},
         {NFT_TYPE_CT_STATUS, IPS_DST_NAT, "dnat"},
         {NFT_TYPE_CT_DIR, IP_CT_DIR_ORIGINAL, "original"},
         {NFT_TYPE_CT_DIR, IP_CT_DIR_REPLY, "reply"},
@@ -216,7 +218,8 @@ static void print_match(FILE *out, const struct nft_ruleset *rs, const struct nf
     bool masked = has_mask(m, nft_types[field->type].size);
     bool flags = field->type == NFT_TYPE_TCP_FLAG;
 
-    if (flags && masked && m->op == NFT_OP_EQ && m->value[0] == 0) {
+    if ((flags || field->type == NFT_TYPE_CT_STATUS) && masked && m->op == NFT_OP_EQ &&
+        get_number(m->value, nft_types[field->type].size) == 0) {
         fputs(" ! ", out);
         print_value(out, field->type, m->mask);
         return;
@@ -268,6 +271,19 @@ static void print_cgroup(FILE *out, const char *path)
     fprintf(out, "socket cgroupv2 level %u \"%s\"", nft_cgroup_level(path), name);
 }
 
+/* nft's words for NFT_REJECT_ICMPX_*. */
+static void print_icmpx(FILE *out, uint32_t code)
+{
+    static const char *const words[] = {
+        [NFT_REJECT_ICMPX_NO_ROUTE] = "no-route",
+        [NFT_REJECT_ICMPX_PORT_UNREACH] = "port-unreachable",
+        [NFT_REJECT_ICMPX_HOST_UNREACH] = "host-unreachable",
+        [NFT_REJECT_ICMPX_ADMIN_PROHIBITED] = "admin-prohibited",
+    };
+
+    fprintf(out, "reject with icmpx %s", words[code]);
+}
+
 static void print_rule(FILE *out, const struct nft_ruleset *rs, const struct nft_rule *rule)
 {
     for (unsigned i = 0; i < rule->n_exprs; i++) {
@@ -289,7 +305,7 @@ static void print_rule(FILE *out, const struct nft_ruleset *rs, const struct nft
             fputs("reject with tcp reset", out);
             break;
         case NFT_EXPR_REJECT:
-            fputs("reject with icmpx admin-prohibited", out);
+            print_icmpx(out, e->number);
             break;
         case NFT_EXPR_CGROUP:
             print_cgroup(out, rs->cgroups[e->cgroup]);
@@ -300,8 +316,21 @@ static void print_rule(FILE *out, const struct nft_ruleset *rs, const struct nft
         case NFT_EXPR_SET_MARK:
             fprintf(out, "meta mark set 0x%08x", e->number);
             break;
+        case NFT_EXPR_SOCKET_MARK:
+            fputs("meta mark set socket mark", out);
+            break;
         case NFT_EXPR_SET_LABEL:
             fprintf(out, "ct label set %u", e->number);
+            break;
+        case NFT_EXPR_SPORT_HASH:
+            fprintf(out, "jhash tcp sport mod %u seed 0x%x %u", e->modulus, e->seed, e->remainder);
+            break;
+        case NFT_EXPR_LOG:
+            fprintf(out, "log prefix \"%s\" group %u snaplen %u queue-threshold 1", e->prefix,
+                    e->group, e->snaplen);
+            break;
+        case NFT_EXPR_KEEP_SOURCE:
+            fputs(e->v6 ? "snat ip6 to ip6 saddr" : "snat ip to ip saddr", out);
             break;
         }
     }
@@ -347,11 +376,12 @@ static void print_chain(FILE *out, const struct nft_ruleset *rs, const struct nf
         [NF_INET_FORWARD] = "forward",          [NF_INET_LOCAL_OUT] = "output",
         [NF_INET_POST_ROUTING] = "postrouting",
     };
+    static const char *const types[] = {
+        [NFT_CHAIN_FILTER] = "filter", [NFT_CHAIN_NAT] = "nat", [NFT_CHAIN_ROUTE] = "route"};
 
     fprintf(out, "\tchain %s {\n", chain->name);
     if (chain->type != NFT_CHAIN_REGULAR) {
-        fprintf(out, "\t\ttype %s hook %s priority ",
-                chain->type == NFT_CHAIN_NAT ? "nat" : "filter", hooks[chain->hook]);
+        fprintf(out, "\t\ttype %s hook %s priority ", types[chain->type], hooks[chain->hook]);
         print_priority(out, chain->hook, chain->priority);
         fputs("; policy accept;\n", out);
     }

@@ -58,6 +58,11 @@ bool addr_is_any(const struct addr *a)
     return addr_is_v4(a) ? memcmp(a->ip + 12, zero, 4) == 0 : memcmp(a->ip, zero, 16) == 0;
 }
 
+bool addr_is_link_local(const struct addr *a)
+{
+    return a->ip[0] == 0xfe && (a->ip[1] & 0xc0) == 0x80;
+}
+
 bool addr_is_loopback(const struct addr *a)
 {
     static const uint8_t one[16] = {[15] = 1};

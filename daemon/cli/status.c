@@ -27,6 +27,13 @@ static void stats_json(cJSON *j, const struct message_stats *s)
     json_number(j, "refused_full", s->refused_full);
     json_number(j, "refused_loop", s->refused_loop);
     json_number(j, "refused_stray", s->refused_stray);
+    json_number(j, "held", s->held);
+    json_number(j, "syns", s->syns);
+    json_number(j, "syns_again", s->syns_again);
+    json_number(j, "syns_lost", s->syns_lost);
+    json_number(j, "syns_bad", s->syns_bad);
+    json_number(j, "early_full", s->early_full);
+    json_number(j, "unaccepted", s->unaccepted);
     json_number(j, "bytes_up", s->bytes_up);
     json_number(j, "bytes_down", s->bytes_down);
     json_number(j, "bytes_copied", s->bytes_copied);
@@ -59,9 +66,13 @@ static void on_capture(struct status *st, const struct message_capture *m)
         cJSON_AddStringToObject(j, "hook", hooks[m->hook % 3]);
         cJSON_AddStringToObject(j, "upstream", m->upstream);
         cJSON_AddBoolToObject(j, "installed", m->installed != 0);
+        cJSON_AddStringToObject(j, "connect", m->honest ? "honest" : "early");
+        json_text(j, "why_early", m->why_early);
         cJSON_AddItemToArray(st->captures, j);
     } else {
-        printf("capture %s: hook %s, upstream %s\n", m->name, hooks[m->hook % 3], m->upstream);
+        printf("capture %s: hook %s, upstream %s, connect %s%s%s\n", m->name, hooks[m->hook % 3],
+               m->upstream, m->honest ? "honest" : "early", m->why_early[0] ? ": " : "",
+               m->why_early);
     }
 }
 
@@ -79,10 +90,10 @@ static void on_worker(struct status *st, const struct message_status_reply *m)
     } else {
         const struct message_stats *s = &m->stats;
 
-        printf("worker %u: pid %u%s, flows %" PRIu64 "/%u, accepted %" PRIu64 ", granted %" PRIu64
-               ", failed %" PRIu64 ", finished %" PRIu64 ", reset %" PRIu64 ", refused %" PRIu64
-               ", loops %" PRIu64 "\n",
-               m->worker, m->pid, m->draining ? " (draining)" : "", s->flows, m->max_flows,
+        printf("worker %u: pid %u%s, flows %" PRIu64 "/%u, held %" PRIu64 ", accepted %" PRIu64
+               ", granted %" PRIu64 ", failed %" PRIu64 ", finished %" PRIu64 ", reset %" PRIu64
+               ", refused %" PRIu64 ", loops %" PRIu64 "\n",
+               m->worker, m->pid, m->draining ? " (draining)" : "", s->flows, m->max_flows, s->held,
                s->accepted, s->granted, s->failed, s->finished, s->reset,
                s->refused_full + s->refused_stray, s->refused_loop);
     }

@@ -88,6 +88,7 @@ struct config {
     size_t n_captures;
     unsigned workers;     /* 0: one per CPU */
     unsigned max_flows;   /* default 65536 */
+    unsigned max_held;    /* SYNs held at once; default 8192 */
     int64_t idle_timeout; /* 0: none */
     enum config_fast_path fast_path;
     char *control; /* path of the control socket */

@@ -44,20 +44,51 @@ const char *flow_state_name(enum flow_state s);
 /* Whether a flow may go from one state to the other. */
 bool flow_may_become(enum flow_state from, enum flow_state to);
 
+/* A capture as flows see it. */
+struct flow_capture {
+    const char *name;
+    enum capture_hook hook;
+    unsigned policy;                /* its number in the capture set */
+    struct upstream_choice *choice; /* where its destinations are asked for */
+};
+
+#define FLOW_ANY_CAPTURE UINT32_MAX
+
 /* One listening socket and what an accepted connection on it means. */
 struct flow_listener {
-    int fd;                         /* the table does not close it */
-    struct addr at;                 /* its own address */
-    const char *capture;            /* name, for the records */
-    struct origin_source origin;    /* where the destination is learnt */
-    struct upstream_choice *choice; /* where it is asked for */
+    int fd;                      /* the table does not close it */
+    struct addr at;              /* its own address */
+    uint32_t capture;            /* index; FLOW_ANY_CAPTURE: of whichever the SYN was held for */
+    bool seat;                   /* takes connections whose SYN was held (flow/hold.h), no others */
+    struct origin_source origin; /* where the destination is learnt */
+};
+
+/* Where held SYNs come from. */
+struct flow_hold {
+    struct hold_source source;
+    uint32_t capture; /* index; FLOW_ANY_CAPTURE: the source names it */
+};
+
+/* Sends a whole IP packet: injector_send() of flow/inject.h. */
+struct flow_inject {
+    int (*send)(void *ctx, const uint8_t *packet, size_t len, uint32_t mark, uint32_t interface);
+    void *ctx;
 };
 
 struct flow_table_options {
     struct loop *loop;
     struct relay_pool *pool;
-    const struct flow_listener *listeners; /* alive as long as the table */
+    /* All alive as long as the table. */
+    const struct flow_capture *captures;
+    size_t n_captures;
+    const struct flow_listener *listeners;
     size_t n_listeners;
+    const struct flow_hold *holds;
+    size_t n_holds;
+    struct flow_inject inject;    /* with holds */
+    uint32_t own_mark;            /* with holds: of what we send; 0: none */
+    unsigned seat;                /* with holds: this worker's, see capture.h */
+    uint32_t max_held;            /* with holds: SYNs held at once; more are connected early */
     const struct addr *upstreams; /* never a destination: a flow to one of them has come back */
     size_t n_upstreams;
     uint32_t max_flows;

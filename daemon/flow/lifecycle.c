@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The life of a flow: accepted, dialled, joined, ended.
+ * The life of a flow: accepted or held, dialled, joined, ended.
  *
  * Theory of operation. Both sockets of a flow are in the loop from the beginning of their lives to
  * the end, edge-triggered. While the upstream is being asked, the application's bytes wait in its
@@ -21,6 +21,7 @@
 #include <sys/ioctl.h>
 
 #include "base/fd.h"
+#include "flow/hold.h"
 #include "flow/table.h"
 #include "log.h"
 
@@ -108,7 +109,8 @@ void flow_end(struct flow_table *t, struct flow *f, bool orderly)
     flow_set_state(t, f, FLOW_CLOSING);
     f->orderly = orderly;
     f->linger_left = was_relay && !orderly ? LINGER_STEPS : 0;
-    linger(t, f);
+    if (!f->held || !hold_lingers(t, f))
+        linger(t, f);
 }
 
 void flow_abort(struct flow_table *t, struct flow *f)
@@ -118,8 +120,15 @@ void flow_abort(struct flow_table *t, struct flow *f)
     reap_later(t, f);
 }
 
+void flow_reap(struct flow_table *t, struct flow *f)
+{
+    reap_later(t, f);
+}
+
 static void reap(struct flow_table *t, struct flow *f)
 {
+    if (f->held)
+        hold_release(t, f);
     for (unsigned i = 0; i < 2; i++) {
         if (f->orderly && f->fd[i] >= 0)
             fd_reset_on_close(f->fd[i], false);
@@ -188,6 +197,8 @@ static void dial_failed(struct flow_table *t, struct flow *f)
         t->stats.refused_full++;
     else
         t->stats.failed++;
+    if (f->held)
+        hold_failed(t, f, dial_errno(d));
     flow_end(t, f, false);
 }
 
@@ -200,7 +211,7 @@ static struct dial_env dial_env(struct flow_table *t, struct flow *f)
 /* Dials candidate after candidate until one is pending or none is left. */
 static void dial_on(struct flow_table *t, struct flow *f)
 {
-    struct upstream_choice *choice = t->o.listeners[f->listener].choice;
+    struct upstream_choice *choice = t->o.captures[f->capture].choice;
 
     while (f->state == FLOW_DIALING) {
         uint8_t k = f->dialing.order[f->dialing.at];
@@ -231,6 +242,8 @@ static void wait_for_proof(struct flow_table *t, struct flow *f)
         upstream_complain(d->upstream, "it is on this host and would be captured itself",
                           loop_now(t->o.loop));
         t->stats.failed++;
+        if (f->held)
+            hold_failed(t, f, ECONNREFUSED);
         flow_end(t, f, false);
         return;
     }
@@ -261,7 +274,10 @@ static void dial_step(struct flow_table *t, struct flow *f, uint32_t events)
     if (result == DIAL_GRANTED) {
         d->upstream->granted++;
         upstream_report(d->upstream, NULL, loop_now(t->o.loop));
-        begin_relay(t, f);
+        if (f->held)
+            hold_granted(t, f);
+        else
+            begin_relay(t, f);
     } else if (result == DIAL_FAILED) {
         dial_failed(t, f);
         dial_on(t, f);
@@ -280,8 +296,9 @@ static void choose_upstreams(struct flow_table *t, struct flow *f, struct upstre
     f->dialing.n = (uint8_t)n;
 }
 
-void flow_begin(struct flow_table *t, const struct flow_listener *l, unsigned listener, int fd,
-                const struct addr *client, const struct origin *origin)
+/* NULL: the table is full, which was counted and said. */
+static struct flow *new_flow(struct flow_table *t, unsigned capture, const struct addr *client,
+                             const struct origin *origin)
 {
     struct flow *f = flow_alloc(t);
 
@@ -293,25 +310,72 @@ void flow_begin(struct flow_table *t, const struct flow_listener *l, unsigned li
             log_warning("the flow table is full (%u): new connections are reset; raise max-flows",
                         t->o.max_flows);
         t->next_full_log = now + INT64_C(10000000000);
-        fd_close(&fd);
-        return;
+        return NULL;
     }
-    f->listener = (uint16_t)listener;
-    f->fd[SIDE_CLIENT] = fd;
+    f->capture = (uint16_t)capture;
     f->client = *client;
     f->origin = *origin;
     f->started = f->active = loop_now(t->o.loop);
     f->dialing.dial.fd = -1;
-    choose_upstreams(t, f, l->choice);
     t->stats.accepted++;
+    return f;
+}
+
+void flow_dial(struct flow_table *t, struct flow *f)
+{
+    choose_upstreams(t, f, t->o.captures[f->capture].choice);
     flow_set_state(t, f, FLOW_DIALING);
-    if (f->dialing.n == 0 ||
-        loop_add(t->o.loop, fd, RELAY_EVENTS, flow_ref(t, f, KIND_CLIENT)) < 0) {
+    if (f->dialing.n == 0) {
         t->stats.failed++;
+        if (f->held)
+            hold_failed(t, f, ECONNREFUSED);
         flow_end(t, f, false);
         return;
     }
     dial_on(t, f);
+}
+
+void flow_begin(struct flow_table *t, unsigned capture, int fd, const struct addr *client,
+                const struct origin *origin)
+{
+    struct flow *f = new_flow(t, capture, client, origin);
+
+    if (!f) {
+        fd_close(&fd);
+        return;
+    }
+    f->fd[SIDE_CLIENT] = fd;
+    if (loop_add(t->o.loop, fd, RELAY_EVENTS, flow_ref(t, f, KIND_CLIENT)) == 0) {
+        flow_dial(t, f);
+        return;
+    }
+    t->stats.failed++;
+    flow_set_state(t, f, FLOW_DIALING);
+    flow_end(t, f, false);
+}
+
+struct flow *flow_begin_held(struct flow_table *t, unsigned capture, const struct addr *client,
+                             const struct origin *origin)
+{
+    struct flow *f = new_flow(t, capture, client, origin);
+
+    if (f) {
+        f->held = true;
+        flow_set_state(t, f, FLOW_HELD);
+    }
+    return f;
+}
+
+void flow_join(struct flow_table *t, struct flow *f, int fd)
+{
+    hold_release(t, f);
+    f->fd[SIDE_CLIENT] = fd;
+    if (loop_add(t->o.loop, fd, RELAY_EVENTS, flow_ref(t, f, KIND_CLIENT)) == 0) {
+        begin_relay(t, f);
+        return;
+    }
+    t->stats.failed++;
+    flow_end(t, f, false);
 }
 
 static void idle_check(struct flow_table *t, struct flow *f)
@@ -334,7 +398,11 @@ void flow_event(struct flow_table *t, uint64_t ref, uint32_t events)
         return;
     bool client = loop_ref_kind(ref) == KIND_CLIENT;
 
-    if (f->state == FLOW_CLOSING) {
+    if (f->state == FLOW_GRANTED || (f->state == FLOW_CLOSING && f->held)) {
+        /* What the upstream sends meanwhile is found when the relay begins. */
+        if (events & LOOP_TIMEOUT)
+            hold_timeout(t, f);
+    } else if (f->state == FLOW_CLOSING) {
         if (events & LOOP_TIMEOUT)
             linger(t, f);
     } else if (relaying(f)) {

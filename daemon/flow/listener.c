@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "flow/hold.h"
 #include "flow/table.h"
 #include "log.h"
 
@@ -22,9 +23,11 @@
 
 int listeners_register(struct flow_table *t)
 {
-    if (t->draining || t->paused)
+    if (t->paused)
         return 0;
     for (size_t i = 0; i < t->o.n_listeners; i++) {
+        if (t->draining && !t->o.listeners[i].seat)
+            continue;
         int r = loop_add(t->o.loop, t->o.listeners[i].fd, EPOLLIN,
                          loop_ref(KIND_LISTENER, 0, (uint32_t)i));
 
@@ -36,10 +39,11 @@ int listeners_register(struct flow_table *t)
     return 0;
 }
 
-void listeners_unregister(struct flow_table *t)
+void listeners_unregister(struct flow_table *t, bool seats_too)
 {
     for (size_t i = 0; i < t->o.n_listeners; i++)
-        loop_remove(t->o.loop, t->o.listeners[i].fd);
+        if (seats_too || !t->o.listeners[i].seat)
+            loop_remove(t->o.loop, t->o.listeners[i].fd);
 }
 
 static void say_full(struct flow_table *t, const char *what)
@@ -68,11 +72,11 @@ static void out_of_descriptors(struct flow_table *t, int listener)
     if (fd >= 0)
         return;
     t->paused = true;
-    listeners_unregister(t);
+    listeners_unregister(t, true);
     loop_timer_set(t->o.loop, &t->resume, REST, loop_ref(KIND_LISTENER, 0, 0));
 }
 
-static bool came_back(const struct flow_table *t, const struct addr *destination)
+bool listeners_came_back(const struct flow_table *t, const struct addr *destination)
 {
     for (size_t i = 0; i < t->o.n_listeners; i++) {
         if (addr_equal(&t->o.listeners[i].at, destination))
@@ -85,11 +89,29 @@ static bool came_back(const struct flow_table *t, const struct addr *destination
     return false;
 }
 
+void listeners_say_loop(struct flow_table *t, unsigned capture, const struct addr *client,
+                        const struct addr *destination)
+{
+    char a[ADDR_STRLEN], b[ADDR_STRLEN];
+
+    if (!t->said_loop)
+        log_warning("capture %s: a loop: %s asks for %s, which is our own listener or upstream; "
+                    "it was reset. Exclude it with not-uid or not-to (said once)",
+                    t->o.captures[capture].name, addr_format(client, a),
+                    addr_format(destination, b));
+    t->said_loop = true;
+}
+
 static void accepted(struct flow_table *t, unsigned index, int fd, const struct addr *client)
 {
     const struct flow_listener *l = &t->o.listeners[index];
     struct origin origin = {.known = 0};
     char a[ADDR_STRLEN], b[ADDR_STRLEN];
+
+    if (l->seat) {
+        hold_accepted(t, index, fd, client);
+        return;
+    }
     int r = l->origin.ops->lookup(l->origin.ctx, fd, client, &l->at, &origin);
 
     if (r < 0) {
@@ -97,44 +119,43 @@ static void accepted(struct flow_table *t, unsigned index, int fd, const struct 
         if (!t->said_stray)
             log_warning("capture %s: a connection from %s that nobody redirected was reset; our "
                         "listener %s is not for direct use (said once)",
-                        l->capture, addr_format(client, a), addr_format(&l->at, b));
+                        t->o.captures[l->capture].name, addr_format(client, a),
+                        addr_format(&l->at, b));
         t->said_stray = true;
-    } else if (came_back(t, &origin.destination)) {
+    } else if (listeners_came_back(t, &origin.destination)) {
         t->stats.refused_loop++;
-        if (!t->said_loop)
-            log_warning(
-                "capture %s: a loop: %s asks for %s, which is our own listener or upstream; "
-                "it was reset. Exclude it with not-uid or not-to (said once)",
-                l->capture, addr_format(client, a), addr_format(&origin.destination, b));
-        t->said_loop = true;
+        listeners_say_loop(t, l->capture, client, &origin.destination);
     } else {
-        flow_begin(t, l, index, fd, client, &origin);
+        flow_begin(t, l->capture, fd, client, &origin);
         return;
     }
     fd_close(&fd);
 }
 
+bool listener_accept(struct flow_table *t, uint32_t index)
+{
+    struct sockaddr_storage sa;
+    socklen_t len = sizeof(sa);
+    struct addr client;
+    int fd = accept4(t->o.listeners[index].fd, (struct sockaddr *)&sa, &len,
+                     SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+    if (fd < 0) {
+        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+            out_of_descriptors(t, t->o.listeners[index].fd);
+        return errno == ECONNABORTED || errno == EINTR;
+    }
+    if (addr_from_sockaddr((struct sockaddr *)&sa, len, &client) < 0)
+        fd_close(&fd);
+    else
+        accepted(t, index, fd, &client);
+    return true;
+}
+
 void listener_event(struct flow_table *t, uint32_t index)
 {
-    if (index >= t->o.n_listeners || t->draining || t->paused)
+    if (index >= t->o.n_listeners || t->paused || (t->draining && !t->o.listeners[index].seat))
         return;
-    for (unsigned i = 0; i < ACCEPT_BATCH; i++) {
-        struct sockaddr_storage sa;
-        socklen_t len = sizeof(sa);
-        struct addr client;
-        int fd = accept4(t->o.listeners[index].fd, (struct sockaddr *)&sa, &len,
-                         SOCK_CLOEXEC | SOCK_NONBLOCK);
-
-        if (fd < 0) {
-            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-                out_of_descriptors(t, t->o.listeners[index].fd);
-            if (errno != ECONNABORTED && errno != EINTR)
-                return;
-            continue;
-        }
-        if (addr_from_sockaddr((struct sockaddr *)&sa, len, &client) < 0)
-            fd_close(&fd);
-        else
-            accepted(t, index, fd, &client);
-    }
+    for (unsigned i = 0; i < ACCEPT_BATCH && listener_accept(t, index); i++)
+        ;
 }

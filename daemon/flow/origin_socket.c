@@ -54,5 +54,14 @@ static int lookup_local(void *ctx, int fd, const struct addr *peer, const struct
     return finish(&sa, len, local, ret);
 }
 
+static int lookup_either(void *ctx, int fd, const struct addr *peer, const struct addr *local,
+                         struct origin *ret)
+{
+    int r = lookup_local(ctx, fd, peer, local, ret);
+
+    return r == -ENOENT ? lookup_nat(ctx, fd, peer, local, ret) : r;
+}
+
 const struct origin_ops origin_nat_ops = {.lookup = lookup_nat};
 const struct origin_ops origin_local_ops = {.lookup = lookup_local};
+const struct origin_ops origin_either_ops = {.lookup = lookup_either};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Origins that the kernel knows of the accepted socket itself: they name the destination and
- * nothing of the process. `ctx` is not used. Both give -ENOENT for a connection that was made
+ * nothing of the process. `ctx` is not used. All give -ENOENT for a connection that was made
  * directly to our listener.
  */
 #ifndef UNDERSOCK_FLOW_ORIGIN_SOCKET_H
@@ -14,5 +14,7 @@
 extern const struct origin_ops origin_nat_ops;
 /* TPROXY: the destination is the socket's own name (Documentation/networking/tproxy.rst). */
 extern const struct origin_ops origin_local_ops;
+/* Either: a listener that has connections of both kinds, as those whose SYN was held are. */
+extern const struct origin_ops origin_either_ops;
 
 #endif

@@ -4,6 +4,7 @@
  * used is never touched, so a large max-flows costs address space and nothing else.
  */
 #include "flow/table.h"
+#include "flow/hold.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -147,7 +148,7 @@ int flow_table_create(const struct flow_table_options *o, struct flow_table **re
 {
     struct flow_table *t;
 
-    if (o->n_listeners > UINT16_MAX)
+    if (o->n_listeners > UINT16_MAX || o->n_captures > UINT16_MAX)
         return -E2BIG;
     t = calloc(1, sizeof(*t));
     if (!t)
@@ -169,6 +170,8 @@ int flow_table_create(const struct flow_table_options *o, struct flow_table **re
     flow_sweep(t);
     int r = listeners_register(t);
 
+    if (r == 0 && o->n_holds > 0)
+        r = holds_create(t);
     if (r < 0) {
         flow_table_destroy(t);
         return r;
@@ -181,7 +184,7 @@ void flow_table_destroy(struct flow_table *t)
 {
     if (!t)
         return;
-    listeners_unregister(t);
+    listeners_unregister(t, true);
     loop_timer_cancel(t->o.loop, &t->resume);
     loop_timer_cancel(t->o.loop, &t->sweep);
     for (uint32_t i = 0; i < t->n_used; i++) {
@@ -192,6 +195,7 @@ void flow_table_destroy(struct flow_table *t)
     }
     t->draining = false;
     flow_batch_end(t);
+    holds_destroy(t);
     fd_close(&t->reserve);
     munmap(t->flows, (size_t)t->o.max_flows * sizeof(struct flow));
     loop_set_handler(t->o.loop, KIND_LISTENER, NULL, NULL);
@@ -204,9 +208,9 @@ void flow_table_destroy(struct flow_table *t)
 
 void flow_table_drain(struct flow_table *t)
 {
+    holds_drain(t);
     t->draining = true;
-    listeners_unregister(t);
-    loop_timer_cancel(t->o.loop, &t->resume);
+    listeners_unregister(t, false);
     if (t->stats.flows == 0 && t->o.on_empty)
         t->o.on_empty(t->o.ctx);
 }
@@ -237,7 +241,7 @@ static void fill_record(const struct flow_table *t, const struct flow *f, struct
     ret->client = f->client;
     ret->origin = f->origin;
     ret->age_ms = (uint64_t)(loop_now(t->o.loop) - f->started) / 1000000;
-    snprintf(ret->capture, sizeof(ret->capture), "%s", t->o.listeners[f->listener].capture);
+    snprintf(ret->capture, sizeof(ret->capture), "%s", t->o.captures[f->capture].name);
     snprintf(ret->upstream, sizeof(ret->upstream), "%s", f->upstream ? f->upstream->name : "");
     snprintf(ret->state, sizeof(ret->state), "%s", flow_state_name(f->state));
     if (f->state == FLOW_RELAY || f->state == FLOW_HALF_CLOSED) {

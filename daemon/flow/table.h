@@ -6,15 +6,19 @@
 #include "flow/flow.h"
 #include "upstream/dial.h"
 
-enum { KIND_LISTENER = 1, KIND_CLIENT = 2, KIND_UPSTREAM = 3, KIND_SWEEP = 4 };
+enum { KIND_LISTENER = 1, KIND_CLIENT, KIND_UPSTREAM, KIND_SWEEP, KIND_HOLD };
 enum { SIDE_CLIENT, SIDE_UPSTREAM };
 
 #define FLOW_NONE   UINT32_MAX
 #define FLOW_DIRECT UINT8_MAX /* in flow_dialing.order: the destination itself */
 
+struct hold;
+struct holds;
+
 /* While the upstream is being asked. */
 struct flow_dialing {
     struct dial dial;
+    struct hold *hold; /* with flow.held */
     uint8_t
         order[UPSTREAM_CANDIDATES + 1]; /* candidates, the preferred one first; or FLOW_DIRECT */
     uint8_t n, at;
@@ -25,8 +29,9 @@ struct flow_dialing {
 struct flow {
     uint32_t generation;
     uint32_t next; /* in the free, the again or the reap list */
-    uint16_t listener;
+    uint16_t capture;
     uint8_t state;       /* enum flow_state */
+    bool held;           /* began as a held SYN, and the application is not connected yet */
     bool queued;         /* in the again list */
     bool reaping;        /* in the reap list */
     uint8_t linger_left; /* CLOSING: looks at the survivor's queue that remain */
@@ -55,6 +60,7 @@ struct flow_table {
     int64_t next_full_log;
     struct timer resume; /* listeners are looked at again */
     struct timer sweep;  /* see flow_sweep() */
+    struct holds *holds; /* hold.c's; NULL: no SYN is ever held */
     struct message_stats stats;
 };
 
@@ -72,12 +78,31 @@ void flow_release(struct flow_table *t, struct flow *f);
 
 /* Listener side (listener.c). */
 void listener_event(struct flow_table *t, uint32_t index);
+/* Accepts one connection if there is one. */
+bool listener_accept(struct flow_table *t, uint32_t index);
 int listeners_register(struct flow_table *t);
-void listeners_unregister(struct flow_table *t);
+/* All, or those that take new flows only: a draining worker still finishes what it holds. */
+void listeners_unregister(struct flow_table *t, bool seats_too);
+
+/* Whether a destination is one of ours: who asks for it has come back. */
+bool listeners_came_back(const struct flow_table *t, const struct addr *destination);
+/* Says so, once. */
+void listeners_say_loop(struct flow_table *t, unsigned capture, const struct addr *client,
+                        const struct addr *destination);
 
 /* Life (lifecycle.c). `fd` becomes the flow's. */
-void flow_begin(struct flow_table *t, const struct flow_listener *l, unsigned listener, int fd,
-                const struct addr *client, const struct origin *origin);
+void flow_begin(struct flow_table *t, unsigned capture, int fd, const struct addr *client,
+                const struct origin *origin);
+/* The same for a held SYN: a flow in state HELD that nobody is asked for yet. NULL: the table is
+ * full (counted and said). */
+struct flow *flow_begin_held(struct flow_table *t, unsigned capture, const struct addr *client,
+                             const struct origin *origin);
+/* Chooses the upstreams and dials the first. */
+void flow_dial(struct flow_table *t, struct flow *f);
+/* The application of a GRANTED flow is connected by `fd`, which becomes the flow's. */
+void flow_join(struct flow_table *t, struct flow *f, int fd);
+/* A flow in CLOSING that waited for something is done. */
+void flow_reap(struct flow_table *t, struct flow *f);
 void flow_event(struct flow_table *t, uint64_t ref, uint32_t events);
 /* Runs the again list and reaps; true when there is more to do at once. */
 bool flow_batch_end(struct flow_table *t);

@@ -120,6 +120,10 @@ static int apply_cgroup(struct captures *c, struct generation *g, size_t index, 
                 if (g->listeners[i].capture == &g->config->captures[index])
                     g->listeners[i].origin_map = bpf_capture_origin_fd(a->bpf);
             }
+            for (size_t i = 0; i < g->n_holds * g->n_workers; i++) {
+                if (g->holds[i].capture == &g->config->captures[index])
+                    g->holds[i].fd = bpf_capture_ring_fd(a->bpf, g->holds[i].seat);
+            }
         }
     }
     fd_close(&own);
@@ -171,14 +175,14 @@ static int apply_rules(struct captures *c, struct generation *g, char *why, size
 static int apply_nft(struct captures *c, struct generation *g, char *why, size_t why_size)
 {
     bool routed = needs_routes(g);
-    int r = routed ? routes_install(TPROXY_MARK, UINT32_MAX, NULL, why, why_size) : 0;
+    int r = routed ? routes_install(NULL, why, why_size) : 0;
 
     if (r == 0)
         r = apply_rules(c, g, why, why_size);
     if (r == 0)
         c->routed |= routed;
     else if (routed && !c->routed && r != -EBUSY)
-        routes_remove(TPROXY_MARK, UINT32_MAX);
+        routes_remove();
     return r;
 }
 
@@ -291,7 +295,7 @@ void captures_remove(struct captures *c, bool lift)
         log_error("%s", why);
     nft_owner_close(c->nft);
     if (c->routed)
-        routes_remove(TPROXY_MARK, UINT32_MAX);
+        routes_remove();
     for (size_t i = 0; i < CAPTURES_MAX; i++) {
         if (c->attached[i].bpf)
             detach(c, &c->attached[i]);

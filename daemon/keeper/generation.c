@@ -8,8 +8,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/fd.h"
+#include "bpf/probe.h"
 #include "keeper/local_upstream.h"
 #include "log.h"
+#include "nft/probe.h"
 
 #define WORKERS_MAX 64
 
@@ -17,6 +20,173 @@ static bool needs_listener(const struct capture_policy *p)
 {
     return p->action == CAPTURE_PROXY;
 }
+
+/* ---- honest connect ---- */
+
+static bool wants_honest(const struct config_capture *c)
+{
+    return c->policy.action == CAPTURE_PROXY && c->connect != CONNECT_EARLY;
+}
+
+const char *generation_why_early(const struct generation *g, size_t capture)
+{
+    const struct config_capture *c = &g->config->captures[capture];
+    const char *why = c->policy.hook == CAPTURE_CGROUP ? g->no_bpf_hold : g->no_nft_hold;
+
+    return wants_honest(c) && why[0] ? why : NULL;
+}
+
+/* Whether some capture that wants to be honest has a hook of eBPF's, or of nftables'. */
+static bool some_honest(const struct generation *g, bool bpf)
+{
+    for (size_t i = 0; i < g->config->n_captures; i++) {
+        const struct config_capture *c = &g->config->captures[i];
+
+        if (wants_honest(c) && (c->policy.hook == CAPTURE_CGROUP) == bpf &&
+            !generation_why_early(g, i))
+            return true;
+    }
+    return false;
+}
+
+/* What this kernel cannot do is found by trial, and said once for each capture. */
+static void find_honesty(struct generation *g)
+{
+    if (some_honest(g, false) && nft_probe_hold(g->no_nft_hold, sizeof(g->no_nft_hold)) == 0)
+        g->no_nft_hold[0] = '\0';
+    if (some_honest(g, true) && bpf_can_hold(g->no_bpf_hold, sizeof(g->no_bpf_hold)))
+        g->no_bpf_hold[0] = '\0';
+    for (size_t i = 0; i < g->config->n_captures; i++) {
+        if (generation_why_early(g, i))
+            log_warning("capture %s: connections are accepted before the upstream has answered, "
+                        "and reset when it says no: %s",
+                        g->policies[i].name, generation_why_early(g, i));
+    }
+}
+
+static void set_honesty(struct generation *g)
+{
+    for (size_t i = 0; i < g->set.n_policies; i++)
+        g->policies[i].honest =
+            wants_honest(&g->config->captures[i]) && !generation_why_early(g, i);
+}
+
+static unsigned planned_seat_port(size_t capture, unsigned worker)
+{
+    return SEATS_CGROUP_PORT + (unsigned)capture * WORKERS_MAX + worker;
+}
+
+static struct seat_listener *cgroup_seat(const struct generation *g, size_t policy, unsigned worker,
+                                         bool v4)
+{
+    return &g->cgroup_seats[(policy * g->n_workers + worker) * 2 + (v4 ? 0 : 1)];
+}
+
+static int open_cgroup_seats(struct generation *g, size_t policy)
+{
+    int r = 0;
+
+    for (unsigned w = 0; r == 0 && w < g->n_workers; w++) {
+        unsigned port = g->marked ? planned_seat_port(policy, w) : 0;
+
+        r = seats_listen(true, port, false, cgroup_seat(g, policy, w, true));
+        if (r == 0)
+            r = seats_listen(false, port, false, cgroup_seat(g, policy, w, false));
+    }
+    return r;
+}
+
+/* The ports, for the rules and the programs; of the seats of other generations none. */
+static void tell_seat_ports(struct generation *g, size_t policy, bool planned)
+{
+    struct capture_seat_ports *ports = &g->seat_ports[policy * CAPTURE_SEATS];
+
+    for (size_t i = 0; i < g->set.n_seats; i++) {
+        unsigned w = g->seat_list[i].number - g->first_seat;
+
+        if (!g->seat_list[i].serving)
+            continue;
+        const struct seat_listener *v4 = cgroup_seat(g, policy, w, true);
+        const struct seat_listener *v6 = cgroup_seat(g, policy, w, false);
+
+        ports[i].v4 = v4->fd >= 0 ? v4->at.port : 0;
+        ports[i].v6 = v6->fd >= 0 ? v6->at.port : 0;
+        if (planned)
+            ports[i].v4 = ports[i].v6 = (uint16_t)planned_seat_port(policy, w);
+    }
+    g->policies[policy].seat_ports = ports;
+}
+
+static int provide_seats(struct generation *g, struct seats *seats, char *why, size_t why_size)
+{
+    size_t n = g->set.n_policies * g->n_workers * 2;
+    bool nft = some_honest(g, false), bpf = some_honest(g, true);
+
+    if (!nft && !bpf)
+        return 0;
+    snprintf(why, why_size, "out of memory");
+    g->seat_ports = calloc(g->set.n_policies * CAPTURE_SEATS, sizeof(*g->seat_ports));
+    g->cgroup_seats = calloc(n, sizeof(*g->cgroup_seats));
+    if (!g->seat_ports || !g->cgroup_seats)
+        return -ENOMEM;
+    for (size_t i = 0; i < n; i++)
+        g->cgroup_seats[i].fd = -1;
+    g->set.seats = g->seat_list;
+    if (!seats) {
+        g->set.n_seats = seats_plan(g->n_workers, g->seat_list);
+    } else {
+        int r = seats_take(seats, g->n_workers, nft, g->marked, why, why_size);
+
+        if (r < 0)
+            return r;
+        g->seats = seats;
+        g->first_seat = (unsigned)r;
+        g->set.n_seats = seats_list(seats, g->first_seat, g->n_workers, g->seat_list);
+    }
+    for (size_t i = 0; i < g->set.n_policies; i++) {
+        if (!g->policies[i].honest || g->policies[i].hook != CAPTURE_CGROUP)
+            continue;
+        int r = seats ? open_cgroup_seats(g, i) : 0;
+
+        if (r < 0) {
+            snprintf(why, why_size, "capture %s: cannot listen on 127.0.0.1: %s; is lo up?",
+                     g->policies[i].name, strerror(-r));
+            return r;
+        }
+        tell_seat_ports(g, i, !seats);
+    }
+    return 0;
+}
+
+/* Where the workers read: each from its seat's log, and a ring buffer of each cgroup capture. */
+static int list_holds(struct generation *g)
+{
+    bool nft = some_honest(g, false);
+    struct worker_hold *h;
+
+    if (!g->seats)
+        return 0;
+    g->n_holds = nft ? 1 : 0;
+    for (size_t i = 0; i < g->set.n_policies; i++)
+        g->n_holds += g->policies[i].honest && g->policies[i].hook == CAPTURE_CGROUP;
+    h = g->holds = calloc(g->n_holds * g->n_workers + 1, sizeof(*g->holds));
+    if (!h)
+        return -ENOMEM;
+    for (unsigned w = 0; w < g->n_workers; w++) {
+        unsigned seat = g->first_seat + w;
+
+        if (nft)
+            *h++ = (struct worker_hold){.fd = seats_get(g->seats, seat)->log, .seat = seat};
+        for (size_t i = 0; i < g->set.n_policies; i++) {
+            if (g->policies[i].honest && g->policies[i].hook == CAPTURE_CGROUP)
+                *h++ = (struct worker_hold){
+                    .fd = -1, .seat = seat, .capture = &g->config->captures[i]};
+        }
+    }
+    return 0;
+}
+
+/* ---- the rest ---- */
 
 static uint16_t planned_port(size_t capture)
 {
@@ -63,7 +233,7 @@ static int describe_captures(struct generation *g)
         .n_upstreams = collect_addresses(g, g->upstream_addrs),
         .own_mark = g->marked ? CAPTURE_OWN_MARK : 0,
         .own_mask = g->marked ? CAPTURE_OWN_MASK : 0,
-        .tproxy_mark = TPROXY_MARK,
+        .tproxy_mark = CAPTURE_TPROXY_MARK,
     };
     return 0;
 }
@@ -173,6 +343,8 @@ static int prepare(struct config *config, bool marked, struct generation **ret, 
         r = upstream_resolve(g->upstreams, config->n_upstreams, why, why_size);
     if (r == 0)
         r = describe_captures(g);
+    if (r == 0)
+        set_honesty(g);
     if (r == 0 && marked)
         r = part_local_upstreams(g, &changed, why, why_size);
     if (r == 0 && marked) {
@@ -225,14 +397,62 @@ int generation_plan(struct config *config, struct generation **ret, char *why, s
         if (needs_listener(&g->policies[i]))
             g->policies[i].port_v4 = g->policies[i].port_v6 = planned_port(i);
     }
+    r = provide_seats(g, NULL, why, why_size);
+    if (r < 0) {
+        generation_free(g);
+        return r;
+    }
     *ret = g;
     return 0;
 }
 
+static void add_listener(struct generation *g, int fd, const struct addr *at,
+                         const struct config_capture *capture, enum worker_origin origin)
+{
+    if (fd >= 0)
+        g->listeners[g->n_listeners++] = (struct worker_listener){
+            .fd = fd, .at = *at, .capture = capture, .origin = origin, .origin_map = -1};
+}
+
+static void add_seat(struct generation *g, const struct seat_listener *l,
+                     const struct config_capture *capture)
+{
+    add_listener(g, l->fd, &l->at, capture, WORKER_ORIGIN_SEAT);
+}
+
+static enum worker_origin origin_of(enum capture_hook hook)
+{
+    return hook == CAPTURE_CGROUP    ? WORKER_ORIGIN_BPF
+           : hook == CAPTURE_GATEWAY ? WORKER_ORIGIN_LOCAL
+                                     : WORKER_ORIGIN_NAT;
+}
+
 /* Row r of each capture goes to worker r % n_workers: rows of a larger past are still served. */
+static void deal_to(struct generation *g, struct listeners *pool, unsigned w)
+{
+    if (g->seats) {
+        const struct seat *seat = seats_get(g->seats, g->first_seat + w);
+
+        add_seat(g, &seat->v4, NULL);
+        add_seat(g, &seat->v6, NULL);
+    }
+    for (size_t i = 0; i < g->set.n_policies; i++) {
+        const struct config_capture *c = &g->config->captures[i];
+
+        for (struct listener *l = NULL; (l = listeners_next(pool, &g->policies[i], l));) {
+            if (l->row % g->n_workers == w)
+                add_listener(g, l->fd, &l->at, c, origin_of(l->hook));
+        }
+        if (g->seats) {
+            add_seat(g, cgroup_seat(g, i, w, true), c);
+            add_seat(g, cgroup_seat(g, i, w, false), c);
+        }
+    }
+}
+
 static int deal_out(struct generation *g, struct listeners *pool)
 {
-    size_t n = 0;
+    size_t n = (size_t)g->n_workers * 2 * (1 + g->set.n_policies);
 
     for (size_t i = 0; i < g->set.n_policies; i++) {
         for (struct listener *l = NULL; (l = listeners_next(pool, &g->policies[i], l));)
@@ -242,42 +462,31 @@ static int deal_out(struct generation *g, struct listeners *pool)
     g->first = calloc(g->n_workers + 1, sizeof(*g->first));
     if (!g->listeners || !g->first)
         return -ENOMEM;
-    n = 0;
     for (unsigned w = 0; w < g->n_workers; w++) {
-        g->first[w] = n;
-        for (size_t i = 0; i < g->set.n_policies; i++) {
-            for (struct listener *l = NULL; (l = listeners_next(pool, &g->policies[i], l));) {
-                if (l->row % g->n_workers != w)
-                    continue;
-                g->listeners[n++] = (struct worker_listener){
-                    .fd = l->fd,
-                    .at = l->at,
-                    .capture = &g->config->captures[i],
-                    .origin = l->hook == CAPTURE_CGROUP    ? WORKER_ORIGIN_BPF
-                              : l->hook == CAPTURE_GATEWAY ? WORKER_ORIGIN_LOCAL
-                                                           : WORKER_ORIGIN_NAT,
-                    .origin_map = -1,
-                };
-            }
-        }
+        g->first[w] = g->n_listeners;
+        deal_to(g, pool, w);
     }
-    g->first[g->n_workers] = g->n_listeners = n;
-    return 0;
+    g->first[g->n_workers] = g->n_listeners;
+    return list_holds(g);
 }
 
 int generation_create(struct config *config, bool marked, struct listeners *pool,
-                      struct generation **ret, char *why, size_t why_size)
+                      struct seats *seats, struct generation **ret, char *why, size_t why_size)
 {
     struct generation *g;
     int r = prepare(config, marked, &g, why, why_size);
 
     if (r < 0)
         return r;
+    find_honesty(g);
+    set_honesty(g);
     for (size_t i = 0; r == 0 && i < g->set.n_policies; i++) {
         if (needs_listener(&g->policies[i]))
             r = listeners_provide(pool, &g->policies[i], g->n_workers, marked ? planned_port(i) : 0,
                                   why, why_size);
     }
+    if (r == 0)
+        r = provide_seats(g, seats, why, why_size);
     if (r == 0)
         r = deal_out(g, pool);
     if (r < 0) {
@@ -295,6 +504,13 @@ void generation_free(struct generation *g)
     for (size_t i = 0; g->not_uids && i < g->set.n_policies; i++)
         free(g->not_uids[i]);
     free(g->not_uids);
+    for (size_t i = 0; g->cgroup_seats && i < g->set.n_policies * g->n_workers * 2; i++)
+        fd_close(&g->cgroup_seats[i].fd);
+    if (g->seats)
+        seats_release(g->seats, g->first_seat, g->n_workers);
+    free(g->cgroup_seats);
+    free(g->seat_ports);
+    free(g->holds);
     free(g->first);
     free(g->listeners);
     free(g->policies);

@@ -12,11 +12,9 @@
 #include "capture.h"
 #include "config/config.h"
 #include "keeper/listeners.h"
+#include "keeper/seats.h"
 #include "upstream/upstream.h"
 #include "worker/worker.h"
-
-/* Packets that TPROXY hands to a listener; nft/routes.h routes them to this host. */
-#define TPROXY_MARK (CAPTURE_OWN_MARK | 1u)
 
 struct generation {
     struct config *config; /* owned */
@@ -34,6 +32,17 @@ struct generation {
     struct worker_listener *listeners; /* of all workers, in one array */
     size_t n_listeners;
     size_t *first; /* worker i has those from first[i] to first[i + 1] */
+
+    /* Honest connect: worker i has seat first_seat + i. */
+    struct seats *seats; /* NULL: no capture is honest */
+    unsigned first_seat;
+    struct capture_seat seat_list[CAPTURE_SEATS];
+    struct capture_seat_ports *seat_ports; /* CAPTURE_SEATS for each policy */
+    struct seat_listener *cgroup_seats;    /* of each policy and worker, IPv4 and IPv6 */
+    struct worker_hold *holds;             /* likewise in one array, n_holds for each worker; the
+                                              ring buffers come from captures_apply() */
+    size_t n_holds;
+    char no_nft_hold[192], no_bpf_hold[192]; /* why SYNs cannot be held here, "": they can */
 };
 
 /*
@@ -42,10 +51,12 @@ struct generation {
  * or -errno with one line in `why`.
  */
 int generation_plan(struct config *config, struct generation **ret, char *why, size_t why_size);
-/* Resolves the upstreams and provides the listeners. `marked`: a daemon, whose own sockets captures
- * could see; its ports are those of generation_plan() where they are free. */
+/* Resolves the upstreams and provides the listeners and seats. `marked`: a daemon, whose own
+ * sockets captures could see; its ports are those of generation_plan() where they are free. */
 int generation_create(struct config *config, bool marked, struct listeners *pool,
-                      struct generation **ret, char *why, size_t why_size);
+                      struct seats *seats, struct generation **ret, char *why, size_t why_size);
+/* Why a capture that could be honest is not: NULL when it is, or is meant to be early. */
+const char *generation_why_early(const struct generation *g, size_t capture);
 /*
  * Looks again for the owners of upstreams on this host: one that has come up since may have to be
  * excluded. 0: all is known, and when `ret_changed` became true captures_apply() makes it so;

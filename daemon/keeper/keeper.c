@@ -49,6 +49,7 @@ struct keeper {
     const struct keeper_options *o;
     struct loop *loop;
     struct listeners *listeners;
+    struct seats *seats;
     struct generation *generation;
     struct captures *captures;
     struct workers *workers;
@@ -182,7 +183,8 @@ static int reload(struct keeper *k, int client)
     if (r == 0) {
         log_set_level(config->log_level);
         listeners_unmark(k->listeners);
-        r = generation_create(config, old->marked, k->listeners, &fresh, why, sizeof(why));
+        r = generation_create(config, old->marked, k->listeners, k->seats, &fresh, why,
+                              sizeof(why));
         if (r < 0)
             config_error(&client, why);
     }
@@ -279,8 +281,12 @@ static void send_captures(const struct keeper *k, int client)
                                  : c->upstreams[capture->target_index].name;
         struct message_capture m = {.header = MESSAGE_HEADER(MESSAGE_CAPTURE, sizeof(m)),
                                     .hook = capture->policy.hook,
-                                    .installed = 1};
+                                    .installed = 1,
+                                    .honest = k->generation->policies[i].honest};
 
+        if (generation_why_early(k->generation, i))
+            snprintf(m.why_early, sizeof(m.why_early), "%s",
+                     generation_why_early(k->generation, i));
         snprintf(m.name, sizeof(m.name), "%s", capture->policy.name);
         snprintf(m.upstream, sizeof(m.upstream), "%s", target);
         fd_send_message(client, &m, sizeof(m), NULL, 0);
@@ -445,7 +451,8 @@ static int bring_up(struct keeper *k, char *why, size_t why_size)
     }
     if (o->command && isatty(STDERR_FILENO))
         missing_say_names(config);
-    r = generation_create(config, !o->command, k->listeners, &k->generation, why, why_size);
+    r = generation_create(config, !o->command, k->listeners, k->seats, &k->generation, why,
+                          why_size);
     if (r < 0)
         return r;
     if (o->control) {
@@ -482,6 +489,7 @@ static void take_down(struct keeper *k)
     janitor_dismiss(&k->janitor);
     fd_close(&k->cgroup_fd);
     generation_free(k->generation);
+    seats_destroy(k->seats);
     fd_close(&k->signals);
     loop_destroy(k->loop);
 }
@@ -501,6 +509,8 @@ int keeper_run(const struct keeper_options *o)
 
     if (r == 0)
         r = listeners_create(&k.listeners);
+    if (r == 0)
+        r = seats_create(&k.seats);
     if (r < 0) {
         log_error("cannot start: %s", strerror(-r));
         config_free(o->config);

@@ -13,11 +13,6 @@ static void check_capture(const struct config_capture *c)
 
     if (c->policy.action == CAPTURE_DIRECT)
         return;
-    if (c->connect == CONNECT_HONEST)
-        log_warning(
-            "capture %s: connect = \"honest\" is not in this version; connections are accepted "
-            "early, and reset when the upstream says no",
-            name);
     if (c->udp == UDP_ASSOCIATE || c->udp == UDP_REJECT || c->policy.n_udp_ports > 0)
         log_warning("capture %s: UDP is not redirected by this version; it goes direct", name);
     if (c->dns == DNS_FAKE || c->dns == DNS_TCP || c->dns == DNS_ASSOCIATE)

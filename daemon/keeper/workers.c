@@ -80,6 +80,11 @@ static uint64_t slot_ref(const struct workers *w, const struct slot *s)
     return loop_ref(w->kind, 0, (uint32_t)(s - w->slots));
 }
 
+static uint32_t share(const struct generation *g, unsigned n)
+{
+    return (n + g->n_workers - 1) / g->n_workers;
+}
+
 static int spawn(struct workers *w, struct slot *s)
 {
     struct generation *g = s->generation;
@@ -97,7 +102,12 @@ static int spawn(struct workers *w, struct slot *s)
         .upstreams = g->upstreams,
         .listeners = g->listeners + g->first[s->number],
         .n_listeners = g->first[s->number + 1] - g->first[s->number],
-        .max_flows = (g->config->max_flows + g->n_workers - 1) / g->n_workers,
+        .seat = g->first_seat + s->number,
+        .holds = g->holds + g->n_holds * s->number,
+        .n_holds = g->n_holds,
+        .max_flows = share(g, g->config->max_flows),
+        .max_held = share(g, g->config->max_held),
+        .own_mark = g->set.own_mark,
         .needs_mark = g->marked,
         .hold = g->hold,
         .uid = w->uid,

@@ -176,8 +176,9 @@ static enum dial_result take_message(struct dial *d, const struct dial_env *env,
     int r = handshake_input(&d->handshake, &target, b->in, b->in_len, &w);
 
     *ret_more = r == 1 || r == 2;
+    /* What an inner hop says is about the next hop, not about the destination. */
     if (r < 0)
-        return fail(d, DIAL_HANDSHAKE, 0, -r);
+        return fail(d, DIAL_HANDSHAKE, 0, d->hop + 1u == d->upstream->n_hops ? -r : ECONNREFUSED);
     if (r == 1) {
         b->out_len = w.pos;
         b->out_pos = b->in_len = 0;

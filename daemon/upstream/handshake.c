@@ -104,13 +104,13 @@ static int input_auth(struct handshake *h, const struct socks_dest *target, cons
     return r == 0 ? 0 : request(h, target, out);
 }
 
-/* The verdict of a reply code: 2 when granted. EACCES cannot be delivered by a TCP reset. */
+/* The verdict of a reply code: 2 when granted. */
 static int verdict(struct handshake *h, uint8_t rep, int error)
 {
     h->rep = rep;
     if (error == 0)
         return 2;
-    return fail(h, HANDSHAKE_REPLY, error == -EACCES ? -ECONNREFUSED : error);
+    return fail(h, HANDSHAKE_REPLY, error);
 }
 
 int handshake_input(struct handshake *h, const struct socks_dest *target, const uint8_t *in,

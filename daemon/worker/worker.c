@@ -17,10 +17,13 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "bpf/hold.h"
 #include "bpf/origin.h"
 #include "flow/flow.h"
+#include "flow/inject.h"
 #include "flow/origin_socket.h"
 #include "log.h"
+#include "nft/log.h"
 #include "worker/query.h"
 #include "worker/sandbox.h"
 
@@ -39,6 +42,10 @@ struct worker {
     struct relay_pool *pool;
     struct flow_table *flows;
     struct flow_listener *listeners;
+    struct flow_capture *captures;
+    struct flow_hold *holds;
+    struct nft_log_source *logs; /* of those holds that are nfnetlink_log's */
+    struct injector injector;
     struct upstream_choice *choices;
     struct queries queries;
     uint32_t max_flows;
@@ -67,7 +74,7 @@ static enum relay_choice relay_choice(enum config_fast_path f)
 static unsigned share_descriptors(struct worker *w)
 {
     uint64_t limit = fd_raise_limit();
-    uint64_t fixed = SPARE_FDS + w->o->n_listeners * 2 + 8;
+    uint64_t fixed = SPARE_FDS + w->o->n_listeners * 2 + w->o->n_holds * 2 + 8;
     uint64_t left = limit > fixed ? limit - fixed : 0;
     uint64_t pipes = left / 32 < MAX_PIPES ? left / 32 : MAX_PIPES;
     uint64_t flows = (left - 2 * pipes) / 2;
@@ -91,6 +98,10 @@ static int open_origin(struct worker *w, const struct worker_listener *l, struct
         ret->origin = (struct origin_source){.ops = &origin_nat_ops};
         return 0;
     }
+    if (l->origin == WORKER_ORIGIN_SEAT) {
+        ret->origin = (struct origin_source){.ops = &origin_either_ops};
+        return 0;
+    }
     if (l->origin == WORKER_ORIGIN_LOCAL) {
         ret->origin = (struct origin_source){.ops = &origin_local_ops};
         return 0;
@@ -101,16 +112,36 @@ static int open_origin(struct worker *w, const struct worker_listener *l, struct
     return r < 0 ? r : bpf_origin_open(l->origin_map, cookie, &ret->origin);
 }
 
+static uint32_t capture_index(const struct worker *w, const struct config_capture *c)
+{
+    return c ? (uint32_t)(c - w->o->config->captures) : FLOW_ANY_CAPTURE;
+}
+
+static int set_up_captures(struct worker *w)
+{
+    const struct config *c = w->o->config;
+
+    w->captures = calloc(c->n_captures + 1, sizeof(*w->captures));
+    w->choices = calloc(c->n_captures + 1, sizeof(*w->choices));
+    if (!w->captures || !w->choices)
+        return -ENOMEM;
+    for (size_t i = 0; i < c->n_captures; i++) {
+        upstream_choose_from(c, &c->captures[i], w->o->upstreams, &w->choices[i]);
+        w->captures[i] = (struct flow_capture){.name = c->captures[i].policy.name,
+                                               .hook = c->captures[i].policy.hook,
+                                               .policy = (unsigned)i,
+                                               .choice = &w->choices[i]};
+    }
+    return 0;
+}
+
 static int set_up_listeners(struct worker *w)
 {
     const struct worker_options *o = w->o;
 
     w->listeners = calloc(o->n_listeners + 1, sizeof(*w->listeners));
-    w->choices = calloc(o->config->n_captures + 1, sizeof(*w->choices));
-    if (!w->listeners || !w->choices)
+    if (!w->listeners)
         return -ENOMEM;
-    for (size_t i = 0; i < o->config->n_captures; i++)
-        upstream_choose_from(o->config, &o->config->captures[i], o->upstreams, &w->choices[i]);
     for (size_t i = 0; i < o->n_listeners; i++) {
         const struct worker_listener *l = &o->listeners[i];
         struct flow_listener *f = &w->listeners[i];
@@ -120,10 +151,35 @@ static int set_up_listeners(struct worker *w)
             return r;
         f->fd = l->fd;
         f->at = l->at;
-        f->capture = l->capture->policy.name;
-        f->choice = &w->choices[l->capture - o->config->captures];
+        f->capture = capture_index(w, l->capture);
+        f->seat = l->origin == WORKER_ORIGIN_SEAT;
     }
     return 0;
+}
+
+/* Memory is mapped and raw sockets are made here, while we may. */
+static int set_up_holds(struct worker *w)
+{
+    const struct worker_options *o = w->o;
+    int r = o->n_holds > 0 ? injector_open(&w->injector) : 0;
+
+    w->holds = calloc(o->n_holds + 1, sizeof(*w->holds));
+    w->logs = calloc(o->n_holds + 1, sizeof(*w->logs));
+    if (!w->holds || !w->logs)
+        return -ENOMEM;
+    for (size_t i = 0; r == 0 && i < o->n_holds; i++) {
+        const struct worker_hold *h = &o->holds[i];
+
+        w->holds[i].capture = capture_index(w, h->capture);
+        if (h->capture) {
+            r = bpf_hold_open(h->fd, h->capture->policy.name, &w->holds[i].source);
+        } else {
+            w->logs[i].fd = h->fd;
+            w->holds[i].source =
+                (struct hold_source){.ops = &nft_log_hold_ops, .ctx = &w->logs[i], .fd = h->fd};
+        }
+    }
+    return r;
 }
 
 /* The addresses of every first hop: a flow to one of them has come back. */
@@ -214,14 +270,26 @@ static int set_up(struct worker *w)
         r = relay_pool_create(pipes, PREOPENED < pipes ? PREOPENED : pipes, STASH_BUDGET,
                               relay_choice(o->config->fast_path), &w->pool);
     if (r == 0)
+        r = set_up_captures(w);
+    if (r == 0)
         r = set_up_listeners(w);
+    if (r == 0)
+        r = set_up_holds(w);
     if (r < 0)
         return r;
     struct flow_table_options f = {
         .loop = w->loop,
         .pool = w->pool,
+        .captures = w->captures,
+        .n_captures = o->config->n_captures,
         .listeners = w->listeners,
         .n_listeners = o->n_listeners,
+        .holds = w->holds,
+        .n_holds = o->n_holds,
+        .inject = {.send = injector_send, .ctx = &w->injector},
+        .own_mark = o->own_mark,
+        .seat = o->seat,
+        .max_held = o->max_held,
         .upstreams = upstreams,
         .n_upstreams = n_upstreams,
         .max_flows = w->max_flows,
@@ -256,7 +324,7 @@ static int set_up(struct worker *w)
 static void close_the_rest(const struct worker_options *o)
 {
     int hold = o->hold;
-    int *keep = calloc(2 * o->n_listeners + 2, sizeof(int));
+    int *keep = calloc(2 * o->n_listeners + o->n_holds + 2, sizeof(int));
     size_t n = 0;
 
     if (!keep)
@@ -269,6 +337,8 @@ static void close_the_rest(const struct worker_options *o)
         if (o->listeners[i].origin == WORKER_ORIGIN_BPF)
             keep[n++] = o->listeners[i].origin_map;
     }
+    for (size_t i = 0; i < o->n_holds; i++)
+        keep[n++] = o->holds[i].fd;
     fd_close_others(keep, n);
     free(keep);
     if (hold >= 0) {

@@ -16,14 +16,26 @@
 #include "upstream/upstream.h"
 
 /* How a listener's connections are traced back. */
-enum worker_origin { WORKER_ORIGIN_NAT, WORKER_ORIGIN_LOCAL, WORKER_ORIGIN_BPF };
+enum worker_origin {
+    WORKER_ORIGIN_NAT,
+    WORKER_ORIGIN_LOCAL,
+    WORKER_ORIGIN_BPF,
+    WORKER_ORIGIN_SEAT, /* their SYN was held */
+};
 
 struct worker_listener {
     int fd;
     struct addr at;
-    const struct config_capture *capture;
+    const struct config_capture *capture; /* NULL: of any whose hook is nftables' */
     enum worker_origin origin;
     int origin_map; /* WORKER_ORIGIN_BPF: the map's descriptor */
+};
+
+/* Where held SYNs are read. */
+struct worker_hold {
+    int fd;
+    unsigned seat;
+    const struct config_capture *capture; /* a ring buffer of this one; NULL: nfnetlink_log */
 };
 
 struct worker_options {
@@ -34,7 +46,12 @@ struct worker_options {
     struct upstream *upstreams; /* resolved; as many as the configuration has */
     const struct worker_listener *listeners;
     size_t n_listeners;
+    unsigned seat; /* where held SYNs and their connections come in */
+    const struct worker_hold *holds;
+    size_t n_holds;
     uint32_t max_flows; /* this worker's share */
+    uint32_t max_held;  /* likewise */
+    uint32_t own_mark;  /* of our own packets, 0: none */
     bool needs_mark;    /* SO_MARK is used: keep CAP_NET_RAW */
     int hold;           /* kept open until the last flow's sockets are closed; -1: none */
     uid_t uid;          /* becomes this user; 0: stays (not root anyway) */

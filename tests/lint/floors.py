@@ -27,7 +27,7 @@ ARROWS = {
     "daemon/upstream": {"include", "daemon/base", "daemon/socks", "daemon/config"},
     "daemon/udp": {"include", "daemon/base", "daemon/socks", "daemon/config", "daemon/upstream"},
     "daemon/flow": {"include", "daemon/base", "daemon/config", "daemon/relay", "daemon/upstream"},
-    "daemon/worker": {"include", "daemon/base", "daemon/config", "bpf", "daemon/relay",
+    "daemon/worker": {"include", "daemon/base", "daemon/config", "bpf", "nft", "daemon/relay",
                       "daemon/upstream", "daemon/udp", "daemon/flow"},
     "daemon/control": {"include", "daemon/base"},
     "daemon/serve": {"include", "daemon/base", "daemon/socks", "daemon/relay"},

@@ -288,7 +288,8 @@ struct client {
     uint32_t mark;
     uid_t uid;
     bool nonblock, v6only, fastopen_connect, fastopen_send, outer;
-    bool serve; /* also plays the world in its own namespace */
+    bool long_data; /* fastopen_send: more than a packet's head */
+    bool serve;     /* also plays the world in its own namespace */
     bool
         pause; /* client_run() returns after the first connect(), client_resume() does the second */
 };
@@ -332,8 +333,14 @@ static int client_connect(const struct client *c, int fd, const char *text)
     if (to.port == 0)
         to.port = fixture.world_port;
     len = client_sockaddr(c, &to, &ss);
-    if (c->fastopen_send)
-        return sendto(fd, "hello", 5, MSG_FASTOPEN, (struct sockaddr *)&ss, len) < 0 ? errno : 0;
+    if (c->fastopen_send) {
+        static const char data[1200] = "hello";
+
+        return sendto(fd, data, c->long_data ? sizeof(data) : 5, MSG_FASTOPEN,
+                      (struct sockaddr *)&ss, len) < 0
+                   ? errno
+                   : 0;
+    }
     if (connect(fd, (struct sockaddr *)&ss, len) < 0) {
         struct pollfd p = {.fd = fd, .events = POLLOUT};
 
@@ -441,13 +448,12 @@ static void client_main(const struct client *c, struct result *out, int hold)
     _exit(0);
 }
 
-/* Returns when the client has connected or failed; it keeps its socket until client_done(). */
-static UNUSED void client_run(const struct client *c, struct result *ret)
+/* Returns at once; client_wait() must follow. */
+static UNUSED void client_start(const struct client *c, struct result *ret)
 {
     struct result *shared =
         mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     int ends[2];
-    char byte;
     pid_t pid;
 
     assert_ptr_not_equal(shared, MAP_FAILED);
@@ -460,13 +466,35 @@ static UNUSED void client_run(const struct client *c, struct result *ret)
         client_main(c, shared, ends[1]);
     }
     close(ends[1]);
-    if (read(ends[0], &byte, 1) != 1)
+    *ret = (struct result){.pid = pid, .hold = ends[0], .shared = shared};
+}
+
+static UNUSED bool client_is_waiting(const struct result *result)
+{
+    struct pollfd p = {.fd = result->hold, .events = POLLIN};
+
+    return poll(&p, 1, 0) == 0;
+}
+
+static UNUSED void client_wait(const struct client *c, struct result *result)
+{
+    struct result before = *result;
+    char byte;
+
+    if (read(before.hold, &byte, 1) != 1)
         print_error("the client died\n");
-    *ret = *shared;
-    ret->pid = pid;
-    ret->hold = ends[0];
-    ret->shared = shared;
-    assert_true(ret->ready || c->pause);
+    *result = *before.shared;
+    result->pid = before.pid;
+    result->hold = before.hold;
+    result->shared = before.shared;
+    assert_true(result->ready || c->pause);
+}
+
+/* Returns when the client has connected or failed; it keeps its socket until client_done(). */
+static UNUSED void client_run(const struct client *c, struct result *ret)
+{
+    client_start(c, ret);
+    client_wait(c, ret);
 }
 
 /* The second connect() of a client with `pause`. */

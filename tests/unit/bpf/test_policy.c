@@ -65,6 +65,67 @@ static void test_numbers(void **state)
     assert_int_equal(settings.features, 0);
 }
 
+/* Connections go to the seats that are serving, of each family to those that have a port of it. */
+static void test_seats(void **state)
+{
+    const struct capture_seat seats[] = {{.number = 1, .serving = true},
+                                         {.number = 2},
+                                         {.number = 90, .serving = true},
+                                         {.number = 127, .serving = true}};
+    const struct capture_seat_ports ports[] = {{10, 11}, {20, 21}, {30, 0}, {40, 41}};
+    struct capture_policy policy = {.honest = true, .seat_ports = ports};
+    struct capture_set set = {.policies = &policy, .n_policies = 1, .seats = seats, .n_seats = 4};
+    struct abi_settings settings;
+
+    (void)state;
+    assert_true(bpf_policy_is_honest(&set, &policy));
+    bpf_policy_settings(&set, &policy, &settings);
+    assert_true(settings.flags & ABI_HONEST);
+    assert_int_equal(settings.n_seats_v4, 3);
+    assert_int_equal(settings.seats_v4[0].number, 1);
+    assert_int_equal(settings.seats_v4[0].port, 10);
+    assert_int_equal(settings.seats_v4[1].number, 90);
+    assert_int_equal(settings.seats_v4[1].port, 30);
+    assert_int_equal(settings.seats_v4[2].number, 127);
+    assert_int_equal(settings.n_seats_v6, 2);
+    assert_int_equal(settings.seats_v6[1].number, 127);
+    assert_int_equal(settings.seats_v6[1].port, 41);
+
+    set.n_seats = 0;
+    assert_false(bpf_policy_is_honest(&set, &policy));
+    bpf_policy_settings(&set, &policy, &settings);
+    assert_false(settings.flags & ABI_HONEST);
+    assert_int_equal(settings.n_seats_v4, 0);
+    set.n_seats = 4;
+    policy.action = CAPTURE_DIRECT;
+    assert_false(bpf_policy_is_honest(&set, &policy));
+    policy.action = CAPTURE_PROXY;
+    policy.honest = false;
+    assert_false(bpf_policy_is_honest(&set, &policy));
+}
+
+static void test_all_seats(void **state)
+{
+    struct capture_seat seats[CAPTURE_SEATS];
+    struct capture_seat_ports ports[CAPTURE_SEATS];
+    struct capture_policy policy = {.honest = true, .seat_ports = ports};
+    struct capture_set set = {.seats = seats, .n_seats = CAPTURE_SEATS};
+    struct abi_settings settings;
+
+    (void)state;
+    for (unsigned i = 0; i < CAPTURE_SEATS; i++) {
+        seats[i] = (struct capture_seat){.number = i, .serving = true};
+        ports[i] = (struct capture_seat_ports){(uint16_t)(1000 + i), (uint16_t)(2000 + i)};
+    }
+    bpf_policy_settings(&set, &policy, &settings);
+    assert_int_equal(settings.n_seats_v4, CAPTURE_SEATS);
+    assert_int_equal(settings.n_seats_v6, CAPTURE_SEATS);
+    for (unsigned i = 0; i < CAPTURE_SEATS; i++) {
+        assert_int_equal(settings.seats_v4[i].port, 1000 + i);
+        assert_int_equal(settings.seats_v6[i].number, i);
+    }
+}
+
 static void test_udp_only(void **state)
 {
     struct capture_policy policy = {.udp_ports = http, .n_udp_ports = 1};
@@ -105,10 +166,9 @@ static void test_port_bits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_flags),
-        cmocka_unit_test(test_numbers),
-        cmocka_unit_test(test_udp_only),
-        cmocka_unit_test(test_port_bits),
+        cmocka_unit_test(test_flags),    cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_seats),    cmocka_unit_test(test_all_seats),
+        cmocka_unit_test(test_udp_only), cmocka_unit_test(test_port_bits),
     };
 
     return cmocka_run_group_tests_name("bpf policy", tests, NULL, NULL);

@@ -34,14 +34,45 @@ static void test_without_privileges(void **state)
     pid = fork();
     if (pid == 0) {
         uint32_t found = 42;
+        char why[BPF_WHY_MAX] = "";
 
         close(fixture.watch);
         if (setresuid(65534, 65534, 65534) < 0)
             _exit(9);
+        if (bpf_can_hold(why, sizeof(why)) || strstr(why, "CAP_") == NULL)
+            _exit(2);
         _exit(bpf_probe(&found) == -EPERM && found == 42 ? 0 : 1);
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_int_equal(status, 0);
+}
+
+/* What it says about honest captures is what an attempt at one comes to. */
+static void test_can_hold(void **state)
+{
+    const struct capture_seat seat = {.number = 0, .serving = true};
+    const struct capture_seat_ports ports = {1, 1};
+    struct capture_policy policy = plain_policy();
+    struct capture_set set = {.policies = &policy, .n_policies = 1, .seats = &seat, .n_seats = 1};
+    struct bpf_capture *capture = NULL;
+    char why[BPF_WHY_MAX] = "", reason[BPF_WHY_MAX] = "";
+    uint32_t found;
+
+    SKIP_UNLESS_POSSIBLE((struct fixture *)*state);
+    policy.honest = true;
+    policy.seat_ports = &ports;
+    assert_int_equal(bpf_probe(&found), 0);
+    assert_int_equal(bpf_can_hold(reason, sizeof(reason)), (found >> BPF_FEATURE_HOLD) & 1);
+    if (bpf_can_hold(reason, sizeof(reason))) {
+        assert_string_equal(reason, "");
+        capture = attach(&set, 0, fixture.inner_fd);
+        bpf_capture_detach(capture);
+    } else {
+        assert_true(reason[0] != '\0');
+        assert_true(bpf_cgroup_attach(&set, 0, fixture.inner_fd, &capture, why, sizeof(why)) < 0);
+        assert_null(capture);
+        assert_true(why[0] != '\0');
+    }
 }
 
 int main(void)
@@ -49,6 +80,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_table),
         cmocka_unit_test(test_required_means_it_loads),
+        cmocka_unit_test(test_can_hold),
         cmocka_unit_test(test_without_privileges),
     };
 

@@ -284,6 +284,8 @@ static void top_values(void **state)
         {1, "workers = 65\n", "workers (65)", "from 0 to 64"},
         {1, "max-flows = 15\n", "max-flows (15)", "from 16 to 1048576"},
         {1, "max-flows = 1048577\n", "max-flows (1048577)", "from 16 to 1048576"},
+        {1, "max-held = 15\n", "max-held (15)", "from 16 to 1048576"},
+        {1, "max-held = 1048577\n", "max-held (1048577)", "from 16 to 1048576"},
         {1, "max-flows = 18446744073709551632\n", "max-flows (18446744073709551632)",
          "from 16 to 1048576"},
         {1, "idle-timeout = \"5\"\n", "idle-timeout (5)", "as in \"30s\""},

@@ -64,6 +64,7 @@ static const char example[] =
     "capture \"rest\" { upstream = \"backup\" }\n"
     "workers  = 2           # 0 = one per CPU\n"
     "max-flows = 16\n"
+    "max-held = 17\n"
     "idle-timeout = \"2h\"\n"
     "fast-path = \"splice\"\n"
     "control  = \"/run/other/control.sock\"\n"
@@ -230,6 +231,7 @@ static void complete_example(void **state)
 
     assert_int_equal(c->workers, 2);
     assert_int_equal(c->max_flows, 16);
+    assert_int_equal(c->max_held, 17);
     assert_int_equal(c->idle_timeout, 7200 * SEC);
     assert_int_equal(c->fast_path, FAST_SPLICE);
     assert_string_equal(c->control, "/run/other/control.sock");
@@ -246,6 +248,7 @@ static void empty_file_is_all_defaults(void **state)
     assert_int_equal(c->n_upstreams + c->n_groups + c->n_captures, 0);
     assert_int_equal(c->workers, 0);
     assert_int_equal(c->max_flows, 65536);
+    assert_int_equal(c->max_held, 8192);
     assert_int_equal(c->idle_timeout, 0);
     assert_int_equal(c->fast_path, FAST_AUTO);
     assert_string_equal(c->control, CONFIG_DEFAULT_CONTROL);
@@ -344,7 +347,7 @@ static void edges_of_ranges(void **state)
         "upstream \"a-name_of.exactly-31-characters\" { url = \"socks5://h\" warm = 1024\n"
         " connect-timeout = \"1ms\" handshake-timeout = \"1h\" }\n"
         "capture \"c\" { hook = cgroup cgroup = \"/\" upstream = \"refuse\" mark = 0xffffffff }\n"
-        "workers = 64 max-flows = 1048576\n");
+        "workers = 64 max-flows = 1048576 max-held = 1048576\n");
 
     (void)state;
     assert_int_equal(strlen(c->upstreams[0].name), CONFIG_NAME_MAX);
@@ -354,6 +357,7 @@ static void edges_of_ranges(void **state)
     assert_string_equal(c->captures[0].policy.cgroup, "/");
     assert_int_equal(c->workers, 64);
     assert_int_equal(c->max_flows, 1048576);
+    assert_int_equal(c->max_held, 1048576);
     config_free(c);
 }
 

@@ -21,6 +21,7 @@ struct rig {
     struct flow_table *t;
     struct flow_table_options options;
     struct flow_listener listener;
+    struct flow_capture flow_capture;
 
     struct config config;
     struct config_upstream ups[RIG_UPSTREAMS];
@@ -36,6 +37,7 @@ struct rig {
     struct origin origin;
     unsigned lookups, emptied;
     unsigned fds;
+    void *extra; /* of a rig that stands on this one */
 };
 
 static inline int rig_lookup(void *ctx, int fd, const struct addr *peer, const struct addr *local,
@@ -85,8 +87,9 @@ static inline int rig_open(void **state)
         .upstreams = r.ups, .n_upstreams = RIG_UPSTREAMS, .groups = &r.group, .n_groups = 1};
     r.capture = (struct config_capture){.target = TARGET_UPSTREAM};
     assert_int_equal(addr_parse("203.0.113.10:80", 0, &r.origin.destination), 0);
-    r.listener = (struct flow_listener){
-        .capture = "test", .origin = {.ops = &ops, .ctx = &r}, .choice = &r.choice};
+    r.listener = (struct flow_listener){.origin = {.ops = &ops, .ctx = &r}};
+    r.flow_capture = (struct flow_capture){
+        .name = "test", .hook = CAPTURE_OUTPUT, .policy = 3, .choice = &r.choice};
     struct addr at;
 
     assert_int_equal(addr_parse("127.0.0.1:0", 0, &at), 0);
@@ -94,6 +97,8 @@ static inline int rig_open(void **state)
     assert_true(r.listener.fd >= 0);
     r.options = (struct flow_table_options){.loop = r.d.loop,
                                             .pool = r.pool,
+                                            .captures = &r.flow_capture,
+                                            .n_captures = 1,
                                             .listeners = &r.listener,
                                             .n_listeners = 1,
                                             .upstreams = r.upstream_at,

@@ -67,6 +67,8 @@ static const struct port_range many_ports[] = {
     {5000, 6000}, {5500, 7000}, {3306, 3306}, {65000, 65535}, {110, 110}, {143, 143},   {1, 1}};
 static const struct port_range all_ports[] = {{0, 65535}};
 static const struct port_range quic[] = {{443, 443}};
+static const struct capture_seat_ports seat_ports[] = {
+    {42000, 42100}, {42001, 42101}, {42002, 42102}, {42127, 0}};
 static const uint32_t some_uids[] = {1000, 0, 65534, 1000, 33, 4294967294u, 7, 8, 9, 101, 102};
 static const uint32_t one_uid[] = {1001};
 static const struct prefix net4[] = {NET4(203, 0, 113, 0, 24)};
@@ -194,6 +196,41 @@ static const struct capture_policy host_reset[] = {
 static const struct capture_policy refuse_reset[] = {
     {OTHER("none", CAPTURE_REFUSE), UID(one_uid), .reset_established = true}};
 
+/* Honest ones, between others. */
+static const struct capture_policy honest_host[] = {
+    {OTHER("quiet", CAPTURE_DIRECT), TO(net4)},
+    {PROXY("web"), TCP(web), .honest = true},
+    {.name = "early", .port_v4 = 20001, .port_v6 = 20002, UID(some_uids)},
+    {.name = "deaf-early", .honest = true, UID(one_uid)},
+    {OTHER("rest", CAPTURE_REFUSE), UID(one_uid)},
+    {CGROUP("cg", "/"), .honest = true, .seat_ports = seat_ports},
+};
+static const struct capture_policy honest_all[] = {{PROXY("all"), .honest = true}};
+static const struct capture_policy honest_full[] = {
+    {PROXY("strict.and_a_very_long_name_too"), TO(net46), NOT_TO(untidy), UID(some_uids),
+     NOT_UID(one_uid), TCP(web), .has_mark = true, .mark = 0x51, .honest = true}};
+static const struct capture_policy honest_reset[] = {
+    {PROXY("all"), .honest = true, .reset_established = true}};
+static const struct capture_policy honest_gate[] = {
+    {NOT_GATE("quiet", CAPTURE_DIRECT), TO(net4)},
+    {GATE("web"), IFS(many_interfaces), TCP(web), .honest = true},
+    {NOT_GATE("bad", CAPTURE_REFUSE), TO(net46), TCP(quic)},
+    {.name = "early", .hook = CAPTURE_GATEWAY, .port_v4 = 20001, .port_v6 = 20002, TO(net6)},
+    {.name = "rest", .hook = CAPTURE_GATEWAY, .honest = true},
+};
+static const struct capture_policy honest_both[] = {
+    {GATE("gw"), IFS(lan_if), .honest = true, .fail_closed = true},
+    {PROXY("host"), TCP(web), .honest = true, .fail_closed = true},
+    {OTHER("rest", CAPTURE_REFUSE)}};
+
+static const struct capture_seat one_seat[] = {{2, true, 41002, 41102}};
+static const struct capture_seat some_seats[] = {{0, true, 41000, 41100},
+                                                 {1, false, 41001, 41101},
+                                                 {2, true, 41002, 41102},
+                                                 {127, true, 41127, 41227}};
+static const struct capture_seat v4_seat[] = {{0, true, 41000, 0}};
+static const struct capture_seat old_seat[] = {{3, false, 41003, 41103}};
+
 /* For the guard. */
 static const struct capture_policy closed[] = {{PROXY("host"), .fail_closed = true}};
 static const struct capture_policy closed_web[] = {
@@ -222,8 +259,9 @@ static inline struct addr parse_addr(const char *text)
 }
 
 #define POLICIES(array) .policies = (array), .n_policies = COUNT(array)
-#define TPROXY          .tproxy_mark = 0x5501
-#define OWN             .own_mark = 0x5500, .own_mask = 0xff00
+#define TPROXY          .tproxy_mark = CAPTURE_TPROXY_MARK
+#define OWN             .own_mark = CAPTURE_OWN_MARK, .own_mask = CAPTURE_OWN_MASK
+#define SEATS(array)    .seats = (array), .n_seats = COUNT(array)
 #define UPSTREAMS       .upstreams = some_upstreams, .n_upstreams = COUNT(some_upstreams)
 
 static const struct test_case {
@@ -235,6 +273,8 @@ static const struct test_case {
     {"a mark of 32 bits", {POLICIES(everything), .own_mark = 0x51, .own_mask = 0xffffffff}},
     {"a mark of one bit", {POLICIES(everything), .own_mark = 4, .own_mask = 4}},
     {"a mark of 0", {POLICIES(everything), .own_mark = 0, .own_mask = 0xff}},
+    {"a mark of 8 bits in the middle",
+     {POLICIES(everything), .own_mark = 0x5500, .own_mask = 0xff00}},
     {"a mark of 24 leading bits",
      {POLICIES(everything), .own_mark = 0x55530000, .own_mask = 0xffffff00}},
     {"tcp-ports", {POLICIES(by_ports), OWN}},
@@ -275,6 +315,20 @@ static const struct test_case {
     {"gateway and host", {POLICIES(host_and_gate), OWN, UPSTREAMS, TPROXY}},
     {"host, reset", {POLICIES(host_reset), OWN, UPSTREAMS}},
     {"refuse, reset", {POLICIES(refuse_reset), OWN}},
+    {"honest, one seat", {POLICIES(honest_all), OWN, SEATS(one_seat)}},
+    {"honest, several seats", {POLICIES(honest_host), OWN, UPSTREAMS, SEATS(some_seats)}},
+    {"honest, every selector", {POLICIES(honest_full), OWN, SEATS(some_seats)}},
+    {"honest, no mark", {POLICIES(honest_all), SEATS(one_seat)}},
+    {"honest, reset", {POLICIES(honest_reset), OWN, SEATS(some_seats)}},
+    {"honest, no IPv6 seat", {POLICIES(honest_all), OWN, SEATS(v4_seat)}},
+    {"honest, nobody serves", {POLICIES(honest_all), OWN, SEATS(old_seat)}},
+    {"honest, no seats", {POLICIES(honest_all), OWN}},
+    {"early, with an old seat", {POLICIES(everything), OWN, SEATS(old_seat)}},
+    {"honest gateway, one seat", {POLICIES(honest_gate), OWN, TPROXY, SEATS(one_seat)}},
+    {"honest gateway, several seats",
+     {POLICIES(honest_gate), OWN, UPSTREAMS, TPROXY, SEATS(some_seats)}},
+    {"honest gateway, nobody serves", {POLICIES(honest_gate), OWN, TPROXY, SEATS(old_seat)}},
+    {"honest gateway and host", {POLICIES(honest_both), OWN, UPSTREAMS, TPROXY, SEATS(some_seats)}},
 };
 
 /* What the guard makes of these is never empty. */
@@ -286,6 +340,7 @@ static const struct test_case guard_cases[] = {
     {"guard, gateway", {POLICIES(closed_gate), OWN, UPSTREAMS, TPROXY}},
     {"guard, gateway and host", {POLICIES(closed_both), OWN, UPSTREAMS, TPROXY}},
     {"guard, every process", {POLICIES(closed_host_cgroup), OWN}},
+    {"guard, honest", {POLICIES(honest_both), OWN, TPROXY, SEATS(some_seats)}},
 };
 
 /* nft has no word for an empty ruleset, so this one is not among the others. */

@@ -22,7 +22,7 @@ static struct nft_owner *install(const struct capture_set *set, unsigned *ret_n)
     CHECK(nft_owner_replace(owner, rs, why, sizeof(why)) == 0);
     nft_ruleset_free(rs);
     if (set->tproxy_mark != 0)
-        CHECK(routes_install(set->tproxy_mark, 0xffffffff, NULL, why, sizeof(why)) == 0);
+        CHECK(routes_install(NULL, why, sizeof(why)) == 0);
     r = conntrack_flush_selected(set, why, sizeof(why), ret_n);
     if (r == -EOPNOTSUPP)
         skip_because(why);
@@ -141,7 +141,7 @@ static void a_connection_of_the_host_is_reset(void)
     }
     (void)gone;
     /* A connection of the daemon itself. */
-    own = connect_in(servers[0], NULL, 0x5501, PATIENCE_MS);
+    own = connect_in(servers[0], NULL, CAPTURE_OWN_MARK, PATIENCE_MS);
     CHECK(own >= 0 && ask(&lan.server, PEER_ACCEPT, 0, NULL) == 0);
     CHECK(conntrack_flush_selected(&set, why, sizeof(why), NULL) == 0);
     CHECK(send(own, "x", 1, MSG_NOSIGNAL) == 1 && ask(&lan.server, PEER_RECV, 0, NULL) == 1);

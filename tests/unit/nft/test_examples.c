@@ -72,9 +72,9 @@ static struct lan set_up(bool gateway)
     static const struct capture_policy gate[] = {{GATE("x"), .has_mark = true, .mark = 0x51}};
     const struct capture_set set = {.policies = gateway ? gate : host,
                                     .n_policies = 1,
-                                    .own_mark = 0x55530000,
-                                    .own_mask = 0xffffff00,
-                                    .tproxy_mark = 0x55530001};
+                                    .own_mark = CAPTURE_OWN_MARK,
+                                    .own_mask = CAPTURE_OWN_MASK,
+                                    .tproxy_mark = CAPTURE_TPROXY_MARK};
     struct nft_owner *owner;
     struct nft_ruleset *rs;
     struct lan lan = make_lan();
@@ -93,7 +93,7 @@ static struct lan set_up(bool gateway)
     CHECK(r == 0);
     nft_ruleset_free(rs);
     if (gateway)
-        CHECK(routes_install(set.tproxy_mark, 0xffffffff, NULL, why, sizeof(why)) == 0);
+        CHECK(routes_install(NULL, why, sizeof(why)) == 0);
     return lan;
 }
 

@@ -43,7 +43,7 @@ static struct nft_owner *install(const struct capture_set *set)
     CHECK(nft_owner_replace(owner, rs, why, sizeof(why)) == 0);
     nft_ruleset_free(rs);
     if (set->tproxy_mark != 0)
-        CHECK(routes_install(set->tproxy_mark, 0xffffffff, NULL, why, sizeof(why)) == 0);
+        CHECK(routes_install(NULL, why, sizeof(why)) == 0);
     guard(set);
     return owner;
 }
@@ -190,7 +190,8 @@ static void the_host_is_refused_and_nothing_leaks(void)
     CHECK(packets_at_server(&lan) == 0);
 
     CHECK(direct("203.0.113.5:81") && direct("[2001:db8::5]:81") && direct("10.9.9.9:80"));
-    CHECK(direct_as("203.0.113.5:80", 0x5501) && direct_as("[2001:db8::5]:80", 0x5501));
+    CHECK(direct_as("203.0.113.5:80", CAPTURE_OWN_MARK) &&
+          direct_as("[2001:db8::5]:80", CAPTURE_OWN_MARK));
     int here = listen_at("198.18.9.1:80", false);
 
     CHECK(direct("198.18.9.1:80"));

@@ -114,7 +114,7 @@ static void each_reply_code_reaches_the_application(void **state)
         bool at_fault;
         const char *text;
     } cases[] = {
-        {0x01, ECONNREFUSED, false, "reply 0x01"}, {0x02, ECONNREFUSED, false, "reply 0x02"},
+        {0x01, ECONNREFUSED, false, "reply 0x01"}, {0x02, EACCES, false, "reply 0x02"},
         {0x03, ENETUNREACH, false, "reply 0x03"},  {0x04, EHOSTUNREACH, false, "reply 0x04"},
         {0x05, ECONNREFUSED, false, "refused"},    {0x06, EHOSTUNREACH, false, "TTL"},
         {0x07, ECONNREFUSED, true, "reply 0x07"},  {0x08, ECONNREFUSED, false, "reply 0x08"},

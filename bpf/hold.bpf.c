@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Honest connect for the cgroup capture, kernel half: the SYN is held until the upstream has
+ * answered.
+ *
+ * connect.bpf.c has turned the connection to the listener of a seat and kept the seat with the
+ * socket. us_hold meets the SYN as the last one before the device: it copies the SYN with the
+ * socket's origin to the ring buffer of that seat, and drops it. TCP takes that for a lost packet,
+ * so connect() stays pending and the SYN is sent again after a second, and so on, which is held in
+ * the same way. The worker of the seat lets the connection come true by sending the SYN itself,
+ * from a raw socket, which has no such state and passes.
+ *
+ * The program sees every packet of the cgroup: one that is not a SYN costs two loads.
+ */
+#include <linux/bpf.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "bpf_abi.h"
+#include "endpoint.bpf.h"
+
+#define IPPROTO_TCP 6
+#define IPV4_HEADER 20
+#define IPV6_HEADER 40
+#define TCP_HEADER  20
+
+/* TCP's flags are its octet 13. */
+#define TCP_FLAGS 13
+#define TCP_FIN   0x01
+#define TCP_SYN   0x02
+#define TCP_RST   0x04
+#define TCP_ACK   0x10
+
+/* What an egress program answers. DROP is no congestion (2), which would slow the socket down. */
+#define DROP 0
+#define PASS 1
+
+char LICENSE[] SEC("license") = "GPL";
+
+const volatile struct abi_hold_settings settings = {};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+    __uint(max_entries, ABI_SEATS);
+    __type(key, __u32);
+    __array(
+        values, struct {
+            __uint(type, BPF_MAP_TYPE_RINGBUF);
+            __uint(max_entries, 65536); /* of a model only; the rings' own is the loader's */
+        });
+} us_rings SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, ABI_N_COUNTERS);
+    __type(key, __u32);
+    __type(value, __u64);
+} us_counters SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_SK_STORAGE);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, int);
+    __type(value, struct abi_socket);
+} us_sockets_2 SEC(".maps");
+
+static __always_inline int miss(void)
+{
+    __u32 which = ABI_COUNT_MISSED;
+    __u64 *n = bpf_map_lookup_elem(&us_counters, &which);
+
+    if (n)
+        (*n)++;
+    return DROP;
+}
+
+/* The flags of a TCP packet; 0: it is something else. */
+static __always_inline __u8 tcp_flags(struct __sk_buff *skb)
+{
+    __u32 at = IPV6_HEADER;
+    __u8 first, protocol, flags;
+
+    if (bpf_skb_load_bytes(skb, 0, &first, 1))
+        return 0;
+    if (first >> 4 == 4)
+        at = (first & 0xf) * 4;
+    if (bpf_skb_load_bytes(skb, first >> 4 == 4 ? 9 : 6, &protocol, 1))
+        return 0;
+    if (protocol != IPPROTO_TCP || bpf_skb_load_bytes(skb, at + TCP_FLAGS, &flags, 1))
+        return 0;
+    return flags;
+}
+
+static __always_inline int hold(struct __sk_buff *skb, const struct abi_socket *state)
+{
+    __u32 seat = state->seat - 1;
+    void *ring = bpf_map_lookup_elem(&us_rings, &seat);
+    struct abi_held *held;
+    __u32 len = skb->len;
+
+    if (!ring)
+        return miss();
+    held = bpf_ringbuf_reserve(ring, sizeof(*held), 0);
+    if (!held)
+        return miss();
+    if (len > ABI_PACKET_MAX)
+        len = ABI_PACKET_MAX;
+    if (len < IPV4_HEADER + TCP_HEADER || bpf_skb_load_bytes(skb, 0, held->packet, len)) {
+        bpf_ringbuf_discard(held, 0);
+        return miss();
+    }
+    held->origin = state->origin;
+    held->interface = skb->ifindex;
+    held->len = len;
+    bpf_ringbuf_submit(held, 0);
+    return DROP;
+}
+
+SEC("cgroup_skb/egress")
+int us_hold(struct __sk_buff *skb)
+{
+    struct bpf_sock *sk = skb->sk;
+    struct abi_socket *state;
+
+    if (!sk || sk->state != BPF_TCP_SYN_SENT)
+        return PASS;
+    state = bpf_sk_storage_get(&us_sockets_2, sk, NULL, 0);
+    if (!state || state->decision != ABI_PROXY || state->instance != settings.instance ||
+        !state->seat)
+        return PASS;
+    if ((tcp_flags(skb) & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) != TCP_SYN)
+        return PASS;
+    return hold(skb, state);
+}

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * bpf/holder.h. us_hold knows no policy and is never replaced: what is held, and for whom, is with
+ * the sockets. A change of policy adds rings before the connect programs can choose their seats,
+ * and takes rings away when they no longer do.
+ */
+#include "bpf/holder.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+
+#include "base/fd.h"
+#include "bpf/embed.h"
+#include "bpf/object.h"
+#include "bpf_abi.h"
+#include "log.h"
+
+#define WHAT "holding SYNs for the cgroup capture"
+
+/*
+ * 3120 SYNs of 336 bytes: what arrives while a worker is busy with something else for some tens of
+ * milliseconds, at a hundred thousand connections a second. What does not fit comes again after a
+ * second. The kernel takes this memory at once, for each capture and seat.
+ */
+#define RING_SIZE (1u << 20)
+
+struct bpf_holder {
+    int link;  /* -1: not attached */
+    int rings; /* ABI_MAP_RINGS; -1: not loaded */
+    int ring[CAPTURE_SEATS];
+};
+
+_Static_assert(ABI_SEATS == CAPTURE_SEATS, "seats");
+
+struct bpf_holder *bpf_holder_new(void)
+{
+    struct bpf_holder *h = calloc(1, sizeof(*h));
+
+    if (h == NULL)
+        return NULL;
+    h->link = h->rings = -1;
+    for (size_t i = 0; i < CAPTURE_SEATS; i++)
+        h->ring[i] = -1;
+    return h;
+}
+
+/* Loads and attaches. Without a ring the program holds nothing yet. */
+static int attach(struct bpf_holder *h, const struct bpf_holder_base *base, char *why,
+                  size_t why_size)
+{
+    const struct abi_hold_settings settings = {.instance = base->instance};
+    struct bpf_object *object = NULL;
+    int r, program = -1, link = -1;
+
+    /* cppcheck-suppress comparePointers; two symbols of one object */
+    r = bpf_object_open(bpf_embed_hold, BPF_EMBED_SIZE(hold), "us_hold", &settings,
+                        sizeof(settings), &object);
+    if (r == 0)
+        r = bpf_object_reuse_map(object, ABI_MAP_SOCKETS, base->sockets);
+    if (r == 0)
+        r = bpf_object_reuse_map(object, ABI_MAP_COUNTERS, base->counters);
+    if (r == 0)
+        r = bpf_object__load(object);
+    if (r == 0)
+        r = program = bpf_object_dup_program(object, "us_hold");
+    if (r >= 0)
+        r = h->rings = bpf_object_dup_map(object, ABI_MAP_RINGS);
+    if (r < 0)
+        bpf_object_explain(r, WHAT, why, why_size);
+    else
+        r = link = bpf_object_attach(program, "us_hold", base->cgroup, BPF_CGROUP_INET_EGRESS, why,
+                                     why_size);
+    fd_close(&program);
+    bpf_object__close(object);
+    if (r < 0) {
+        fd_close(&h->rings);
+        return r;
+    }
+    h->link = link;
+    return 0;
+}
+
+/* Together if the kernel can: it waits for its CPUs after each call, some 15 ms. */
+static int put_rings(int rings, const uint32_t *seats, const int *fds, uint32_t n)
+{
+    uint32_t done = n;
+    int r = n > 1 ? bpf_map_update_batch(rings, seats, fds, &done, NULL) : -EOPNOTSUPP;
+
+    if (r == 0)
+        return 0;
+    for (uint32_t i = 0; i < n; i++) {
+        r = bpf_map_update_elem(rings, &seats[i], &fds[i], BPF_ANY);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int add_rings(struct bpf_holder *h, const struct bpf_holder_seats *wanted)
+{
+    uint32_t seats[CAPTURE_SEATS], n = 0;
+    int fds[CAPTURE_SEATS];
+
+    for (uint32_t i = 0; i < CAPTURE_SEATS; i++) {
+        int fd;
+
+        if (!wanted->has[i] || h->ring[i] >= 0)
+            continue;
+        fd = bpf_map_create(BPF_MAP_TYPE_RINGBUF, "us_ring", 0, 0, RING_SIZE, NULL);
+        if (fd < 0)
+            return fd;
+        h->ring[i] = fd;
+        seats[n] = i;
+        fds[n++] = fd;
+    }
+    return n == 0 ? 0 : put_rings(h->rings, seats, fds, n);
+}
+
+int bpf_holder_grow(struct bpf_holder *h, const struct bpf_holder_base *base,
+                    const struct bpf_holder_seats *wanted, char *why, size_t why_size)
+{
+    bool any = false;
+    int r = 0;
+
+    for (size_t i = 0; i < CAPTURE_SEATS; i++)
+        any |= wanted->has[i];
+    if (any && h->link < 0)
+        r = attach(h, base, why, why_size);
+    if (r < 0 || !any)
+        return r;
+    r = add_rings(h, wanted);
+    if (r < 0)
+        bpf_object_explain(r, WHAT, why, why_size);
+    return r;
+}
+
+void bpf_holder_shrink(struct bpf_holder *h, const struct bpf_holder_seats *kept)
+{
+    bool any = false;
+
+    for (uint32_t i = 0; i < CAPTURE_SEATS; i++) {
+        if (h->ring[i] >= 0 && !kept->has[i]) {
+            int r = bpf_map_delete_elem(h->rings, &i);
+
+            if (r < 0 && r != -ENOENT) /* made, and never put there */
+                log_warning("the ring of seat %u stays in the kernel: %s", i, strerror(-r));
+            fd_close(&h->ring[i]);
+        }
+        any |= h->ring[i] >= 0;
+    }
+    if (any)
+        return;
+    bpf_holder_detach(h);
+    fd_close(&h->link);
+    fd_close(&h->rings);
+}
+
+void bpf_holder_get_seats(const struct bpf_holder *h, struct bpf_holder_seats *ret)
+{
+    for (size_t i = 0; i < CAPTURE_SEATS; i++)
+        ret->has[i] = h->ring[i] >= 0;
+}
+
+int bpf_holder_ring(const struct bpf_holder *h, unsigned seat)
+{
+    if (seat >= CAPTURE_SEATS || h->ring[seat] < 0)
+        return -ENOENT;
+    return h->ring[seat];
+}
+
+int bpf_holder_link(const struct bpf_holder *h)
+{
+    return h->link;
+}
+
+void bpf_holder_detach(struct bpf_holder *h)
+{
+    int r = h->link < 0 ? 0 : bpf_link_detach(h->link);
+
+    if (r < 0)
+        log_warning("us_hold cannot be detached: %s", strerror(-r));
+}
+
+void bpf_holder_free(struct bpf_holder *h)
+{
+    if (h == NULL)
+        return;
+    for (size_t i = 0; i < CAPTURE_SEATS; i++)
+        fd_close(&h->ring[i]);
+    fd_close(&h->link);
+    fd_close(&h->rings);
+    free(h);
+}
