@@ -46,21 +46,24 @@ many() { # WHAT HOOK
     done
     for f in 4 6; do
         wait_exit "many$f" 80
-        is "$(awk '{n[$2]++} END {for (r in n) print r "=" n[r]}' "${LOG[many$f]}" | sort | paste -sd ' ')" "$(counted $f)" \
+        icmp_limited || is "$(awk '{n[$2]++} END {for (r in n) print r "=" n[r]}' "${LOG[many$f]}" | sort | paste -sd ' ')" "$(counted $f)" \
             "$1: 1,500 connections at once, IPv$f: as many of each result as there must be"
-        is "$(expected $f 20000 20024 | awk -v results="${LOG[many$f]}" '
+        is "$(expected $f 20000 20024 | awk -v results="${LOG[many$f]}" -v limited="$(icmp_limited && echo 1)" '
             { want[$1 - 20000] = $2 }
             END { want[20] = "ETIMEDOUT"
                 while ((getline line <results) > 0) {
                     split(line, r, " ")
-                    if (r[2] != want[(r[1] - 20000) % 25]) print r[1], r[2] " instead of " want[(r[1] - 20000) % 25]
+                    w = want[(r[1] - 20000) % 25]
+                    if (r[2] != w && !(limited && w ~ /UNREACH/ && r[2] == "ECONNREFUSED")) print r[1], r[2] " instead of " want[(r[1] - 20000) % 25]
                     n++
                 }
                 print n + 0 " results" }')" "1500 results" "$1: IPv$f: and each at the port it is for"
         stop "many$f"
         rm -f "${LOG[many$f]}"
     done
-    is "$(verdicts requests)" 3000 "$1: the upstream was asked once for each"
+    # An answer that was lost is remembered for a while, but not for ever.
+    num "$(verdicts requests)" -ge 3000 "$1: the upstream was asked for each"
+    num "$(verdicts requests)" -le 3030 "$1: and hardly ever twice"
     nothing_left "$1"
 }
 for hook in output gateway cgroup; do many "$hook" $hook; done
@@ -147,7 +150,8 @@ short() { # N for each hook and family
         done
     done
     total=$((total + 6 * $1))
-    is "$(verdicts requests)" $((6 * $1)) "the upstream was asked once for each"
+    num "$(verdicts requests)" -ge $((6 * $1)) "the upstream was asked for each"
+    num "$(verdicts requests)" -le $((6 * $1 + 6 * $1 / 100)) "and hardly ever twice"
     nothing_left "after $total short ones"
 }
 short 2000

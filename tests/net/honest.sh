@@ -17,8 +17,12 @@ honest_sysctls() {
         ns "$n" sh -c 'cd /proc/sys/net && echo 2 >ipv4/tcp_syn_retries
             [ ! -e ipv4/tcp_syn_linear_timeouts ] || echo 0 >ipv4/tcp_syn_linear_timeouts
             echo 0 >ipv4/icmp_ratelimit; echo 0 >ipv6/icmp/ratelimit' 2>/dev/null
+        ns "$n" sh -c 'cd /proc/sys/net/ipv4 && [ -e icmp_msgs_per_sec ] &&
+            echo 100000 >icmp_msgs_per_sec && echo 10000 >icmp_msgs_burst' 2>/dev/null
     done
 }
+# Before Linux 6.13 the limit of all ICMP messages is one for all namespaces, 1,000 a second.
+icmp_limited() { ns client test ! -e /proc/sys/net/ipv4/icmp_msgs_per_sec; }
 
 # verdicts QUESTION...: what the server of that name (default: verdicts) has seen; verdicts_are for
 # wait_for: QUESTION OP NUMBER.
@@ -200,6 +204,15 @@ def judged(port, data):
 def name(error):
     return errno.errorcode.get(error.errno, repr(error))
 
+def lost(error):
+    """Of a socket that was said to be connected. IPv4 sockets become ready by an ICMP error a moment
+    before it is their error; so connect() may be told of it by what comes next."""
+    if error.errno in (errno.ECONNRESET, errno.EPIPE):
+        return "lost=RST"
+    if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH):
+        return name(error)
+    return "lost=" + name(error)
+
 def connect_ex(port):
     s = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     s.settimeout(30)
@@ -214,7 +227,7 @@ def connect_ex(port):
             s.sendall(b"?\n")
             result = judged(port, s.recv(100))
         except OSError as e:
-            result = "lost=RST" if e.errno in (errno.ECONNRESET, errno.EPIPE) else "lost=" + name(e)
+            result = lost(e)
     out(port, result, begun, end)
 
 async def stream(port):
@@ -229,7 +242,7 @@ async def stream(port):
         writer.write(b"?\n")
         result = judged(port, await reader.readline())
     except OSError as e:
-        result = "lost=RST" if e.errno in (errno.ECONNRESET, errno.EPIPE) else "lost=" + name(e)
+        result = lost(e)
     out(port, result, begun, end)
 
 async def streams():

@@ -252,12 +252,15 @@ static void begin(struct conn *c, uint16_t port)
         die(3, "epoll: %s", strerror(errno));
 }
 
-static void connected(struct conn *c)
+/* An ICMP error to an IPv4 socket is EPOLLERR for a moment before it is an error of the socket. */
+static void connected(struct conn *c, bool writable)
 {
     int error = 0;
     socklen_t len = sizeof(error);
 
     getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &len);
+    if (!error && !writable)
+        return;
     c->ms = ms_since(c->begun);
     c->connecting = false;
     if (error)
@@ -290,7 +293,7 @@ static void happened(struct conn *c, uint32_t events)
     if (c->fd < 0 || c->kept)
         return;
     if (c->connecting && (events & (EPOLLOUT | EPOLLERR | EPOLLHUP)))
-        connected(c);
+        connected(c, events & EPOLLOUT);
     if (c->fd >= 0 && !c->connecting && !c->kept && (events & (EPOLLIN | EPOLLERR | EPOLLHUP)))
         answered(c);
 }

@@ -400,4 +400,44 @@ static UNUSED void expect_held_and_let_in(const struct rig *rig, struct client c
     client_done(&result);
 }
 
+static UNUSED uint64_t missed(const struct rig *r)
+{
+    struct bpf_capture_counters counters;
+
+    assert_int_equal(bpf_capture_read_counters(r->capture, &counters), 0);
+    return counters.missed;
+}
+
+/* ---- for tests that each have a capture of their own ---- */
+
+static struct rig rig;
+
+/* Of the group: with a reason to skip when this kernel cannot hold. */
+static UNUSED int hold_setup(void **state)
+{
+    int r = fixture_setup(state);
+
+    if (r == 0 && fixture.skip[0] == '\0')
+        bpf_can_hold(fixture.skip, sizeof(fixture.skip));
+    return r;
+}
+
+static UNUSED int rig_each_setup(void **state)
+{
+    *state = &fixture;
+    if (fixture.skip[0] == '\0')
+        rig_up(&rig);
+    return 0;
+}
+
+static UNUSED int rig_each_teardown(void **state)
+{
+    (void)state;
+    if (fixture.skip[0] == '\0')
+        rig_down(&rig);
+    return 0;
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, rig_each_setup, rig_each_teardown)
+
 #endif

@@ -1,58 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * bpf/holder.c, bpf/hold.c: rings come and go with the seats of a set and with nothing else; who
- * reads them may die; and what is held stays held while the policy changes.
+ * bpf/holder.c: rings come and go with the seats of a set and with nothing else, and what is held
+ * stays held while the policy changes.
  */
 #include <dirent.h>
 #include <sys/resource.h>
 
-#include <bpf/bpf.h>
-
-#include "bpf_abi.h"
 #include "hold_rig.h"
-
-#define RING_HOLDS 3120 /* SYNs; see bpf/holder.c */
-
-static struct rig rig;
-
-static int setup(void **state)
-{
-    int r = fixture_setup(state);
-
-    if (r == 0 && fixture.skip[0] == '\0')
-        bpf_can_hold(fixture.skip, sizeof(fixture.skip));
-    return r;
-}
-
-static int rig_each_setup(void **state)
-{
-    *state = &fixture;
-    if (fixture.skip[0] == '\0')
-        rig_up(&rig);
-    return 0;
-}
-
-static int rig_each_teardown(void **state)
-{
-    (void)state;
-    if (fixture.skip[0] == '\0')
-        rig_down(&rig);
-    return 0;
-}
 
 static int n_links(void)
 {
     int fds[BPF_CAPTURE_MAX_FDS];
 
     return bpf_capture_fds(rig.capture, fds, BPF_CAPTURE_MAX_FDS);
-}
-
-static uint64_t missed(void)
-{
-    struct bpf_capture_counters counters;
-
-    assert_int_equal(bpf_capture_read_counters(rig.capture, &counters), 0);
-    return counters.missed;
 }
 
 static void let_in_and_check(const struct client *c, struct result *result, const struct syn *syn)
@@ -96,7 +56,7 @@ static void test_replace_keeps_rings(void **state)
     /* The new policy is in force. */
     expect_direct((struct client){.to = PRIVATE_V4 ":0"});
     expect_held_and_let_in(&rig, (struct client){.to = WORLD_V4 ":80"}, WORLD_V4 ":80");
-    assert_int_equal(missed(), 0);
+    assert_int_equal(missed(&rig), 0);
 }
 
 /* Seats that are not serving keep their ring and get nothing new; without a serving one of the
@@ -196,10 +156,10 @@ static void test_seat_gone(void **state)
     rig.set.n_seats = 1;
     rig.seats[0].serving = true;
     rig_replace(&rig);
-    assert_int_equal(missed(), 0);
-    for (int i = 0; i < 1000 && missed() == 0; i++)
+    assert_int_equal(missed(&rig), 0);
+    for (int i = 0; i < 1000 && missed(&rig) == 0; i++)
         usleep(10000);
-    assert_int_equal(missed(), 1);
+    assert_int_equal(missed(&rig), 1);
     assert_true(client_is_waiting(&result));
     assert_nobody_is_let_in(&rig);
     assert_false(a_syn_waits(&rig, 0));
@@ -341,156 +301,6 @@ static void test_detached(void **state)
     rig_up(&rig);
 }
 
-/* ---- the reader ---- */
-
-/* A process in the cgroup that begins n connections and gives up each at once. */
-static void flood(unsigned n)
-{
-    pid_t pid = fork();
-    int status;
-
-    if (pid == 0) {
-        struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0xc6336407)};
-        char path[400];
-
-        close(fixture.watch);
-        snprintf(path, sizeof(path), "%s/cgroup.procs", fixture.inner);
-        if (write_file(path, "0") < 0)
-            _exit(1);
-        for (unsigned i = 0; i < n; i++) {
-            int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-
-            to.sin_port = htons((uint16_t)(i + 1));
-            if (connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0 || errno != EINPROGRESS)
-                _exit(2);
-            close(fd);
-        }
-        _exit(0);
-    }
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_int_equal(status, 0);
-}
-
-/* Ports in the order of flood(). */
-static void in_order(void *ctx, const struct held_syn *held)
-{
-    unsigned *n = ctx;
-
-    assert_int_equal(held->origin->destination.port, ++*n);
-}
-
-static void one_seat(void)
-{
-    rig.seats[1].serving = false;
-    rig_replace(&rig);
-}
-
-static int read_syns(unsigned *n, unsigned max)
-{
-    return rig.sources[0].ops->read(rig.sources[0].ctx, in_order, n, max);
-}
-
-static void test_reading_some(void **state)
-{
-    unsigned n = 0;
-
-    SKIP_UNLESS_POSSIBLE((struct fixture *)*state);
-    one_seat();
-    assert_int_equal(read_syns(&n, 10), 0);
-    flood(10);
-    assert_int_equal(read_syns(&n, 0), 0);
-    assert_int_equal(read_syns(&n, 3), 3);
-    assert_true(a_syn_waits(&rig, 0));
-    assert_int_equal(n, 3);
-    /* The reader dies: the next one goes on. */
-    bpf_hold_close(&rig.sources[0]);
-    bpf_hold_close(&rig.sources[0]);
-    bpf_hold_close(NULL);
-    bpf_hold_close(&rig.sources[1]);
-    rig_open(&rig);
-    assert_int_equal(read_syns(&n, 6), 6);
-    assert_true(a_syn_waits(&rig, 0));
-    assert_int_equal(read_syns(&n, 6), 1);
-    assert_int_equal(n, 10);
-    assert_false(a_syn_waits(&rig, 0));
-    assert_int_equal(read_syns(&n, 6), 0);
-}
-
-/* Those that find no room are dropped and counted, and the reader learns of it once. */
-static void test_full(void **state)
-{
-    unsigned n = 0;
-
-    SKIP_UNLESS_POSSIBLE((struct fixture *)*state);
-    one_seat();
-    flood(RING_HOLDS + 80);
-    assert_int_equal(missed(), 80);
-    assert_nobody_is_let_in(&rig);
-    assert_int_equal(read_syns(&n, 100), -ENOBUFS);
-    assert_int_equal(n, 100);
-    assert_int_equal(read_syns(&n, RING_HOLDS), RING_HOLDS - 100);
-    assert_int_equal(read_syns(&n, 100), 0);
-    /* Round the end of the ring, several times. */
-    for (int i = 0; i < 4; i++) {
-        n = 0;
-        flood(RING_HOLDS - 1);
-        assert_int_equal(read_syns(&n, RING_HOLDS), RING_HOLDS - 1);
-    }
-    assert_int_equal(missed(), 80);
-    expect_held_and_let_in(&rig, (struct client){.to = SOMEWHERE}, SOMEWHERE);
-}
-
-/* A reader before us that left nonsense for a position: what waits is lost, nothing else. */
-static void test_damaged_position(void **state)
-{
-    static const unsigned long bad[] = {4, 336 * 20, ~0ul, 8, 1ul << 40};
-    unsigned long *at;
-    unsigned n = 0;
-
-    SKIP_UNLESS_POSSIBLE((struct fixture *)*state);
-    one_seat();
-    at = mmap(NULL, (size_t)sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE, MAP_SHARED,
-              rig.sources[0].fd, 0);
-    assert_ptr_not_equal(at, MAP_FAILED);
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-        unsigned long good = *at;
-        int r = 1;
-
-        flood(5);
-        *at = good + bad[i];
-        /* 8: in the middle of a record, where anything may seem to be its header. */
-        for (int k = 0; r != 0 && k < 100; k++) {
-            r = rig.sources[0].ops->read(rig.sources[0].ctx, ignore_syn, NULL, 10);
-            if (bad[i] != 8)
-                assert_int_equal(r, k == 0 ? -EPROTO : 0);
-        }
-        n = 0;
-        if (*at == good + 5 * 336) {
-            flood(3);
-            assert_int_equal(read_syns(&n, 10), 3);
-        } else {
-            assert_int_equal(bad[i], 8);
-            *at = good + 5 * 336;
-        }
-    }
-    munmap(at, (size_t)sysconf(_SC_PAGESIZE));
-}
-
-static void test_what_is_no_ring(void **state)
-{
-    struct hold_source source = {.fd = 77};
-    int fd;
-
-    SKIP_UNLESS_POSSIBLE((struct fixture *)*state);
-    assert_int_equal(bpf_hold_open(bpf_capture_origin_fd(rig.capture), "x", &source), -EINVAL);
-    assert_true(bpf_hold_open(-1, "x", &source) < 0);
-    fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-    assert_true(bpf_hold_open(fd, "x", &source) < 0);
-    close(fd);
-    assert_int_equal(source.fd, 77);
-    assert_null(source.ctx);
-}
-
 static int count_fds(void)
 {
     DIR *d = opendir("/proc/self/fd");
@@ -566,8 +376,6 @@ static void test_rings_fail(void **state)
     expect_held_and_let_in(&rig, (struct client){.to = SOMEWHERE}, SOMEWHERE);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, rig_each_setup, rig_each_teardown)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -579,13 +387,9 @@ int main(void)
         TEST(test_early_has_none),
         TEST(test_nested),
         TEST(test_detached),
-        TEST(test_reading_some),
-        TEST(test_full),
-        TEST(test_damaged_position),
-        TEST(test_what_is_no_ring),
         TEST(test_no_descriptor_is_left),
         TEST(test_rings_fail),
     };
 
-    return cmocka_run_group_tests_name("bpf hold life", tests, setup, fixture_teardown);
+    return cmocka_run_group_tests_name("bpf hold life", tests, hold_setup, fixture_teardown);
 }

@@ -101,6 +101,15 @@ static void many_are_held_and_each_finds_its_own(void **state)
 
 /* ---- what a SYN tells ---- */
 
+/* The source says this of the SYN's capture. */
+static void take_named(struct held_rig *h, const struct app *a, const char *name)
+{
+    struct waiting *w = put_syn(h, a);
+
+    w->capture = name;
+    settle(h);
+}
+
 static void the_capture_is_that_of_the_source_or_the_name(void **state)
 {
     static const char *const nobody[] = {"gone", "", "ou", "outer", NULL};
@@ -108,32 +117,35 @@ static void the_capture_is_that_of_the_source_or_the_name(void **state)
     struct app *a = far_app(h, OUT, "192.0.2.1:1", "203.0.113.10:80");
 
     rig_start(h->r);
-    put_syn(h, a)->capture = "lan";
-    settle(h);
+    take_named(h, a, "lan");
     assert_int_equal(rig_flow(h->r)->capture, LAN);
     flow_abort(h->r->t, rig_flow(h->r));
     expect_nothing_left(h);
-    put_syn(h, a)->capture = "out";
-    settle(h);
+    take_named(h, a, "out");
     assert_int_equal(rig_flow(h->r)->capture, OUT);
     flow_abort(h->r->t, rig_flow(h->r));
     expect_nothing_left(h);
     /* The ring buffer has one capture's only. */
     a->capture = SLICE;
-    put_syn(h, a)->capture = "out";
-    settle(h);
+    take_named(h, a, "out");
     assert_int_equal(rig_flow(h->r)->capture, SLICE);
     flow_abort(h->r->t, rig_flow(h->r));
     expect_nothing_left(h);
     a->capture = OUT;
     for (unsigned i = 0; i < 5; i++) {
-        put_syn(h, a)->capture = nobody[i];
-        settle(h);
+        take_named(h, a, nobody[i]);
         assert_int_equal(rig_stats(h->r).syns_bad, i + 1);
     }
     assert_int_equal(rig_stats(h->r).flows, 0);
     assert_int_equal(rig_stats(h->r).accepted, 3);
     assert_int_equal(h->n_sent, 0);
+}
+
+static void put_named(struct held_rig *h, const uint8_t *packet, size_t len)
+{
+    struct waiting *w = put_raw(h, LOG, packet, len);
+
+    w->capture = "out";
 }
 
 static void what_is_no_syn_is_counted_and_that_is_all(void **state)
@@ -146,9 +158,9 @@ static void what_is_no_syn_is_counted_and_that_is_all(void **state)
 
     rig_start(h->r);
     for (size_t cut = 0; cut < len; cut++, bad++)
-        put_raw(h, LOG, packet, cut)->capture = "out";
+        put_named(h, packet, cut);
     packet[33] |= 0x10; /* ACK */
-    put_raw(h, LOG, packet, len)->capture = "out";
+    put_named(h, packet, len);
     packet[33] = 0x04; /* RST */
     put_raw(h, RING, packet, len);
     bad += 2;
