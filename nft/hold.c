@@ -42,9 +42,9 @@
  * gateway's client, is dropped: it must not leave this host, nor meet a server of this host that
  * listens on the wildcard address.
  *
- * All but the chains hold_N stay where a reload leaves no capture of the hook (nft_chain_keep()),
- * for the SYNs that were held before and are answered after it. So their rules use no sets, and
- * only each other.
+ * `injected`, `granted`, `source`, `loopback` and what leads to them stay where a reload leaves no
+ * capture of the hook (nft_chain_keep()), for the SYNs that were held before and are answered after
+ * it. So their rules use no sets, and only each other.
  */
 #include "nft/hold.h"
 

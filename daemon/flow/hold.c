@@ -504,6 +504,7 @@ void hold_timeout(struct flow_table *t, struct flow *f)
 
     if (f->state == FLOW_GRANTED) {
         t->stats.unaccepted++;
+        unchain(t, f); /* the next SYN of the same ends is another attempt */
         log_flow(LOG_LEVEL_DEBUG, flow_id(t, f),
                  "the application has gone away before it was "
                  "connected");

@@ -208,7 +208,8 @@ void flow_table_destroy(struct flow_table *t)
 
 void flow_table_drain(struct flow_table *t)
 {
-    holds_drain(t);
+    if (!t->draining)
+        holds_drain(t);
     t->draining = true;
     listeners_unregister(t, false);
     if (t->stats.flows == 0 && t->o.on_empty)

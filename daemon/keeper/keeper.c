@@ -451,16 +451,20 @@ static int bring_up(struct keeper *k, char *why, size_t why_size)
     }
     if (o->command && isatty(STDERR_FILENO))
         missing_say_names(config);
+    /* First of all, as it is how another daemon is noticed. Nobody is answered before the loop
+     * runs.
+     */
+    if (o->control)
+        r = control_server_create(k->loop, KIND_CONTROL, config->control, answer, k, &k->control,
+                                  why, why_size);
+    if (r < 0) {
+        config_free(config);
+        return r;
+    }
     r = generation_create(config, !o->command, k->listeners, k->seats, &k->generation, why,
                           why_size);
     if (r < 0)
         return r;
-    if (o->control) {
-        r = control_server_create(k->loop, KIND_CONTROL, config->control, answer, k, &k->control,
-                                  why, why_size);
-        if (r < 0)
-            return r;
-    }
     if (o->command)
         r = make_cgroup(k, why, why_size);
     if (r == 0)

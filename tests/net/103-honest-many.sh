@@ -54,7 +54,8 @@ many() { # WHAT HOOK
                 while ((getline line <results) > 0) {
                     split(line, r, " ")
                     w = want[(r[1] - 20000) % 25]
-                    if (r[2] != w && !(limited && w ~ /UNREACH/ && r[2] == "ECONNREFUSED")) print r[1], r[2] " instead of " want[(r[1] - 20000) % 25]
+                    if (r[2] != w && !(limited && w ~ /UNREACH/ && r[2] == "ECONNREFUSED")) \
+                        print r[1], r[2] " instead of " w
                     n++
                 }
                 print n + 0 " results" }')" "1500 results" "$1: IPv$f: and each at the port it is for"

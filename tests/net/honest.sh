@@ -21,7 +21,7 @@ honest_sysctls() {
             echo 100000 >icmp_msgs_per_sec && echo 10000 >icmp_msgs_burst' 2>/dev/null
     done
 }
-# Before Linux 6.13 the limit of all ICMP messages is one for all namespaces, 1,000 a second.
+# Older kernels have one limit of all ICMP messages for all namespaces: 1,000 a second.
 icmp_limited() { ns client test ! -e /proc/sys/net/ipv4/icmp_msgs_per_sec; }
 
 # verdicts QUESTION...: what the server of that name (default: verdicts) has seen; verdicts_are for

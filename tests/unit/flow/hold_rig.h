@@ -182,7 +182,8 @@ static inline struct waiting *put_raw(struct held_rig *h, unsigned source, const
 static inline struct waiting *put_syn(struct held_rig *h, const struct app *a)
 {
     uint8_t packet[SYN_MAX];
-    struct waiting *w = put_raw(h, a->capture == SLICE ? RING : LOG, packet, make_syn(a, packet));
+    size_t len = make_syn(a, packet);
+    struct waiting *w = put_raw(h, a->capture == SLICE ? RING : LOG, packet, len);
 
     if (a->capture == SLICE) {
         w->has_origin = true;
