@@ -16,7 +16,7 @@ curl ca-certificates iproute2 nftables util-linux procps"
 
 TEST="$BUILD libcmocka-dev netbase python3 perl openssl iputils-ping \
 dante-server microsocks openssh-server openssh-client tor redsocks iperf3 \
-bind9-dnsutils|dnsutils busybox-static libclang-rt-dev|libclang-rt-14-dev|libclang-rt-18-dev \
+bind9-dnsutils|dnsutils busybox-static nmap libclang-rt-dev|libclang-rt-14-dev|libclang-rt-18-dev \
 clang-format cppcheck"
 
 die() {
@@ -109,7 +109,7 @@ elsewhere() {
     libraries="libbpf libnftnl libmnl libconfuse libseccomp libcap-ng libcares libcjson"
     if [ "$1" = test ]; then
         commands="$commands python3 prove openssl ping danted|sockd microsocks sshd ssh tor redsocks \
-iperf3 dig busybox clang-format cppcheck"
+iperf3 dig busybox nmap clang-format cppcheck"
         libraries="$libraries cmocka"
     fi
     lost=

@@ -146,6 +146,8 @@ static enum finding_level nft_lack(const struct facts *f, enum nft_feature featu
     const char *name = nft_feature_name(feature);
     bool gateway = facts_has_hook(f, CAPTURE_GATEWAY), output = facts_has_hook(f, CAPTURE_OUTPUT);
 
+    if (feature == NFT_FEATURE_HOLD || feature == NFT_FEATURE_LOG)
+        return FINDING_WARN; /* connect = "early" is used instead */
     if (strstr(name, "tproxy"))
         return gateway ? FINDING_FAIL : FINDING_WARN;
     if (strstr(name, "redirect"))
@@ -175,7 +177,9 @@ static void judge_nft(const struct facts *f, struct findings *ret)
             finding_add(ret, nft_id(i), FINDING_OK, NULL, "nftables: %s: works", name);
         else
             finding_add(ret, nft_id(i), nft_lack(f, i),
-                        strstr(name, "tproxy")     ? "modprobe nft_tproxy"
+                        i == NFT_FEATURE_HOLD      ? "modprobe -a nft_log nft_hash nft_socket"
+                        : i == NFT_FEATURE_LOG     ? "modprobe nfnetlink_log"
+                        : strstr(name, "tproxy")   ? "modprobe nft_tproxy"
                         : strstr(name, "redirect") ? "modprobe -a nft_chain_nat nft_redir"
                         : strstr(name, "reject")   ? "modprobe nft_reject_inet"
                                                    : NULL,
