@@ -11,5 +11,6 @@
 #define BPF_EMBED_SIZE(name) ((size_t)(bpf_embed_##name##_end - bpf_embed_##name))
 
 BPF_EMBED_DECLARE(connect);
+BPF_EMBED_DECLARE(sockmap);
 
 #endif
