@@ -205,24 +205,30 @@ static bool op_bulk(void *ctx, uint32_t i)
     return __atomic_load_n(&m->records[i].state, __ATOMIC_RELAXED) == FASTPATH_BULK;
 }
 
-static bool op_resume(void *ctx, uint32_t i)
-{
-    struct sockmap *m = ctx;
-
-    __atomic_store_n(&m->records[i].waking, 0, __ATOMIC_SEQ_CST);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (op_waiting(m, i) == 0)
-        return true;
-    /* The event that may be out for these says nothing new. */
-    __atomic_store_n(&m->records[i].waking, 1, __ATOMIC_SEQ_CST);
-    return false;
-}
-
+/* The verdict runs under the source's lock: once we have had that, no verdict is under way that has
+ * not seen the word. */
 static void op_hold(void *ctx, uint32_t i)
 {
     struct sockmap *m = ctx;
+    char byte;
 
     __atomic_store_n(&m->records[i].hold, 1, __ATOMIC_SEQ_CST);
+    recv(m->streams[i].from, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+}
+
+static bool op_resume(void *ctx, uint32_t i)
+{
+    struct sockmap *m = ctx;
+    struct fastpath_stream *record = &m->records[i];
+
+    /* While it is held, the kernel leaves the state alone. */
+    record->state = FASTPATH_PASSING;
+    __atomic_store_n(&record->waking, 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&record->hold, 0, __ATOMIC_SEQ_CST);
+    if (op_waiting(m, i) == 0)
+        return true;
+    op_hold(m, i);
+    return false;
 }
 
 /* Takes what is there of the stream out of the maps. */

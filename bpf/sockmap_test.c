@@ -187,7 +187,8 @@ static void serve(struct pair *p, unsigned i)
             p->error = -EIO;
         if (joined)
             ops->taken(p->f->ctx, w->stream, (size_t)sent);
-    } else if (joined && ops->waiting(p->f->ctx, w->stream) > 0) {
+    } else if (joined &&
+               (ops->waiting(p->f->ctx, w->stream) > 0 || !ops->settled(p->f->ctx, w->stream))) {
         return;
     } else if (n == 0) {
         w->eof = true;
@@ -197,6 +198,13 @@ static void serve(struct pair *p, unsigned i)
     }
 }
 
+static void begin_to_serve(struct pair *p, unsigned i)
+{
+    if (!p->way[i].serving && p->way[i].stream != FASTPATH_NONE)
+        p->f->ops->hold(p->f->ctx, p->way[i].stream);
+    p->way[i].serving = true;
+}
+
 static void on_event(void *ctx, uint64_t owner, uint32_t stream)
 {
     struct pair *p = ctx;
@@ -204,7 +212,7 @@ static void on_event(void *ctx, uint64_t owner, uint32_t stream)
     (void)owner;
     for (unsigned i = 0; i < 2; i++) {
         if (p->way[i].stream == stream)
-            p->way[i].serving = true;
+            begin_to_serve(p, i);
     }
 }
 
@@ -215,7 +223,7 @@ static void turn(struct pair *p)
         struct pollfd q = {.fd = p->own[i], .events = POLLRDHUP};
 
         if (poll(&q, 1, 0) > 0)
-            p->way[i].serving = true;
+            begin_to_serve(p, i);
     }
     p->f->ops->events(p->f->ctx, on_event, p);
     for (unsigned i = 0; i < 2; i++) {

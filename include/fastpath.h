@@ -9,7 +9,8 @@
  * again. In between nothing is lost, doubled, or out of order, if the caller keeps to this:
  *
  * - join() only with nothing read and not yet sent;
- * - after an event: nothing is read from `from` before settled();
+ * - after an event, or whenever user space looks for itself: first hold(), then nothing is read
+ *   from `from` before settled(), and resume() in the end;
  * - each byte read from `from` while joined is reported by taken() once `to` has accepted it, and
  *   not before;
  * - shutdown(to), or writing anything else to it, only when settled() and waiting() is 0.
@@ -48,14 +49,15 @@ struct fastpath_ops {
     void (*taken)(void *ctx, uint32_t stream, size_t n);
     /* It passes because so much came at once. */
     bool (*bulk)(void *ctx, uint32_t stream);
-    /* Nothing is waiting, the kernel may go on; the next byte passed makes an event. False: bytes
-     * have been passed meanwhile. */
-    bool (*resume)(void *ctx, uint32_t stream);
-    /* From now on everything is passed; comes before leave(). */
+    /* From now on everything is passed. */
     void (*hold)(void *ctx, uint32_t stream);
+    /* Undoes hold(), with nothing waiting: the kernel may go on, and the next byte passed makes an
+     * event. False: bytes have been passed meanwhile, and hold() holds. */
+    bool (*resume)(void *ctx, uint32_t stream);
     /*
-     * Out of the kernel's hands, with nothing waiting and settled. 0; -EAGAIN: bytes have come,
-     * move them and try again; -EIO: the bytes do not add up, the flow must be reset.
+     * Out of the kernel's hands; held, settled, and nothing waiting. 0; -EAGAIN: bytes have come,
+     * move them and try again; -EIO: out, but the bytes do not add up: the flow must be reset; or
+     * -errno: it could not be done.
      */
     int (*leave)(void *ctx, uint32_t stream);
     /* The flow is over: both sockets are about to be closed. */

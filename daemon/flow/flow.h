@@ -56,6 +56,7 @@ struct flow_listener {
 struct flow_table_options {
     struct loop *loop;
     struct relay_pool *pool;
+    const struct fastpath *fast;           /* what the pool uses too; NULL: none */
     const struct flow_listener *listeners; /* alive as long as the table */
     size_t n_listeners;
     const struct addr *upstreams; /* never a destination: a flow to one of them has come back */
