@@ -78,7 +78,7 @@ one_end() {
     [[ $out == *" $want "* ]] || ENDED="$out; want: $want"
 }
 
-for FAST in copy splice auto; do
+for FAST in ${FASTS:-copy splice auto}; do
     us_daemon client "undersock-$FAST" < <(config "$FAST")
     for HOOK in cgroup output; do
         app() { ns client "$@"; }
