@@ -19,7 +19,7 @@
  * as it must not overtake: user space reads it, sends it, and then publishes how much. Once that is
  * all (taken == passed) we may redirect again, starting from the write_seq of that moment, which
  * counts the bytes of user space. A stream that moves too much at once passes too, until user space
- * has decided: splice(2) is better at bulk.
+ * has decided: splice(2) is better at bulk (the thresholds and why: daemon/relay/sockmap.c).
  *
  * A FIN arrives as a packet of no length; redirecting that would break the target. Passed, recv()
  * says 0. No parser is ever attached: it would clone packets and cut them.
@@ -119,7 +119,11 @@ static __always_inline bool look_at_target(__u32 stream, __u32 *seq, __s32 *room
     return ok;
 }
 
-/* More than the settings allow, within their time? */
+/*
+ * More than the settings allow, within their time, of what comes on top of something that is still
+ * under way? Request and response, however large and fast, never do that; a stream does it all the
+ * time.
+ */
 static __always_inline bool is_bulk(struct fastpath_stream *s, __u32 len, __u64 now)
 {
     if (!settings.burst_bytes)
@@ -158,7 +162,7 @@ static __always_inline bool may_redirect(struct fastpath_stream *s, __u32 stream
     if (room <= 0 || under_way > (__u32)room || s->pending >= PENDING_MAX ||
         under_way + len + s->pending * MESSAGE_COST > (__u32)room)
         return false;
-    if (is_bulk(s, len, now)) {
+    if (under_way && is_bulk(s, len, now)) {
         s->state = FASTPATH_BULK;
         return false;
     }

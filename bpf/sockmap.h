@@ -16,8 +16,8 @@
 
 struct sockmap_options {
     uint32_t streams;     /* how many can be joined at a time */
-    uint64_t burst_time;  /* nanoseconds; a stream that moves more than burst_bytes */
-    uint32_t burst_bytes; /* within that time passes as bulk; 0: none does */
+    uint64_t burst_time;  /* nanoseconds; a stream in which more than burst_bytes come within */
+    uint32_t burst_bytes; /* that time on top of others passes as bulk; 0: none does */
 };
 
 /*

@@ -33,14 +33,14 @@ struct fastpath_stream {
     ABI_U32 expect;     /* the target's write_seq once all that was redirected is in its queue */
     ABI_U32 state;
     ABI_U64 burst_began;
-    ABI_U32 burst;   /* bytes since then */
+    ABI_U32 burst;   /* bytes since then that came while others were under way */
     ABI_U32 pending; /* messages redirected since the target's queue had caught up */
 };
 
 /* The whole of sockmap.bpf.c's .rodata. */
 struct fastpath_settings {
     ABI_U64 burst_time;  /* nanoseconds */
-    ABI_U32 burst_bytes; /* more than this within burst_time is bulk; 0: never */
+    ABI_U32 burst_bytes; /* more than this of them within burst_time is bulk; 0: never */
     ABI_U32 unused;
 };
 

@@ -19,7 +19,7 @@
 #include "relay/engine.h"
 
 /* A read of at most so many bytes that emptied the socket is a message. */
-#define MESSAGE_MAX 8192
+#define MESSAGE_MAX (32 * 1024)
 /* So many in a row: it is worth joining (a join costs about as much as ten messages). Twice as many
  * each time that it was left. */
 #define JOIN_AFTER     16
