@@ -99,19 +99,28 @@ static int tcp_info(int fd, struct tcp_info *ret)
     return getsockopt(fd, IPPROTO_TCP, TCP_INFO, ret, &len) < 0 ? -errno : 0;
 }
 
-/* Bytes ever put into the send queue; an acknowledgement between the two calls makes it too small,
- * never too large. */
-static int balance(int fd, uint64_t *ret)
+/*
+ * Bytes ever put into the send queue. An acknowledgement between the two calls makes the sum too
+ * small, which does for waiting until it has grown so far; `exact` tries again until none came in
+ * between, or gives up with -EAGAIN.
+ */
+static int balance(int fd, bool exact, uint64_t *ret)
 {
-    struct tcp_info info;
-    int queued = 0, r = tcp_info(fd, &info);
+    struct tcp_info before, after;
+    int queued = 0, r = tcp_info(fd, &before);
 
-    if (r < 0)
-        return r;
-    if (ioctl(fd, SIOCOUTQ, &queued) < 0)
-        return -errno;
-    *ret = info.tcpi_bytes_acked + (uint64_t)queued;
-    return 0;
+    for (unsigned i = 0; r == 0 && i < 8; i++) {
+        if (ioctl(fd, SIOCOUTQ, &queued) < 0)
+            return -errno;
+        if (exact)
+            r = tcp_info(fd, &after);
+        if (r == 0 && (!exact || after.tcpi_bytes_acked == before.tcpi_bytes_acked)) {
+            *ret = before.tcpi_bytes_acked + (uint64_t)queued;
+            return 0;
+        }
+        before = after;
+    }
+    return r < 0 ? r : -EAGAIN;
 }
 
 /* Bytes received that have left the receive queue. -EAGAIN: more keep coming. */
@@ -181,7 +190,8 @@ static bool op_settled(void *ctx, uint32_t i)
     const struct stream *s = &m->streams[i];
     uint64_t redirected = get(&m->records[i].redirected), have;
 
-    return balance(s->to, &have) == 0 && have == s->sent_before + redirected + m->records[i].taken;
+    return balance(s->to, false, &have) == 0 &&
+           have == s->sent_before + redirected + m->records[i].taken;
 }
 
 static uint64_t op_waiting(void *ctx, uint32_t i)
@@ -290,7 +300,7 @@ static int prepare(struct stream *s, int from, int to, uint64_t owner, bool queu
         return -errno;
     }
     r = handed_out(from, &s->received_before);
-    return r < 0 ? r : balance(to, &s->sent_before);
+    return r < 0 ? r : balance(to, true, &s->sent_before);
 }
 
 static int join(struct sockmap *m, int from, int to, uint64_t owner, bool queued,
