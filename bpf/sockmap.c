@@ -64,6 +64,7 @@ struct stream {
 
 struct sockmap {
     int targets, sources, index, deaf, events;
+    int verdict; /* held by each socket in the maps too: gone when the last one is */
     struct ring_buffer *ring;
     struct fastpath_stream *records; /* mapped */
     size_t mapped;
@@ -470,7 +471,6 @@ static int set_sizes(struct bpf_object *object, uint32_t n)
 static int keep(struct sockmap *m, struct bpf_object *object)
 {
     struct bpf_map *records = bpf_object__find_map_by_name(object, FASTPATH_MAP_STREAMS);
-    int verdict = bpf_program__fd(bpf_object__find_program_by_name(object, "us_verdict"));
     int r;
 
     m->targets = bpf_object_dup_map(object, FASTPATH_MAP_TARGETS);
@@ -478,9 +478,11 @@ static int keep(struct sockmap *m, struct bpf_object *object)
     m->index = bpf_object_dup_map(object, FASTPATH_MAP_INDEX);
     m->events = bpf_object_dup_map(object, FASTPATH_MAP_EVENTS);
     m->deaf = bpf_object_dup_program(object, "us_deaf");
-    if (m->targets < 0 || m->sources < 0 || m->index < 0 || m->events < 0 || m->deaf < 0)
+    m->verdict = bpf_object_dup_program(object, "us_verdict");
+    if (m->verdict < 0 || m->targets < 0 || m->sources < 0 || m->index < 0 || m->events < 0 ||
+        m->deaf < 0)
         return -EMFILE;
-    r = bpf_prog_attach(verdict, m->sources, BPF_SK_SKB_STREAM_VERDICT, 0);
+    r = bpf_prog_attach(m->verdict, m->sources, BPF_SK_SKB_STREAM_VERDICT, 0);
     if (r < 0)
         return r;
     m->mapped = (size_t)m->n * sizeof(*m->records);
@@ -528,6 +530,7 @@ void bpf_sockmap_close(struct fastpath *f)
     fd_close(&m->sources);
     fd_close(&m->index);
     fd_close(&m->deaf);
+    fd_close(&m->verdict);
     fd_close(&m->events);
     free(m);
     *f = (struct fastpath){.event_fd = -1};
@@ -542,7 +545,7 @@ int bpf_sockmap_open(const struct sockmap_options *o, uint32_t own_mark, struct 
 
     if (!m)
         return -ENOMEM;
-    m->targets = m->sources = m->index = m->deaf = m->events = -1;
+    m->targets = m->sources = m->index = m->deaf = m->events = m->verdict = -1;
     m->free_first = m->free_last = FASTPATH_NONE;
     m->n = o->streams;
     /* Memory of records that are never used is never touched. */

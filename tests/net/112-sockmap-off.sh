@@ -42,7 +42,12 @@ stop works
 
 # Nothing on loopback is answered.
 ns client nft -f - <<NFT
-table ip test_lo { chain in { type filter hook input priority -300; iif lo tcp dport 1024-65535 tcp flags syn drop; } }
+table ip test_lo {
+    chain in {
+        type filter hook input priority -300
+        iif lo tcp dport 1024-65535 tcp flags syn drop
+    }
+}
 NFT
 for FAST in auto sockmap; do
     us_daemon client off-$FAST < <(config $FAST)
