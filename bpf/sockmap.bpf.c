@@ -21,6 +21,10 @@
  * counts the bytes of user space. A stream that moves too much at once passes too, until user space
  * has decided: splice(2) is better at bulk (the thresholds and why: daemon/relay/sockmap.c).
  *
+ * What is passed is charged to the source, but not while the source, as the target of the opposite
+ * stream, has something in that uncharged queue: then it is queued behind. Should that ever become
+ * more than `waiting_max`, user space is told, and resets the flow. Nothing is dropped.
+ *
  * A FIN arrives as a packet of no length; redirecting that would break the target. Passed, recv()
  * says 0. No parser is ever attached: it would clone packets and cut them.
  *
@@ -142,7 +146,7 @@ static __always_inline bool may_redirect(struct fastpath_stream *s, __u32 stream
     __u32 seq, under_way;
     __s32 room;
 
-    if (ONCE(s->hold) || s->state == FASTPATH_BULK)
+    if (ONCE(s->hold) || s->state >= FASTPATH_BULK)
         return false;
     /* An atomic operation, for its ordering. */
     if (s->state == FASTPATH_PASSING && __sync_fetch_and_add(&s->taken, 0) != s->passed)
@@ -200,7 +204,11 @@ int us_verdict(struct __sk_buff *skb)
     if (s->state == FASTPATH_REDIRECTING)
         s->state = FASTPATH_PASSING;
     ONCE(s->passed) = s->passed + len;
-    /* At most one event is out for a stream: the ring has room for all of them. */
+    if (s->passed - ONCE(s->taken) > settings.waiting_max && s->state != FASTPATH_OVERRUN) {
+        s->state = FASTPATH_OVERRUN;
+        bpf_ringbuf_output(&us_passed, &stream, sizeof(stream), 0);
+    }
+    /* At most this event and that of an overrun are out for a stream: the ring has room for all. */
     if (__sync_lock_test_and_set(&s->waking, 1) == 0)
         bpf_ringbuf_output(&us_passed, &stream, sizeof(stream), 0);
     return SK_PASS;

@@ -47,6 +47,9 @@
 
 #define REST INT64_C(1000000000)
 
+/* More than any receive buffer holds (net.ipv4.tcp_rmem: 6 MiB, unless somebody raised it). */
+#define WAITING_MAX (64u * 1024 * 1024)
+
 #ifndef SO_ATTACH_BPF
 #define SO_ATTACH_BPF 50
 #endif
@@ -207,6 +210,13 @@ static void op_taken(void *ctx, uint32_t i, size_t n)
     struct sockmap *m = ctx;
 
     __atomic_store_n(&m->records[i].taken, m->records[i].taken + n, __ATOMIC_SEQ_CST);
+}
+
+static bool op_overrun(void *ctx, uint32_t i)
+{
+    struct sockmap *m = ctx;
+
+    return __atomic_load_n(&m->records[i].state, __ATOMIC_RELAXED) == FASTPATH_OVERRUN;
 }
 
 static bool op_bulk(void *ctx, uint32_t i)
@@ -405,7 +415,10 @@ static int on_event(void *ctx, void *data, size_t size)
     /* One of a stream that is gone meanwhile. */
     if (i >= m->n_used || m->streams[i].from < 0)
         return 0;
-    m->counters.demoted++;
+    if (op_overrun(m, i))
+        m->counters.overrun++;
+    else
+        m->counters.demoted++;
     m->fn(m->fn_ctx, m->streams[i].owner, i);
     return 0;
 }
@@ -438,6 +451,7 @@ static const struct fastpath_ops ops = {
     .settled = op_settled,
     .waiting = op_waiting,
     .taken = op_taken,
+    .overrun = op_overrun,
     .bulk = op_bulk,
     .resume = op_resume,
     .hold = op_hold,
@@ -460,8 +474,8 @@ static int set_sizes(struct bpf_object *object, uint32_t n)
 
     for (size_t i = 0; r == 0 && i < sizeof(names) / sizeof(names[0]); i++)
         r = bpf_map__set_max_entries(bpf_object__find_map_by_name(object, names[i]), n);
-    /* An event takes 16 bytes, and each stream has one out at most. */
-    while (ring < n * 16 && ring < (1u << 30))
+    /* An event takes 16 bytes, and each stream has two out at most. */
+    while (ring < n * 32 && ring < (1u << 30))
         ring *= 2;
     return r < 0 ? r
                  : bpf_map__set_max_entries(
@@ -499,7 +513,9 @@ static int keep(struct sockmap *m, struct bpf_object *object)
 static int load(struct sockmap *m, const struct sockmap_options *o)
 {
     const struct fastpath_settings settings = {.burst_time = o->burst_time,
-                                               .burst_bytes = o->burst_bytes};
+                                               .burst_bytes = o->burst_bytes,
+                                               .waiting_max =
+                                                   o->waiting_max ? o->waiting_max : WAITING_MAX};
     struct bpf_object *object;
     int r = bpf_object_open(bpf_embed_sockmap, BPF_EMBED_SIZE(sockmap), "us_sockmap", &settings,
                             sizeof(settings), &object);

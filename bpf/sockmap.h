@@ -18,6 +18,7 @@ struct sockmap_options {
     uint32_t streams;     /* how many can be joined at a time */
     uint64_t burst_time;  /* nanoseconds; a stream in which more than burst_bytes come within */
     uint32_t burst_bytes; /* that time on top of others passes as bulk; 0: none does */
+    uint32_t waiting_max; /* bytes passed and not taken that are an overrun; 0: 64 MiB */
 };
 
 /*

@@ -30,6 +30,7 @@ struct fastpath_counters {
     uint64_t demoted;    /* times that a stream began to pass */
     uint64_t full;       /* could not join: every record is in use */
     uint64_t refused;    /* could not join for another reason */
+    uint64_t overrun;    /* streams with more waiting than may be: their flows were reset */
     uint64_t lost;       /* a stream whose bytes did not add up: its flow was reset */
     uint64_t redirected; /* bytes, of streams that are joined no more */
     uint64_t passed;     /* likewise */
@@ -47,6 +48,8 @@ struct fastpath_ops {
     /* Bytes passed and not yet reported as taken. */
     uint64_t (*waiting)(void *ctx, uint32_t stream);
     void (*taken)(void *ctx, uint32_t stream, size_t n);
+    /* More is waiting than any receive buffer holds: the flow must be reset. */
+    bool (*overrun)(void *ctx, uint32_t stream);
     /* It passes because so much came at once. */
     bool (*bulk)(void *ctx, uint32_t stream);
     /* From now on everything is passed. */

@@ -19,6 +19,7 @@
 #define FASTPATH_REDIRECTING 0
 #define FASTPATH_PASSING     1 /* goes back by itself, see `taken` */
 #define FASTPATH_BULK        2 /* too many bytes a time: passes until user space decides */
+#define FASTPATH_OVERRUN     3 /* more is waiting than may be: the flow is to be reset */
 
 /* One cache line. Written by one side only, but for `waking`. */
 struct fastpath_stream {
@@ -41,7 +42,7 @@ struct fastpath_stream {
 struct fastpath_settings {
     ABI_U64 burst_time;  /* nanoseconds */
     ABI_U32 burst_bytes; /* more than this of them within burst_time is bulk; 0: never */
-    ABI_U32 unused;
+    ABI_U32 waiting_max; /* bytes passed and not taken: more is an overrun */
 };
 
 _Static_assert(sizeof(struct fastpath_stream) == 64, "fastpath_stream");

@@ -55,7 +55,7 @@ struct message_stats {
     uint64_t to_splice, to_copy, no_pipe, no_stash;
     uint64_t bytes_redirected, bytes_passed; /* in the sockmap: by the kernel; left to be copied */
     uint64_t sockmap_joined, sockmap_left, sockmap_demoted; /* directions of flows */
-    uint64_t sockmap_full, sockmap_refused, sockmap_lost;
+    uint64_t sockmap_full, sockmap_refused, sockmap_overrun, sockmap_lost;
 };
 
 /* Whether a worker has the in-kernel fast path. */

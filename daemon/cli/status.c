@@ -44,6 +44,7 @@ static void stats_json(cJSON *j, const struct message_stats *s)
     json_number(j, "sockmap_demoted", s->sockmap_demoted);
     json_number(j, "sockmap_full", s->sockmap_full);
     json_number(j, "sockmap_refused", s->sockmap_refused);
+    json_number(j, "sockmap_overrun", s->sockmap_overrun);
     json_number(j, "sockmap_lost", s->sockmap_lost);
 }
 

@@ -409,7 +409,7 @@ void flow_passed(struct flow_table *t, uint64_t ref, uint32_t stream)
     if (!f || f->reaping || !relaying(f))
         return;
     f->active = loop_now(t->o.loop);
-    relay_passed(&f->relay, stream);
+    relay_passed(&f->relay, t->o.pool, stream);
     pump(t, f);
 }
 

@@ -270,6 +270,7 @@ void flow_table_stats(const struct flow_table *t, struct message_stats *ret)
         ret->sockmap_demoted = k.demoted;
         ret->sockmap_full = k.full;
         ret->sockmap_refused = k.refused;
+        ret->sockmap_overrun = k.overrun;
         ret->sockmap_lost = k.lost;
     }
 }

@@ -199,6 +199,8 @@ enum relay_status relay_pump(struct relay *r, struct relay_pool *p)
     bool over[2], more = false;
 
     r->soon = false;
+    if (r->overrun)
+        return RELAY_RESET;
     for (unsigned i = 0; i < 2; i++)
         more |= pump_direction(r, p, i, &over[i]);
     for (unsigned i = 0; i < 2; i++) {

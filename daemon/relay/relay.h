@@ -84,6 +84,7 @@ struct relay {
     bool readable[2], writable[2]; /* what epoll last said, not yet contradicted */
     bool unsure[2];    /* a FIN or urgent data may be behind a short read, its edge over: read on */
     bool dead[2];      /* reset, or an error: nothing can be sent there */
+    bool overrun;      /* the kernel holds more than it may: RELAY_RESET */
     bool kernel;       /* may use the in-kernel fast path */
     bool soon;         /* of the pump that is running: RELAY_SOON */
     uint64_t owner;    /* comes back with the sockmap's events */
@@ -118,7 +119,7 @@ void relay_event(struct relay *r, unsigned side, uint32_t events);
 enum relay_status relay_pump(struct relay *r, struct relay_pool *p);
 
 /* The kernel has begun to pass the bytes of `stream`; relay_pump() is due. */
-void relay_passed(struct relay *r, uint32_t stream);
+void relay_passed(struct relay *r, const struct relay_pool *p, uint32_t stream);
 /*
  * After each relay_pump() of a relay that is allowed the kernel: the events for which `side` must
  * be registered from now on, or 0 when nothing has changed (RELAY_EVENTS at first).

@@ -202,11 +202,14 @@ void relay_allow_kernel(struct relay *r, uint64_t owner)
     r->owner = owner;
 }
 
-void relay_passed(struct relay *r, uint32_t stream)
+void relay_passed(struct relay *r, const struct relay_pool *p, uint32_t stream)
 {
     for (unsigned i = 0; i < 2; i++) {
         struct relay_direction *d = &r->dir[i];
 
+        if (d->engine == RELAY_SOCKMAP && d->stream == stream &&
+            p->fast->ops->overrun(p->fast->ctx, stream))
+            r->overrun = true;
         if (!relay_quiet(d) || d->stream != stream)
             continue;
         relay_sockmap_look(r, i);

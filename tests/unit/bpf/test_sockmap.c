@@ -273,6 +273,57 @@ static void test_proof(void **state)
         assert_int_equal(bpf_sockmap_test(&fast, 0, why, sizeof(why)), 0);
 }
 
+/* Until `n` bytes have been passed and redirected, all in all. */
+static void arrived(uint32_t stream, uint64_t passed, uint64_t redirected)
+{
+    int64_t active = 0;
+
+    for (unsigned i = 0; i < 5000; i++) {
+        if (fast.ops->waiting(fast.ctx, stream) == passed &&
+            fast.ops->progress(fast.ctx, stream, &active) == redirected)
+            return;
+        usleep(1000);
+    }
+    fail_msg("waiting %llu, redirected %llu",
+             (unsigned long long)fast.ops->waiting(fast.ctx, stream),
+             (unsigned long long)fast.ops->progress(fast.ctx, stream, &active));
+}
+
+/* Held, it passes everything, also when nothing is waiting; resumed, it redirects. */
+static void test_hold(void **state)
+{
+    char data[3000] = {0};
+    int app[2], own[2];
+    uint32_t stream;
+
+    (void)state;
+    SKIP_UNLESS_POSSIBLE();
+    for (unsigned i = 0; i < 2; i++)
+        connect_pair(&app[i], &own[i]);
+    assert_int_equal(fast.ops->join(fast.ctx, own[0], own[1], 0, &stream), 0);
+    assert_int_equal(write(app[0], data, 1000), 1000);
+    arrived(stream, 0, 1000);
+    fast.ops->hold(fast.ctx, stream);
+    for (unsigned i = 0; i < 10; i++) {
+        assert_int_equal(write(app[0], data, 1000), 1000);
+        arrived(stream, 1000, 1000);
+        assert_false(fast.ops->resume(fast.ctx, stream));
+        while (!fast.ops->settled(fast.ctx, stream))
+            usleep(100);
+        assert_int_equal(recv(own[0], data, sizeof(data), MSG_DONTWAIT), 1000);
+        assert_int_equal(send(own[1], data, 1000, MSG_DONTWAIT), 1000);
+        fast.ops->taken(fast.ctx, stream, 1000);
+    }
+    assert_true(fast.ops->resume(fast.ctx, stream));
+    assert_int_equal(write(app[0], data, 1000), 1000);
+    arrived(stream, 0, 2000);
+    fast.ops->drop(fast.ctx, stream);
+    for (unsigned i = 0; i < 2; i++) {
+        close(own[i]);
+        close(app[i]);
+    }
+}
+
 static struct fastpath_ops broken_ops;
 
 static uint64_t never_waiting(void *ctx, uint32_t stream)
@@ -399,7 +450,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_proof),      cmocka_unit_test(test_proof_can_fail),
         cmocka_unit_test(test_refuses),    cmocka_unit_test(test_without_privileges),
-        cmocka_unit_test(test_in_and_out),
+        cmocka_unit_test(test_in_and_out), cmocka_unit_test(test_hold),
     };
 
     return cmocka_run_group_tests_name("bpf sockmap", tests, open_maps, close_maps);

@@ -197,7 +197,7 @@ static inline void rig_passed(void *ctx, uint64_t owner, uint32_t stream)
 
     /* The sockmap may be shared with a relay that was closed a moment ago. */
     if (owner == 1 && !g->closed)
-        relay_passed(&g->r, stream);
+        relay_passed(&g->r, g->pool, stream);
 }
 
 /* What the owner does with the in-kernel fast path, before and after a pump. */

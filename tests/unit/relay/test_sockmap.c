@@ -245,6 +245,11 @@ static bool first_reset(const struct rig *g)
     return g->peer[0].error == ECONNRESET;
 }
 
+static bool to_be_reset(const struct rig *g)
+{
+    return g->status == RELAY_RESET;
+}
+
 static bool second_reset(const struct rig *g)
 {
     return g->peer[1].error == ECONNRESET;
@@ -419,12 +424,12 @@ static void test_at_random(void **state)
     for (unsigned k = 0; k < 6; k++) {
         rig_open(&g, p, k % 3 == 2 ? 16 * KIB : 0);
         g.seed = 4711 + k;
-        for (unsigned phase = 0; phase < 12; phase++) {
+        for (unsigned phase = 0; phase < 8; phase++) {
             unsigned who = (unsigned)some(&g, 2) - 1;
 
             switch (some(&g, 3)) {
             case 1:
-                for (unsigned n = 0; n < 40 + 40 * phase; n++)
+                for (unsigned n = 0; n < 40 + 20 * phase; n++)
                     round_trip(&g, some(&g, 600));
                 break;
             case 2:
@@ -478,6 +483,30 @@ static void test_full(void **state)
     bpf_sockmap_close(&small);
 }
 
+/* More is waiting than may be: the flow is reset, and counted. */
+static void test_overrun(void **state)
+{
+    struct sockmap_options o = {.streams = 32, .waiting_max = 400000};
+    struct fastpath small;
+    struct relay_pool *p = make_pool(4, MIB, RELAY_CHOICE_SOCKMAP);
+    struct rig g;
+
+    (void)state;
+    SKIP_UNLESS_POSSIBLE();
+    if (bpf_sockmap_open(&o, 0, &small, why, sizeof(why)) < 0)
+        fail_msg("%s", why);
+    relay_pool_use(p, &small);
+    rig_open(&g, p, 0);
+    rig_settle(&g);
+    g.peer[0].goal = 64 * MIB;
+    g.peer[1].read_max = 0;
+    rig_until(&g, to_be_reset);
+    assert_int_equal(counters(p).overrun, 1);
+    rig_close(&g);
+    relay_pool_destroy(p);
+    bpf_sockmap_close(&small);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -486,7 +515,7 @@ int main(void)
         cmocka_unit_test(test_reset),       cmocka_unit_test(test_reset_after_bytes),
         cmocka_unit_test(test_urgent),      cmocka_unit_test(test_choice),
         cmocka_unit_test(test_not_chosen),  cmocka_unit_test(test_at_random),
-        cmocka_unit_test(test_full),
+        cmocka_unit_test(test_full),        cmocka_unit_test(test_overrun),
     };
 
     return cmocka_run_group_tests_name("relay sockmap", tests, open_maps, close_maps);
