@@ -25,6 +25,11 @@
  * stream, has something in that uncharged queue: then it is queued behind. Should that ever become
  * more than `waiting_max`, user space is told, and resets the flow. Nothing is dropped.
  *
+ * A packet may begin with bytes that came before: a sender repeats what it believes lost, cut in
+ * other pieces. recv() skips those by TCP's own bookkeeping; a verdict gets the packet whole, and
+ * would hand them on twice. So each stream knows the sequence number that comes next, and what is
+ * before it is cut off.
+ *
  * A FIN arrives as a packet of no length; redirecting that would break the target. Passed, recv()
  * says 0. No parser is ever attached: it would clone packets and cut them.
  *
@@ -35,6 +40,7 @@
 #include <linux/bpf.h>
 #include <stdbool.h>
 
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 
 #include "fastpath_abi.h"
@@ -65,6 +71,11 @@ struct inet_connection_sock {
 struct tcp_sock {
     struct inet_connection_sock inet_conn;
     __u32 write_seq;
+    __u32 copied_seq;
+} CORE;
+/* TCP keeps a packet's first sequence number at the beginning of its control block. */
+struct sk_buff {
+    char cb[48];
 } CORE;
 
 const volatile struct fastpath_settings settings = {};
@@ -128,7 +139,7 @@ static __always_inline bool look_at_target(__u32 stream, __u32 *seq, __s32 *room
  * under way? Request and response, however large and fast, never do that; a stream does it all the
  * time.
  */
-static __always_inline bool is_bulk(struct fastpath_stream *s, __u32 len, __u64 now)
+static __always_inline bool is_bulk(struct fastpath_stream *s, __u32 len, __u32 now)
 {
     if (!settings.burst_bytes)
         return false;
@@ -146,7 +157,7 @@ static __always_inline bool may_redirect(struct fastpath_stream *s, __u32 stream
     __u32 seq, under_way;
     __s32 room;
 
-    if (ONCE(s->hold) || s->state >= FASTPATH_BULK)
+    if (ONCE(s->hold) || s->state == FASTPATH_BULK || s->state == FASTPATH_OVERRUN)
         return false;
     /* An atomic operation, for its ordering. */
     if (s->state == FASTPATH_PASSING && __sync_fetch_and_add(&s->taken, 0) != s->passed)
@@ -166,11 +177,55 @@ static __always_inline bool may_redirect(struct fastpath_stream *s, __u32 stream
     if (room <= 0 || under_way > (__u32)room || s->pending >= PENDING_MAX ||
         under_way + len + s->pending * MESSAGE_COST > (__u32)room)
         return false;
-    if (under_way && is_bulk(s, len, now)) {
+    if (under_way && is_bulk(s, len, (__u32)(now >> 20))) {
         s->state = FASTPATH_BULK;
         return false;
     }
     return true;
+}
+
+/* The most that the kernel removes at a time. */
+#define CUT_MAX 4095u
+
+/* Removes what was handed on before. False: it could not be done, or nothing would be left. */
+static __always_inline bool cut_repeated(struct __sk_buff *skb, struct fastpath_stream *s)
+{
+    __u32 seq, repeated, n;
+
+    if (bpf_core_read(&seq, sizeof(seq), &((struct sk_buff *)skb)->cb) < 0)
+        return false;
+    if (s->state == FASTPATH_NEW) {
+        struct bpf_sock *sk = skb->sk;
+        struct tcp_sock *tp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+
+        if (!tp)
+            return false;
+        s->next = tp->copied_seq;
+        s->state = FASTPATH_PASSING;
+    }
+    repeated = s->next - seq;
+    s->next = seq + skb->len;
+    if (!repeated)
+        return true;
+    /* The next byte is missing, which cannot be; or all of it is old. */
+    if ((__s32)repeated < 0 || repeated >= skb->len)
+        return false;
+    for (int i = 0; i < 32 && repeated; i++) {
+        n = repeated < CUT_MAX ? repeated : CUT_MAX;
+        if (bpf_skb_adjust_room(skb, -(__s32)n, 0, 0) < 0)
+            return false;
+        repeated -= n;
+    }
+    return !repeated;
+}
+
+/* What user space must put an end to. */
+static __always_inline void break_stream(struct fastpath_stream *s, __u32 stream)
+{
+    if (s->state == FASTPATH_OVERRUN)
+        return;
+    s->state = FASTPATH_OVERRUN;
+    bpf_ringbuf_output(&us_passed, &stream, sizeof(stream), 0);
 }
 
 SEC("sk_skb/stream_verdict")
@@ -194,6 +249,9 @@ int us_verdict(struct __sk_buff *skb)
         return SK_PASS;
     now = bpf_ktime_get_ns();
     s->active = now;
+    if (!cut_repeated(skb, s))
+        break_stream(s, stream);
+    len = skb->len;
     if (may_redirect(s, stream, len, now) &&
         bpf_sk_redirect_map(skb, &us_targets, stream, 0) == SK_PASS) {
         s->expect += len;
@@ -204,10 +262,8 @@ int us_verdict(struct __sk_buff *skb)
     if (s->state == FASTPATH_REDIRECTING)
         s->state = FASTPATH_PASSING;
     ONCE(s->passed) = s->passed + len;
-    if (s->passed - ONCE(s->taken) > settings.waiting_max && s->state != FASTPATH_OVERRUN) {
-        s->state = FASTPATH_OVERRUN;
-        bpf_ringbuf_output(&us_passed, &stream, sizeof(stream), 0);
-    }
+    if (s->passed - ONCE(s->taken) > settings.waiting_max)
+        break_stream(s, stream);
     /* At most this event and that of an overrun are out for a stream: the ring has room for all. */
     if (__sync_lock_test_and_set(&s->waking, 1) == 0)
         bpf_ringbuf_output(&us_passed, &stream, sizeof(stream), 0);

@@ -243,7 +243,8 @@ static bool op_resume(void *ctx, uint32_t i)
     struct fastpath_stream *record = &m->records[i];
 
     /* While it is held, the kernel leaves the state alone. */
-    record->state = FASTPATH_PASSING;
+    if (record->state == FASTPATH_BULK)
+        record->state = FASTPATH_PASSING;
     __atomic_store_n(&record->waking, 0, __ATOMIC_SEQ_CST);
     __atomic_store_n(&record->hold, 0, __ATOMIC_SEQ_CST);
     if (op_waiting(m, i) == 0)
@@ -325,7 +326,7 @@ static int join(struct sockmap *m, int from, int to, uint64_t owner, bool queued
         return r;
     }
     memset(&m->records[i], 0, sizeof(m->records[i]));
-    m->records[i].state = FASTPATH_PASSING;
+    m->records[i].state = FASTPATH_NEW;
     r = prepare(&m->streams[i], from, to, owner, queued);
     if (r == 0)
         r = insert(m, i);
@@ -512,7 +513,7 @@ static int keep(struct sockmap *m, struct bpf_object *object)
 
 static int load(struct sockmap *m, const struct sockmap_options *o)
 {
-    const struct fastpath_settings settings = {.burst_time = o->burst_time,
+    const struct fastpath_settings settings = {.burst_time = (uint32_t)(o->burst_time >> 20),
                                                .burst_bytes = o->burst_bytes,
                                                .waiting_max =
                                                    o->waiting_max ? o->waiting_max : WAITING_MAX};

@@ -291,7 +291,8 @@ static int case_kick(struct pair *p)
     int r;
 
     p->way[0].goal = 3000;
-    write_some(p, 0);
+    while (p->error == 0 && p->way[0].sent < 3000)
+        write_some(p, 0);
     if (poll(&q, 1, LIMIT_MS) != 1)
         return -ETIMEDOUT;
     if (p->f->ops->join(p->f->ctx, p->own[0], p->own[1], 0, &p->way[0].stream) != -EAGAIN)

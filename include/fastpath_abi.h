@@ -20,6 +20,7 @@
 #define FASTPATH_PASSING     1 /* goes back by itself, see `taken` */
 #define FASTPATH_BULK        2 /* too many bytes a time: passes until user space decides */
 #define FASTPATH_OVERRUN     3 /* more is waiting than may be: the flow is to be reset */
+#define FASTPATH_NEW         4 /* passing, and nothing has come yet */
 
 /* One cache line. Written by one side only, but for `waking`. */
 struct fastpath_stream {
@@ -33,16 +34,18 @@ struct fastpath_stream {
     ABI_U64 active;     /* CLOCK_MONOTONIC of the last bytes, nanoseconds */
     ABI_U32 expect;     /* the target's write_seq once all that was redirected is in its queue */
     ABI_U32 state;
-    ABI_U64 burst_began;
-    ABI_U32 burst;   /* bytes since then that came while others were under way */
-    ABI_U32 pending; /* messages redirected since the target's queue had caught up */
+    ABI_U32 next;        /* the sequence number after the last byte that was handed on */
+    ABI_U32 burst_began; /* in units of 2^20 ns */
+    ABI_U32 burst;       /* bytes since then that came while others were under way */
+    ABI_U32 pending;     /* messages redirected since the target's queue had caught up */
 };
 
 /* The whole of sockmap.bpf.c's .rodata. */
 struct fastpath_settings {
-    ABI_U64 burst_time;  /* nanoseconds */
+    ABI_U32 burst_time;  /* in units of 2^20 ns */
     ABI_U32 burst_bytes; /* more than this of them within burst_time is bulk; 0: never */
     ABI_U32 waiting_max; /* bytes passed and not taken: more is an overrun */
+    ABI_U32 unused;
 };
 
 _Static_assert(sizeof(struct fastpath_stream) == 64, "fastpath_stream");
