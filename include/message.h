@@ -59,7 +59,13 @@ struct message_stats {
     uint64_t unaccepted;           /* granted when the application had gone */
     uint64_t bytes_copied, bytes_spliced;
     uint64_t to_splice, to_copy, no_pipe, no_stash;
+    uint64_t bytes_redirected, bytes_passed; /* in the sockmap: by the kernel; left to be copied */
+    uint64_t sockmap_joined, sockmap_left, sockmap_demoted; /* directions of flows */
+    uint64_t sockmap_full, sockmap_refused, sockmap_overrun, sockmap_lost;
 };
+
+/* Whether a worker has the in-kernel fast path. */
+enum message_sockmap { MESSAGE_SOCKMAP_OFF, MESSAGE_SOCKMAP_ON, MESSAGE_SOCKMAP_FAILED };
 
 struct message_status_reply {
     struct message_header header;
@@ -67,6 +73,9 @@ struct message_status_reply {
     uint32_t max_flows;
     uint32_t draining; /* 1: an old worker that finishes its flows */
     struct message_stats stats;
+    uint32_t sockmap; /* enum message_sockmap */
+    uint32_t unused;
+    char sockmap_why[160]; /* FAILED: what the self-test said */
 };
 
 struct message_capture {

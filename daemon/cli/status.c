@@ -11,6 +11,8 @@
 
 static const char *const hooks[] = {"output", "cgroup", "gateway"};
 
+static const char *const sockmap_words[] = {"not asked for", "proven", "off"};
+
 struct status {
     cJSON *root, *captures, *upstreams, *workers;
     bool json;
@@ -42,6 +44,32 @@ static void stats_json(cJSON *j, const struct message_stats *s)
     json_number(j, "to_copy", s->to_copy);
     json_number(j, "no_pipe", s->no_pipe);
     json_number(j, "no_stash", s->no_stash);
+    json_number(j, "bytes_redirected", s->bytes_redirected);
+    json_number(j, "bytes_passed", s->bytes_passed);
+    json_number(j, "sockmap_joined", s->sockmap_joined);
+    json_number(j, "sockmap_left", s->sockmap_left);
+    json_number(j, "sockmap_demoted", s->sockmap_demoted);
+    json_number(j, "sockmap_full", s->sockmap_full);
+    json_number(j, "sockmap_refused", s->sockmap_refused);
+    json_number(j, "sockmap_overrun", s->sockmap_overrun);
+    json_number(j, "sockmap_lost", s->sockmap_lost);
+}
+
+static void fast_path_line(const struct message_status_reply *m)
+{
+    const struct message_stats *s = &m->stats;
+
+    printf("worker %u: copied %" PRIu64 ", spliced %" PRIu64 " bytes; ", m->worker, s->bytes_copied,
+           s->bytes_spliced);
+    if (m->sockmap != MESSAGE_SOCKMAP_ON) {
+        printf("sockmap %s%s%s\n", sockmap_words[m->sockmap % 3], m->sockmap_why[0] ? ": " : "",
+               m->sockmap_why);
+        return;
+    }
+    printf("sockmap %s: directions joined %" PRIu64 ", left %" PRIu64 ", demoted %" PRIu64
+           ", redirected %" PRIu64 ", passed %" PRIu64 " bytes\n",
+           sockmap_words[m->sockmap % 3], s->sockmap_joined, s->sockmap_left, s->sockmap_demoted,
+           s->bytes_redirected, s->bytes_passed);
 }
 
 static void on_hello(struct status *st, const struct message_hello *m)
@@ -85,6 +113,8 @@ static void on_worker(struct status *st, const struct message_status_reply *m)
         json_number(j, "pid", m->pid);
         json_number(j, "max_flows", m->max_flows);
         cJSON_AddBoolToObject(j, "draining", m->draining != 0);
+        json_text(j, "sockmap", sockmap_words[m->sockmap % 3]);
+        json_text(j, "sockmap_why", m->sockmap_why);
         stats_json(j, &m->stats);
         cJSON_AddItemToArray(st->workers, j);
     } else {
@@ -96,6 +126,7 @@ static void on_worker(struct status *st, const struct message_status_reply *m)
                m->worker, m->pid, m->draining ? " (draining)" : "", s->flows, m->max_flows, s->held,
                s->accepted, s->granted, s->failed, s->finished, s->reset,
                s->refused_full + s->refused_stray, s->refused_loop);
+        fast_path_line(m);
     }
 }
 

@@ -78,6 +78,7 @@ struct flow_inject {
 struct flow_table_options {
     struct loop *loop;
     struct relay_pool *pool;
+    const struct fastpath *fast; /* what the pool uses too; NULL: none */
     /* All alive as long as the table. */
     const struct flow_capture *captures;
     size_t n_captures;

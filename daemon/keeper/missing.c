@@ -45,9 +45,8 @@ int missing_check(const struct config *c, char *why, size_t why_size)
                 "that answers is used",
                 c->groups[i].name);
     }
-    if (c->fast_path == FAST_STITCH || c->fast_path == FAST_SOCKMAP)
-        log_warning(
-            "fast-path: stitch and sockmap are not in this version; copy and splice are used");
+    if (c->fast_path == FAST_STITCH)
+        log_warning("fast-path: stitch is not in this version; auto is used");
     if (c->metrics)
         log_warning("metrics: the listener is not in this version");
     return 0;

@@ -241,6 +241,7 @@ static bool on_batch_end(void *ctx)
             continue;
         switch (relay_pump(&s->relay, sv->pool)) {
         case RELAY_IDLE:
+        case RELAY_SOON: /* never: no kernel here */
             break;
         case RELAY_MORE:
             session_ready(sv, s);

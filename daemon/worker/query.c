@@ -35,8 +35,11 @@ static int send_status(struct queries *all, struct query *q)
         .pid = (uint32_t)getpid(),
         .max_flows = all->max_flows,
         .draining = flow_table_draining(all->flows),
+        .sockmap = all->sockmap,
     };
 
+    if (all->sockmap_why)
+        snprintf(m.sockmap_why, sizeof(m.sockmap_why), "%s", all->sockmap_why);
     flow_table_stats(all->flows, &m.stats);
     return send_record(q, &m, sizeof(m));
 }

@@ -31,6 +31,8 @@ struct queries {
     size_t n_upstreams;
     unsigned worker;
     uint32_t max_flows;
+    uint32_t sockmap;        /* enum message_sockmap */
+    const char *sockmap_why; /* if it failed */
     struct query items[QUERIES_MAX];
 };
 

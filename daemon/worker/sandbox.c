@@ -106,8 +106,9 @@ static const int allowed[] = {
 
 static int allow_some(scmp_filter_ctx ctx)
 {
-    const unsigned bpf_commands[] = {BPF_MAP_LOOKUP_ELEM, BPF_MAP_DELETE_ELEM,
+    const unsigned bpf_commands[] = {BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM,
                                      BPF_MAP_LOOKUP_AND_DELETE_ELEM};
+    const unsigned ioctls[] = {SIOCOUTQ, SIOCINQ};
     const unsigned families[] = {AF_INET, AF_INET6};
     int r = 0;
 
@@ -117,9 +118,9 @@ static int allow_some(scmp_filter_ctx ctx)
     for (size_t i = 0; r == 0 && i < sizeof(families) / sizeof(families[0]); i++)
         r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
                              SCMP_A0(SCMP_CMP_EQ, families[i], 0));
-    if (r == 0)
+    for (size_t i = 0; r == 0 && i < sizeof(ioctls) / sizeof(ioctls[0]); i++)
         r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-                             SCMP_A1(SCMP_CMP_EQ, SIOCOUTQ, 0));
+                             SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
     if (r == 0)
         r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
                              SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));

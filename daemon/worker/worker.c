@@ -19,6 +19,7 @@
 #include "base/fd.h"
 #include "bpf/hold.h"
 #include "bpf/origin.h"
+#include "bpf/sockmap.h"
 #include "flow/flow.h"
 #include "flow/inject.h"
 #include "flow/origin_socket.h"
@@ -30,8 +31,12 @@
 #define MAX_PIPES        256
 #define PREOPENED        16
 #define STASH_BUDGET     (32u * 1024 * 1024)
-#define SPARE_FDS        32 /* loop, channel, queries, log, reserve */
+#define SPARE_FDS        (32 + SOCKMAP_FDS) /* loop, channel, queries, log, reserve */
 #define RECHECK_INTERVAL INT64_C(100000000)
+
+/* Streams, two a flow; each costs about 90 bytes of kernel memory, used or not. More flows than
+ * that are copied and spliced. */
+#define MAX_STREAMS 32768
 
 #define KIND_CHANNEL 8
 #define KIND_QUERY   9
@@ -50,6 +55,8 @@ struct worker {
     struct queries queries;
     uint32_t max_flows;
     int64_t next_recheck;
+    struct fastpath fast; /* ops NULL: none */
+    char sockmap_why[160];
 };
 
 _Noreturn static void die(const struct worker_options *o, const char *what, int error)
@@ -65,6 +72,8 @@ static enum relay_choice relay_choice(enum config_fast_path f)
         return RELAY_CHOICE_COPY;
     case FAST_SPLICE:
         return RELAY_CHOICE_SPLICE;
+    case FAST_SOCKMAP:
+        return RELAY_CHOICE_SOCKMAP;
     default:
         return RELAY_CHOICE_AUTO;
     }
@@ -258,6 +267,28 @@ static void on_query(void *ctx, uint64_t ref, uint32_t events)
     queries_continue(&w->queries, loop_ref_index(ref));
 }
 
+/* The in-kernel fast path, unless the configuration wants none or this kernel fails its proof. */
+static void open_fastpath(struct worker *w)
+{
+    enum config_fast_path wanted = w->o->config->fast_path;
+    uint32_t streams = w->max_flows < MAX_STREAMS / 2 ? 2 * w->max_flows : MAX_STREAMS;
+    struct sockmap_options o = {.streams = streams,
+                                .burst_time = RELAY_BURST_TIME,
+                                .burst_bytes = wanted == FAST_SOCKMAP ? 0 : RELAY_BURST_BYTES};
+
+    if (wanted == FAST_COPY || wanted == FAST_SPLICE)
+        return;
+    w->queries.sockmap = MESSAGE_SOCKMAP_ON;
+    if (bpf_sockmap_open(&o, w->o->needs_mark ? CAPTURE_OWN_MARK : 0, &w->fast, w->sockmap_why,
+                         sizeof(w->sockmap_why)) == 0) {
+        relay_pool_use(w->pool, &w->fast);
+        return;
+    }
+    w->queries.sockmap = MESSAGE_SOCKMAP_FAILED;
+    if (w->o->number == 0)
+        log_warning("the in-kernel fast path is off: %s", w->sockmap_why);
+}
+
 static int set_up(struct worker *w)
 {
     const struct worker_options *o = w->o;
@@ -277,11 +308,13 @@ static int set_up(struct worker *w)
         r = set_up_holds(w);
     if (r < 0)
         return r;
+    open_fastpath(w);
     struct flow_table_options f = {
         .loop = w->loop,
         .pool = w->pool,
         .captures = w->captures,
         .n_captures = o->config->n_captures,
+        .fast = w->fast.ops ? &w->fast : NULL,
         .listeners = w->listeners,
         .n_listeners = o->n_listeners,
         .holds = w->holds,
@@ -308,7 +341,9 @@ static int set_up(struct worker *w)
                                   .upstreams = o->upstreams,
                                   .n_upstreams = o->config->n_upstreams,
                                   .worker = o->number,
-                                  .max_flows = w->max_flows};
+                                  .max_flows = w->max_flows,
+                                  .sockmap = w->queries.sockmap,
+                                  .sockmap_why = w->sockmap_why};
     loop_set_handler(w->loop, KIND_CHANNEL, on_channel, w);
     loop_set_handler(w->loop, KIND_QUERY, on_query, w);
     return loop_add(w->loop, o->channel, EPOLLIN, loop_ref(KIND_CHANNEL, 0, 0));

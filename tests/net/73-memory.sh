@@ -62,7 +62,7 @@ queued() { ns client ss -Htnp | awk -v p="pid=$worker," 'index($0, p) {s += $2 +
 engine_of() { us_sum undersock "$1"; }
 
 us_daemon client < <(conf auto)
-for engine in auto again copy splice; do
+for engine in auto again copy splice sockmap; do
     if [[ $engine != auto && $engine != again ]]; then
         conf $engine >"$TMP/undersock.conf"
         us_reload undersock || bail "reload"
