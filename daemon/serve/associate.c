@@ -22,6 +22,9 @@
 
 #define NONE UINT32_MAX
 
+/* What may wait in the kernel, as far as net.core.rmem_max allows: a burst of large datagrams. */
+#define BUFFER_SIZE (1024 * 1024)
+
 int udp_create(uint32_t n, unsigned max_lookups, struct udp **ret)
 {
     struct udp *u = calloc(1, sizeof(*u));
@@ -49,9 +52,32 @@ void udp_destroy(struct udp *u)
     free(u);
 }
 
-static uint64_t association_ref(const struct serve *sv, const struct association *a, unsigned kind)
+/* A socket that is watched as `kind`, bound to `at` unless that is NULL. The descriptor or -errno.
+ */
+static int open_socket(struct serve *sv, const struct association *a, int family, unsigned kind,
+                       const struct addr *at)
 {
-    return loop_ref(kind, a->generation, (uint32_t)(a - sv->udp->associations));
+    struct sockaddr_storage sa;
+    int r = 0, on = 1, size = BUFFER_SIZE;
+    int fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    if (fd < 0)
+        return -errno;
+    serve_mark(sv, fd);
+    (void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
+    (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+    if (family == AF_INET6 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on)) < 0)
+        r = -errno;
+    if (r == 0 && at && bind(fd, (struct sockaddr *)&sa, addr_to_sockaddr(at, &sa)) < 0)
+        r = -errno;
+    if (r == 0)
+        r = loop_add(sv->loop, fd, EPOLLIN,
+                     loop_ref(kind, a->generation, (uint32_t)(a - sv->udp->associations)));
+    if (r < 0) {
+        fd_close(&fd);
+        return r;
+    }
+    return fd;
 }
 
 /* Towards the client. `ret_bound` is where it sends to. 0 or -errno. */
@@ -59,63 +85,32 @@ static int open_inner(struct serve *sv, struct association *a, const struct sess
                       struct addr *ret_bound)
 {
     struct sockaddr_storage sa;
-    socklen_t len;
+    socklen_t len = sizeof(sa);
     struct addr at;
-    int on = 1, r = session_client_address(s, true, &at);
+    int r = session_client_address(s, true, &at);
 
     if (r < 0)
         return r;
     at.port = 0;
-    len = addr_to_sockaddr(&at, &sa);
-    int fd = socket(sa.ss_family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-
-    if (fd < 0)
-        return -errno;
-    serve_mark(sv, fd);
-    if (sa.ss_family == AF_INET6 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on)) < 0)
-        r = -errno;
-    if (r == 0 && bind(fd, (struct sockaddr *)&sa, len) < 0)
-        r = -errno;
-    len = sizeof(sa);
-    if (r == 0 && getsockname(fd, (struct sockaddr *)&sa, &len) < 0)
-        r = -errno;
-    if (r == 0)
-        r = addr_from_sockaddr((struct sockaddr *)&sa, len, ret_bound);
-    if (r == 0)
-        r = loop_add(sv->loop, fd, EPOLLIN, association_ref(sv, a, SERVE_KIND_UDP_INNER));
-    if (r < 0) {
-        fd_close(&fd);
+    r = open_socket(sv, a, addr_is_v4(&at) ? AF_INET : AF_INET6, SERVE_KIND_UDP_INNER, &at);
+    if (r < 0)
         return r;
-    }
-    a->inner = fd;
-    return 0;
+    a->inner = r;
+    if (getsockname(a->inner, (struct sockaddr *)&sa, &len) < 0)
+        return -errno;
+    return addr_from_sockaddr((struct sockaddr *)&sa, len, ret_bound);
 }
 
 int udp_outer(struct serve *sv, struct association *a, enum udp_family family)
 {
-    int r = 0, on = 1;
-
     if (a->outer[family] >= 0)
         return a->outer[family];
-    int fd =
-        socket(family == UDP_V4 ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int r = family == UDP_V4 ? open_socket(sv, a, AF_INET, SERVE_KIND_UDP_OUTER_V4, NULL)
+                             : open_socket(sv, a, AF_INET6, SERVE_KIND_UDP_OUTER_V6, NULL);
 
-    if (fd < 0)
-        return -errno;
-    serve_mark(sv, fd);
-    if (family == UDP_V6 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on)) < 0)
-        r = -errno;
-    if (r == 0)
-        r = loop_add(
-            sv->loop, fd, EPOLLIN,
-            association_ref(sv, a,
-                            family == UDP_V4 ? SERVE_KIND_UDP_OUTER_V4 : SERVE_KIND_UDP_OUTER_V6));
-    if (r < 0) {
-        fd_close(&fd);
-        return r;
-    }
-    a->outer[family] = fd;
-    return fd;
+    if (r >= 0)
+        a->outer[family] = r;
+    return r;
 }
 
 bool udp_may_send_to(const struct addr *to)
