@@ -373,7 +373,7 @@ static int create_table(struct serve *sv, const struct serve_options *o, char *w
 
     if (r == 0)
         r = resolver_create(sv->loop, SERVE_KIND_RESOLVER_FD, SERVE_KIND_RESOLVER_TICK, lookups,
-                            session_resolved, sv, &sv->resolver);
+                            sv->mark, session_resolved, sv, &sv->resolver);
     if (r == 0 && associations > 0)
         r = udp_create(associations, lookups > 1 ? lookups / 2 : 1, &sv->udp);
     if (r < 0)

@@ -627,7 +627,7 @@ static void test_many_addresses(void **state)
     (void)state;
     need_namespaces();
     assert_int_equal(loop_create(4, &a.loop), 0);
-    assert_int_equal(resolver_create(a.loop, 2, 3, 4, on_done, &a, &r), 0);
+    assert_int_equal(resolver_create(a.loop, 2, 3, 4, 0, on_done, &a, &r), 0);
     assert_int_equal(resolver_lookup(r, "many.test", 80, 1), 0);
     assert_int_equal(loop_run(a.loop), 0);
     assert_int_equal(a.status, 0);
