@@ -177,6 +177,37 @@ static void test_strangers(void **state)
     server_stop(&s);
 }
 
+/* Also what was already waiting when the first right datagram was read. */
+static void test_strangers_in_the_queue(void **state)
+{
+    struct serve_options o = {0};
+    struct server s = {0};
+    struct addr relay, at;
+
+    (void)state;
+    server_start(&s, &o);
+    int control = associate(&s, &relay);
+    int client = udp_on("127.0.0.1:0", &at), stranger = udp_on("127.0.0.1:0", &at);
+
+    assert_int_equal(kill(s.pid, SIGSTOP), 0);
+    send_through(client, &relay, &target_at, BYTES("first"));
+    send_through(stranger, &relay, &target_at, BYTES("let me in"));
+    send_through(client, &relay, &target_at, BYTES("second"));
+    assert_int_equal(kill(s.pid, SIGCONT), 0);
+    (void)expect_datagram(target, BYTES("first"));
+    struct addr outer = expect_datagram(target, BYTES("second"));
+
+    assert_int_equal(server_counters(&s).udp_stranger, 1);
+    send_to(target, &outer, BYTES("answer"));
+    expect_through(client, &relay, &target_at, BYTES("answer"));
+    expect_nothing(target);
+    expect_nothing(stranger);
+    close(client);
+    close(stranger);
+    close(control);
+    server_stop(&s);
+}
+
 static void test_ends_with_the_control_connection(void **state)
 {
     struct serve_options o = {0};
@@ -337,7 +368,7 @@ static void test_full(void **state)
     assert_int_equal(server_counters(&s).udp_full, 3);
     assert_int_equal(server_counters(&s).associations, 2);
     /* Each has sockets of its own, and so it is after one has ended. */
-    for (unsigned round = 0; round < 3; round++) {
+    for (unsigned round = 0; round < 4; round++) {
         int client[2];
 
         for (unsigned i = 0; i < 2; i++) {
@@ -347,12 +378,19 @@ static void test_full(void **state)
         }
         close(client[0]);
         close(client[1]);
-        close(control[round % 2]);
-        WAIT_COUNTER(&s, associations, 1);
-        control[round % 2] = associate(&s, &relay[round % 2]);
-        close(control[!(round % 2)]);
-        WAIT_COUNTER(&s, associations, 1);
-        control[!(round % 2)] = associate(&s, &relay[!(round % 2)]);
+        /* One after the other, and both at once. */
+        for (unsigned i = 0; round < 2 && i < 2; i++) {
+            close(control[i]);
+            WAIT_COUNTER(&s, associations, 1);
+            control[i] = associate(&s, &relay[i]);
+        }
+        if (round == 2) {
+            close(control[0]);
+            close(control[1]);
+            WAIT_COUNTER(&s, associations, 0);
+            control[0] = associate(&s, &relay[0]);
+            control[1] = associate(&s, &relay[1]);
+        }
     }
     close(control[0]);
     close(control[1]);
@@ -469,6 +507,7 @@ int main(void)
         cmocka_unit_test(test_port_is_said),
         cmocka_unit_test(test_another_address_is_said),
         cmocka_unit_test(test_strangers),
+        cmocka_unit_test(test_strangers_in_the_queue),
         cmocka_unit_test(test_ends_with_the_control_connection),
         cmocka_unit_test(test_bytes_on_the_control_connection),
         cmocka_unit_test(test_request_and_end_in_one_segment),

@@ -61,7 +61,7 @@ static size_t respond(uint8_t *p, size_t len, size_t size)
     }
     if (strcmp(label, "none") == 0 || strcmp(label, "file") == 0) {
         rcode = 3;
-    } else if (strcmp(label, "one") == 0 && type == 1) {
+    } else if ((strcmp(label, "one") == 0 || strcmp(label, "slow") == 0) && type == 1) {
         end += answer(p + end, 1, (uint8_t[4]){127, 0, 0, 1}, 4);
         n = 1;
     } else if (strcmp(label, "group") == 0 && type == 1) {
@@ -85,10 +85,18 @@ static size_t respond(uint8_t *p, size_t len, size_t size)
     return end;
 }
 
+/* The answers to "slow" are kept until somebody asks for "release". */
 static void serve_names(int fd)
 {
+    static struct {
+        uint8_t data[600];
+        size_t len;
+        struct sockaddr_storage to;
+        socklen_t to_len;
+    } kept[8];
     uint8_t buf[2048];
     struct sockaddr_storage from;
+    unsigned n_kept = 0;
 
     for (;;) {
         socklen_t from_len = sizeof(from);
@@ -99,6 +107,16 @@ static void serve_names(int fd)
         *queries += 1;
         size_t len = respond(buf, (size_t)n, sizeof(buf));
 
+        if (n > 20 && memcmp(buf + 12, "\x04slow", 5) == 0 && n_kept < 8) {
+            memcpy(kept[n_kept].data, buf, len);
+            kept[n_kept].len = len;
+            kept[n_kept].to = from;
+            kept[n_kept++].to_len = from_len;
+            continue;
+        }
+        for (; n > 20 && memcmp(buf + 12, "\x07release", 8) == 0 && n_kept > 0; n_kept--)
+            (void)!sendto(fd, kept[n_kept - 1].data, kept[n_kept - 1].len, 0,
+                          (struct sockaddr *)&kept[n_kept - 1].to, kept[n_kept - 1].to_len);
         if (len > 0)
             (void)!sendto(fd, buf, len, 0, (struct sockaddr *)&from, from_len);
     }
@@ -518,6 +536,73 @@ static void test_waiting_datagrams_are_bounded(void **state)
     server_stop(&s);
 }
 
+/* So are the bytes of all associations together. */
+static void test_all_waiting_datagrams_are_bounded(void **state)
+{
+    enum { N = 150, BOUND = 16 * 1024 * 1024 };
+    static uint8_t payload[60000];
+    static int control[N], client[N];
+    struct serve_options o = {0};
+    struct server s = {0};
+    struct addr relay, at;
+
+    (void)state;
+    need_namespaces();
+    server_start(&s, &o);
+    for (unsigned round = 0; round < 2; round++) {
+        uint64_t before = server_counters(&s).udp_no_room;
+
+        for (unsigned i = 0; i < N; i++) {
+            control[i] = associate(&s, &relay);
+            client[i] = udp_on("127.0.0.1:0", &at);
+            for (unsigned k = 0; k < 2; k++)
+                send_through_name(client[i], &relay, "silent.test", 9, payload, sizeof(payload));
+        }
+        WAIT_COUNTER(&s, udp_no_room, before + 2 * N - BOUND / sizeof(payload));
+        for (unsigned i = 0; i < N; i++) {
+            close(control[i]);
+            close(client[i]);
+        }
+        WAIT_COUNTER(&s, associations, 0);
+    }
+    server_stop(&s);
+}
+
+/* An answer for an association that is gone is none for the one that has its place now. */
+static void test_answer_for_another_association(void **state)
+{
+    struct serve_options o = {.max_associations = 1};
+    struct server s = {0};
+    struct addr relay, at, far_at;
+
+    (void)state;
+    need_namespaces();
+    server_start(&s, &o);
+    int far = udp_on("127.0.0.1:0", &far_at), control = associate(&s, &relay);
+    int client = udp_on("127.0.0.1:0", &at);
+    unsigned before = *queries;
+
+    send_through_name(client, &relay, "slow.test", far_at.port, BYTES("gone"));
+    for (unsigned i = 0; *queries < before + 1 && i < WAIT_SECONDS * 100; i++)
+        usleep(10000);
+    close(control);
+    close(client);
+    WAIT_COUNTER(&s, associations, 0);
+    control = associate(&s, &relay);
+    client = udp_on("127.0.0.1:0", &at);
+    send_through_name(client, &relay, "silent.test", far_at.port, BYTES("waits"));
+    (void)expect_carried(client, &relay, far, &far_at);
+    assert_int_equal(refusal(&s, "release.test"), 0x04);
+    /* The answer is there, and read, before that of a question after it. */
+    send_through_name(client, &relay, "one.test", far_at.port, BYTES("asked"));
+    (void)expect_datagram(far, BYTES("asked"));
+    (void)expect_carried(client, &relay, far, &far_at);
+    close(control);
+    close(client);
+    close(far);
+    server_stop(&s);
+}
+
 /* Of many names the ones that were used last are remembered. */
 static void test_names_take_turns(void **state)
 {
@@ -651,6 +736,8 @@ int main(void)
         cmocka_unit_test(test_datagrams_to_a_name),
         cmocka_unit_test(test_datagrams_to_no_name),
         cmocka_unit_test(test_waiting_datagrams_are_bounded),
+        cmocka_unit_test(test_all_waiting_datagrams_are_bounded),
+        cmocka_unit_test(test_answer_for_another_association),
         cmocka_unit_test(test_names_take_turns),
         cmocka_unit_test(test_lookups_of_datagrams_are_bounded),
     };
