@@ -38,7 +38,4 @@ int dns_answer_rcode(const struct dns_query *q, enum dns_rcode rcode, struct wir
  */
 int dns_truncate(uint8_t *answer, size_t len, size_t max);
 
-/* Another id in a message of at least two bytes. */
-void dns_set_id(uint8_t *message, uint16_t id);
-
 #endif

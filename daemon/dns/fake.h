@@ -44,10 +44,11 @@
 #include "addr.h"
 #include "dns/dns.h"
 
-#define FAKE_NAMES_MIN     16
-#define FAKE_NAMES_MAX     131000
-#define FAKE_NAMES_DEFAULT 65536 /* 17 MiB when all are in use; pages count when they are touched \
-                                  */
+#define FAKE_NAMES_MIN 16
+#define FAKE_NAMES_MAX 131000
+#define FAKE_NAMES_DEFAULT                                                 \
+    65536 /* 17 MiB when all are in use; pages count when they are touched \
+           */
 
 extern const struct prefix fake_prefix4, fake_prefix6;
 

@@ -37,16 +37,17 @@ int dns_frame_encode(struct wire_writer *w, const uint8_t *message, size_t len);
 
 /* ---- Who waits ---- */
 
-#define DNS_MATCH_MAX       4096 /* slots of a table */
-#define DNS_MATCH_QUERY_MAX 512  /* a forwarded query; those of resolvers have less than 300 bytes \
-                                  */
+#define DNS_MATCH_MAX 4096 /* slots of a table */
+#define DNS_MATCH_QUERY_MAX                                               \
+    512 /* a forwarded query; those of resolvers have less than 300 bytes \
+         */
 
 /* A query that waits; the caller reads it and writes nothing. */
 struct dns_pending {
     uint64_t ref;          /* the caller's: who asked */
     int64_t deadline;      /* monotonic nanoseconds */
-    uint16_t id;           /* that it was sent under, and has in `message` */
-    uint16_t client_id;    /* that the answer must have */
+    uint16_t id;           /* that it is sent under, and has in `message` while it waits */
+    uint16_t client_id;    /* that the answer must have, and `message` has afterwards */
     uint16_t len;          /* of message */
     uint16_t question_len; /* name, type, class: message[12..12 + question_len) */
     uint16_t udp_size;     /* what the client takes */

@@ -37,4 +37,7 @@ struct dns_query {
  */
 int dns_query_parse(const uint8_t *data, size_t len, struct dns_query *ret);
 
+/* Another id in a message of at least two bytes. */
+void dns_set_id(uint8_t *message, uint16_t id);
+
 #endif
