@@ -46,6 +46,7 @@ struct udp_association {
     uint8_t state;    /* enum udp_state */
     bool up_but_no;   /* an upstream that is there gave none: never directly, then */
     bool waits_proof; /* for an unproven upstream; no socket */
+    bool one_by_one;  /* UDP_SEGMENT does not do here */
     uint8_t proof_waits;
     uint8_t n_order, at;
     uint8_t order[UPSTREAM_CANDIDATES + 1];
@@ -83,11 +84,14 @@ struct udp_batch {
     union udp_cmsg cmsg[UDP_BATCH];
     struct addr destination[UDP_BATCH];
     struct udp_datagram run[UDP_BATCH]; /* what goes up together */
-    struct mmsghdr out[UDP_BATCH];
-    struct iovec out_iov[UDP_BATCH][2];
-    struct sockaddr_storage to[UDP_BATCH];
+    struct iovec out_iov[UDP_BATCH][2]; /* of what can be sent of it: header, payload */
+    uint8_t out_at[UDP_BATCH];          /* its place in the run */
+    uint8_t out_head[UDP_BATCH];        /* its place in the next two */
     uint8_t header[UDP_BATCH][SOCKS5_UDP_HEADER_MAX];
-    uint8_t out_at[UDP_BATCH]; /* the place in the run */
+    struct sockaddr_storage to[UDP_BATCH];
+    struct mmsghdr out[UDP_BATCH]; /* each is one of those, or several by UDP_SEGMENT */
+    uint8_t out_n[UDP_BATCH];
+    union udp_cmsg out_cmsg[UDP_BATCH];
     struct udp_packet packets[UDP_BATCH];
 };
 
