@@ -228,7 +228,7 @@ static bool proper_source(const struct udp_association *a, const struct addr *fr
 {
     bool v4 = addr_is_v4(from);
 
-    if (v4 != addr_is_v4(&a->client) || from->port == 0 || addr_equal(from, &a->client))
+    if (from->port == 0 || addr_equal(from, &a->client))
         return false;
     if (v4 ? from->ip[12] == 0 || from->ip[12] >= 224 : from->ip[0] == 0xff || addr_is_any(from))
         return false;
@@ -275,6 +275,7 @@ static bool take_down(struct udp_table *t, struct udp_association *a, unsigned i
     }
     const struct addr *source = source_of(t, a, &h.dest);
 
+    /* One of the other family cannot be built. */
     if (!source || packet_datagram(ret, source, &a->client, data, len) < 0) {
         t->stats.dropped_source++;
         return false;

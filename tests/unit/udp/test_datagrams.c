@@ -120,6 +120,35 @@ static void test_batches(void **state)
     }
 }
 
+/* Of any lengths, to destinations that change: what the kernel takes as one comes out as it was. */
+static void test_lengths_in_a_row(void **state)
+{
+    static const size_t lengths[] = {5, 5, 5, 3, 5, 7,    7,    7,    7,    0,    0, 0,
+                                     9, 9, 8, 8, 9, 1391, 1391, 1390, 1390, 1390, 2, 2,
+                                     2, 2, 2, 2, 2, 2,    2,    2,    2,    2,    2, 2};
+    const unsigned n = sizeof(lengths) / sizeof(lengths[0]);
+    static uint8_t data[1400];
+    struct rig *r = *state;
+    struct addr us;
+
+    rig_start(r);
+    int server = rig_join(r, &us);
+
+    for (unsigned shift = 0; shift < 8; shift++) { /* the batch ends elsewhere each time */
+        for (unsigned i = 0; i < n + shift; i++) {
+            memset(data, (int)i, sizeof(data));
+            rig_send(r, (i >> shift / 2) % 2 ? "127.1.0.1" : "127.1.0.2", data, lengths[i % n]);
+        }
+        for (unsigned i = 0; i < n + shift; i++) {
+            memset(data, (int)i, sizeof(data));
+            rig_expect_up(r, r->relay, (i >> shift / 2) % 2 ? "127.1.0.1" : "127.1.0.2", data,
+                          lengths[i % n], NULL);
+        }
+    }
+    assert_false(udp_find(r->t, 0, &r->client_at)->one_by_one);
+    close(server);
+}
+
 /* One event takes no more than its share, and the rest is not forgotten. */
 static void test_budget(void **state)
 {
@@ -421,11 +450,14 @@ static void test_injection_fails(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_both_ways),      TEST(test_record),          TEST(test_batches),
-        TEST(test_budget),         TEST(test_waiting),         TEST(test_long_ones),
-        TEST(test_bad_from_relay), TEST(test_spoofed),         TEST(test_taken),
-        TEST(test_reject),         TEST(test_came_back),       TEST(test_stray),
-        TEST(test_names),          TEST(test_injection_fails),
+        TEST(test_both_ways),       TEST(test_record),
+        TEST(test_batches),         TEST(test_lengths_in_a_row),
+        TEST(test_budget),          TEST(test_waiting),
+        TEST(test_long_ones),       TEST(test_bad_from_relay),
+        TEST(test_spoofed),         TEST(test_taken),
+        TEST(test_reject),          TEST(test_came_back),
+        TEST(test_stray),           TEST(test_names),
+        TEST(test_injection_fails),
     };
 
     return cmocka_run_group_tests_name("udp/datagrams", tests, ignore_sigpipe, NULL);
