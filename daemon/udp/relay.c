@@ -92,17 +92,22 @@ static size_t size_of(const struct udp_batch *b, unsigned k)
 }
 
 /* How many from the `from`th on go out as segments of one message: all of one length, but for the
- * last, which may be shorter; with one header; and each of them short enough for any path. */
-static unsigned segments(const struct udp_batch *b, unsigned from, unsigned n)
+ * last, which may be shorter; and each of them short enough for any path. */
+static unsigned segments(const struct udp_batch *b, bool direct, unsigned from, unsigned n)
 {
     size_t size = size_of(b, from);
     unsigned k = from + 1;
 
+    /* The relay reads from each header where it goes; directly, one message has one address. */
+    for (unsigned i = k; direct && i < n; i++) {
+        if (b->out_head[i] != b->out_head[from])
+            n = i;
+    }
     if (size == 0 || size > SEGMENT_MAX)
         return 1;
-    while (k < n && b->out_head[k] == b->out_head[from] && size_of(b, k) == size)
+    while (k < n && size_of(b, k) == size)
         k++;
-    if (k < n && b->out_head[k] == b->out_head[from] && size_of(b, k) < size && size_of(b, k) > 0)
+    if (k < n && size_of(b, k) < size && size_of(b, k) > 0)
         k++;
     return k - from;
 }
@@ -113,7 +118,7 @@ static unsigned arrange(struct udp_batch *b, bool direct, bool one_by_one, unsig
                         unsigned n, unsigned at)
 {
     for (unsigned k = from; k < n; at++) {
-        unsigned count = one_by_one ? 1 : segments(b, k, n);
+        unsigned count = one_by_one ? 1 : segments(b, direct, k, n);
         struct msghdr *m = &b->out[at].msg_hdr;
 
         *m = (struct msghdr){.msg_name = direct ? &b->to[b->out_head[k]] : NULL,

@@ -77,7 +77,7 @@ typedef const char *(*udp_name_fn)(void *ctx, const struct addr *destination);
 #define UDP_KINDS 3 /* of the loop */
 
 struct udp_table_options {
-    struct loop *loop;                  /* with room for max_associations + 2 timers */
+    struct loop *loop;                  /* with room for max_associations timers */
     unsigned first_kind;                /* of UDP_KINDS kinds of the loop, all the engine's */
     const struct udp_capture *captures; /* these arrays live as long as the table */
     size_t n_captures;

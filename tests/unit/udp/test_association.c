@@ -193,6 +193,15 @@ static void test_direct(void **state)
     rig_send_from(third, &us, BYTES("me too"));
     rig_expect_answer(r, 2, "127.1.0.2", third_at.port, BYTES("me too"));
     assert_string_equal(a->upstream->name, "direct");
+    /* Of one length, to two destinations. */
+    for (unsigned i = 0; i < 4; i++)
+        r->t->batch.run[i] =
+            (struct udp_datagram){i < 2 ? &there : &third_at, (const uint8_t *)"0123" + i, 1};
+    assert_true(udp_up(r->t, a, 4));
+    for (unsigned i = 0; i < 4; i++) {
+        assert_int_equal(rig_await(r, i < 2 ? far : third, buf, sizeof(buf), NULL), 1);
+        assert_int_equal(buf[0], '0' + i);
+    }
     assert_false(r->all[0].healthy);
     rig_send(r, "127.18.0.1", BYTES("named"));
     rig_expect_refusal(r, 3, "127.18.0.1");
@@ -219,7 +228,7 @@ static void test_relay_address(void **state)
     struct rig *r = *state;
 
     rig_start(r);
-    for (unsigned i = 0; i < 4; i++) {
+    for (unsigned i = 0; i < 5; i++) {
         struct addr bound = rig_addr(lies[i % 3], r->relay_at.port);
 
         rig_send(r, "127.1.0.1", BYTES("first"));
@@ -228,11 +237,15 @@ static void test_relay_address(void **state)
         if (i < 3) {
             rig_reply(server, 0, &bound);
         } else {
-            uint8_t reply[] = "\x05\x00\x00\x03\x05relay..";
+            /* A name; and one to which no way leads (fe80::1, of no link). */
+            uint8_t name[] = "\x05\x00\x00\x03\x05relay..";
+            uint8_t link[] = "\x05\x00\x00\x04\xfe\x80\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+                             "\x00\x00\x00\x01..";
+            uint8_t *port = i == 3 ? name + 10 : link + 20;
 
-            reply[10] = (uint8_t)(bound.port >> 8);
-            reply[11] = (uint8_t)bound.port;
-            put(server, reply, 12);
+            port[0] = (uint8_t)(bound.port >> 8);
+            port[1] = (uint8_t)bound.port;
+            put(server, i == 3 ? name : link, i == 3 ? 12 : 22);
         }
         rig_expect_up(r, r->relay, "127.1.0.1", BYTES("first"), NULL);
         assert_true(addr_equal(&the_one(r)->relay_at, &r->relay_at));
@@ -274,6 +287,13 @@ static void test_control_closed(void **state)
         assert_int_equal(udp_table_count(r->t), 0);
         rig_expect_answer(r, 2 * i + 2, "127.1.0.1", r->port, BYTES("the last word"));
     }
+    /* The end may be seen before what came before it. */
+    int server = rig_join(r, &us);
+
+    rig_answer(r->relay, &us, "127.1.0.1", r->port, BYTES("answer"));
+    udp_control_event(r->t, the_one(r), EPOLLRDHUP);
+    assert_int_equal(r->n_injected, 5);
+    close(server);
     rig_send(r, "127.1.0.1", BYTES("again"));
     close(rig_asked(r, 0));
 }
