@@ -163,6 +163,7 @@ static void test_budget(void **state)
         rig_send(r, "127.1.0.1", BYTES("x"));
     udp_listener_event(r->t, 0);
     assert_int_equal(rig_stats(r).datagrams_up, 1 + UDP_ROUNDS * UDP_BATCH);
+    assert_int_equal(r->t->batch.out_n[0], UDP_BATCH); /* as one packet, at the kernel's door */
     rig_until(r, datagrams_up, 201);
     for (unsigned i = 0; i < 200; i++)
         rig_await(r, r->relay, buf, sizeof(buf), NULL);
