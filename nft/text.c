@@ -215,6 +215,11 @@ static void print_match(FILE *out, const struct nft_ruleset *rs, const struct nf
         return;
     }
 
+    if (m->op == NFT_OP_NONE) {
+        fputs(" ! ", out);
+        print_value(out, field->type, m->value);
+        return;
+    }
     bool masked = has_mask(m, nft_types[field->type].size);
     bool flags = field->type == NFT_TYPE_TCP_FLAG;
 
@@ -331,6 +336,9 @@ static void print_rule(FILE *out, const struct nft_ruleset *rs, const struct nft
             break;
         case NFT_EXPR_KEEP_SOURCE:
             fputs(e->v6 ? "snat ip6 to ip6 saddr" : "snat ip to ip saddr", out);
+            break;
+        case NFT_EXPR_KEEP_DESTINATION:
+            fputs(e->v6 ? "dnat ip6 to ip6 daddr" : "dnat ip to ip daddr", out);
             break;
         }
     }

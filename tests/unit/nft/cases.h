@@ -238,12 +238,12 @@ static const struct capture_policy closed_web[] = {
     {OTHER("direct", CAPTURE_DIRECT), TO(net6), .fail_closed = true},
     {PROXY("web"), TCP(web), UID(some_uids), .fail_closed = true}};
 static const struct capture_policy closed_udp[] = {
-    {PROXY("quic"), UDP(quic), .takes_udp = true, .fail_closed = true},
-    {PROXY("web"), TCP(web), .takes_udp = true, .fail_closed = true},
-    {OTHER("none", CAPTURE_REFUSE), NOT_TO(untidy), .takes_udp = true, .fail_closed = true}};
+    {PROXY("quic"), UDP(quic), .udp = CAPTURE_UDP_TAKE, .fail_closed = true},
+    {PROXY("web"), TCP(web), .udp = CAPTURE_UDP_TAKE, .fail_closed = true},
+    {OTHER("none", CAPTURE_REFUSE), NOT_TO(untidy), .udp = CAPTURE_UDP_TAKE, .fail_closed = true}};
 static const struct capture_policy closed_gate[] = {{GATE("gw"), .fail_closed = true}};
 static const struct capture_policy closed_both[] = {
-    {GATE("gw"), IFS(many_interfaces), TO(net46), .takes_udp = true, .fail_closed = true},
+    {GATE("gw"), IFS(many_interfaces), TO(net46), .udp = CAPTURE_UDP_TAKE, .fail_closed = true},
     {PROXY("host"), .has_mark = true, .mark = 0x51, .fail_closed = true}};
 static const struct capture_policy closed_host_cgroup[] = {
     {CGROUP("all", "/"), TCP(web), .fail_closed = true}};
