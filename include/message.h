@@ -61,6 +61,32 @@ struct message_stats {
     uint64_t to_splice, to_copy, no_pipe, no_stash;
 };
 
+/* Counters of one worker's UDP since it started. All monotonic but `associations`. Of datagrams,
+ * unless it says otherwise. */
+struct message_udp_stats {
+    uint64_t associations;    /* in the table now */
+    uint64_t begun;           /* associations */
+    uint64_t granted, failed; /* associations: an upstream said yes; none could be had */
+    uint64_t ended_idle;      /* associations, by the idle timeout */
+    uint64_t ended_upstream;  /* associations, by the upstream or its relay */
+    uint64_t ended_replaced;  /* associations, idle ones that made room when the table was full */
+    uint64_t datagrams_up, datagrams_down; /* passed on */
+    uint64_t bytes_up, bytes_down;         /* their payload */
+    uint64_t taken;                        /* taken away before (DNS) */
+    uint64_t refused;                      /* answered with ICMP port unreachable */
+    uint64_t refused_quietly;              /* likewise, had the rate of ICMP allowed it */
+    uint64_t refused_full;     /* of those two: for want of a slot, memory or descriptors */
+    uint64_t dropped_loop;     /* came back to us */
+    uint64_t dropped_stray;    /* nobody redirected them, or they are no datagrams for us */
+    uint64_t dropped_waiting;  /* no room to wait in for the upstream's answer */
+    uint64_t dropped_up;       /* the socket to the relay did not take them (full, too long) */
+    uint64_t dropped_header;   /* from the relay: the header is wrong */
+    uint64_t dropped_fragment; /* from the relay: FRAG is not 0 */
+    uint64_t dropped_source;   /* from the relay: from an address that this client cannot be sent
+                                  anything from */
+    uint64_t dropped_down;     /* could not be sent to the client */
+};
+
 struct message_status_reply {
     struct message_header header;
     uint32_t worker, pid;
@@ -99,7 +125,9 @@ struct message_flow {
     char upstream[CAPTURE_NAME_MAX + 1];
     char engine[12]; /* "": none yet */
     char state[12];
-    char name[256]; /* the destination's name, "": not known */
+    char name[256];    /* the destination's name, "": not known */
+    uint32_t protocol; /* IPPROTO_TCP, IPPROTO_UDP */
+    uint32_t unused;
     uint64_t age_ms, bytes_up, bytes_down;
 };
 

@@ -7,6 +7,7 @@
 #include "flow/hold.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -238,6 +239,7 @@ static void fill_record(const struct flow_table *t, const struct flow *f, struct
     memset(ret, 0, sizeof(*ret));
     ret->header = (struct message_header)MESSAGE_HEADER(MESSAGE_FLOW, sizeof(*ret));
     ret->id = flow_id(t, f);
+    ret->protocol = IPPROTO_TCP;
     ret->client = f->client;
     ret->origin = f->origin;
     ret->age_ms = (uint64_t)(loop_now(t->o.loop) - f->started) / 1000000;
