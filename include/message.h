@@ -49,6 +49,7 @@ struct message_stats {
     uint64_t reset;                /* ended by a reset, idle timeout or error */
     uint64_t refused_full;         /* table, memory or descriptors full */
     uint64_t refused_loop;         /* came back to us */
+    uint64_t refused_name;         /* to a fake address that stands for nothing */
     uint64_t refused_stray;        /* nobody redirected it: a direct connection to our listener */
     uint64_t bytes_up, bytes_down; /* of ended flows */
     uint64_t held;                 /* SYNs held now */
