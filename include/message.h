@@ -120,6 +120,8 @@ struct message_status_reply {
     uint32_t worker, pid;
     uint32_t max_flows;
     uint32_t draining; /* 1: an old worker that finishes its flows */
+    struct message_udp_stats udp;
+    struct message_names_stats names;
     struct message_stats stats;
     uint32_t sockmap; /* enum message_sockmap */
     uint32_t unused;

@@ -33,8 +33,8 @@ struct captures {
     struct loop *loop;
     unsigned event_kind;
     struct nft_owner *nft;
+    unsigned instance; /* capture_set.instance */
     bool routed;
-    unsigned instance; /* whose routes they are */
     struct attached attached[CAPTURES_MAX];
 };
 
@@ -141,6 +141,16 @@ static void detach(struct captures *c, struct attached *a)
     *a = (struct attached){.bpf = NULL};
 }
 
+/* Something of a cgroup capture that is nftables' business. */
+static bool needs_rules(const struct generation *g)
+{
+    for (size_t i = 0; i < g->set.n_policies; i++) {
+        if (g->policies[i].udp != CAPTURE_UDP_LEAVE || g->policies[i].dns)
+            return true;
+    }
+    return false;
+}
+
 static bool needs_routes(const struct generation *g)
 {
     for (size_t i = 0; i < g->set.n_policies; i++) {
@@ -171,6 +181,24 @@ static int apply_rules(struct captures *c, struct generation *g, char *why, size
     return r;
 }
 
+/* A `run` has a table, marks and routes of its own, for its UDP. */
+static int claim(struct captures *c, struct generation *g, char *why, size_t why_size)
+{
+    char cause[400];
+    int r = 0;
+
+    if (!g->marked && c->instance == 0 && needs_rules(g)) {
+        r = nft_owner_claim(&c->nft, &c->instance, cause, sizeof(cause));
+        if (r < 0)
+            snprintf(why, why_size,
+                     "UDP and DNS cannot be redirected: %s; \"-o udp=bypass -o dns=bypass\" lets "
+                     "them go direct",
+                     cause);
+    }
+    g->set.instance = c->instance;
+    return r;
+}
+
 /*
  * The policy routes come before the rules that set the mark; what no gateway needs any more goes
  * after them, at the end. The table says whose this namespace is: with -EBUSY the routes, too, are
@@ -179,15 +207,16 @@ static int apply_rules(struct captures *c, struct generation *g, char *why, size
 static int apply_nft(struct captures *c, struct generation *g, char *why, size_t why_size)
 {
     bool routed = needs_routes(g);
-    int r = routed ? routes_install(g->set.instance, NULL, why, why_size) : 0;
+    int r = claim(c, g, why, why_size);
 
+    if (r == 0 && routed)
+        r = routes_install(c->instance, NULL, why, why_size);
     if (r == 0)
         r = apply_rules(c, g, why, why_size);
-    c->instance = g->set.instance;
     if (r == 0)
         c->routed |= routed;
     else if (routed && !c->routed && r != -EBUSY)
-        routes_remove(g->set.instance);
+        routes_remove(c->instance);
     return r;
 }
 
