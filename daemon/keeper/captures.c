@@ -34,6 +34,7 @@ struct captures {
     unsigned event_kind;
     struct nft_owner *nft;
     bool routed;
+    unsigned instance; /* whose routes they are */
     struct attached attached[CAPTURES_MAX];
 };
 
@@ -143,7 +144,10 @@ static void detach(struct captures *c, struct attached *a)
 static bool needs_routes(const struct generation *g)
 {
     for (size_t i = 0; i < g->set.n_policies; i++) {
-        if (g->policies[i].hook == CAPTURE_GATEWAY && g->policies[i].action == CAPTURE_PROXY)
+        const struct capture_policy *p = &g->policies[i];
+
+        if (p->action == CAPTURE_PROXY &&
+            (p->hook == CAPTURE_GATEWAY || p->dns || p->udp == CAPTURE_UDP_TAKE))
             return true;
     }
     return false;
@@ -175,14 +179,15 @@ static int apply_rules(struct captures *c, struct generation *g, char *why, size
 static int apply_nft(struct captures *c, struct generation *g, char *why, size_t why_size)
 {
     bool routed = needs_routes(g);
-    int r = routed ? routes_install(NULL, why, why_size) : 0;
+    int r = routed ? routes_install(g->set.instance, NULL, why, why_size) : 0;
 
     if (r == 0)
         r = apply_rules(c, g, why, why_size);
+    c->instance = g->set.instance;
     if (r == 0)
         c->routed |= routed;
     else if (routed && !c->routed && r != -EBUSY)
-        routes_remove();
+        routes_remove(g->set.instance);
     return r;
 }
 
@@ -295,7 +300,7 @@ void captures_remove(struct captures *c, bool lift)
         log_error("%s", why);
     nft_owner_close(c->nft);
     if (c->routed)
-        routes_remove();
+        routes_remove(c->instance);
     for (size_t i = 0; i < CAPTURES_MAX; i++) {
         if (c->attached[i].bpf)
             detach(c, &c->attached[i]);
