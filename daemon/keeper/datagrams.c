@@ -63,7 +63,7 @@ void datagrams_decide(const struct config *c, size_t i, bool run, struct capture
     policy->udp = CAPTURE_UDP_LEAVE;
     if (policy->action != CAPTURE_PROXY) {
         /* What is refused is refused of UDP, too, unless it is to be left alone. */
-        if (policy->action == CAPTURE_REFUSE && k->udp != UDP_BYPASS && k->udp != UDP_AUTO)
+        if (policy->action == CAPTURE_REFUSE && k->udp != UDP_BYPASS)
             policy->udp = CAPTURE_UDP_REJECT;
         *ret = u;
         return;
