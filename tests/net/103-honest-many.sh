@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# alone
 #
 # Honest connect for many at once: 3,000 connections by each hook, every verdict among them, each
 # right and each joined to its own upstream connection; behind firewalls that drop what is invalid and

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# alone
 #
 # SIGKILL of a worker with thousands of flows in the sockmap, some of them with bytes that nobody
 # reads: both ends of each see a reset, nothing hangs, and no program, map or socket stays. Then as many

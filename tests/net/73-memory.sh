@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# alone
 #
 # Back-pressure: 500 receivers that do not read, with senders that push, in both directions and by
 # both hooks. What the daemon holds is bounded, however much they push; as soon as the receivers
