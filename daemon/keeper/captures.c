@@ -316,6 +316,8 @@ size_t captures_link_fds(const struct captures *c, int *ret, size_t max)
         for (int k = 0; k < got && n < max; k++)
             ret[n++] = fds[k];
     }
+    if (c->nft && n < max)
+        ret[n++] = nft_owner_fd(c->nft);
     return n;
 }
 

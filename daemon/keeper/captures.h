@@ -25,7 +25,8 @@ int captures_apply(struct captures *c, struct generation *g, int transient, char
                    size_t why_size);
 /* Logs what the programs of one attached capture report. */
 void captures_event(struct captures *c, unsigned index);
-/* Descriptors that keep the cgroup programs attached, for the janitor. Returns their number. */
+/* Descriptors that keep the cgroup programs attached and the table alive, for the janitor. Returns
+ * their number. */
 size_t captures_link_fds(const struct captures *c, int *ret, size_t max);
 /*
  * Takes everything out of the kernel and frees. `lift`: also what on-exit = "closed" would leave to

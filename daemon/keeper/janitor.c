@@ -13,8 +13,10 @@
 
 #include "base/fd.h"
 #include "keeper/cgroup.h"
+#include "nft/routes.h"
 
-_Noreturn static void janitor(const char *dir, int wait_on, const int *links, size_t n_links)
+_Noreturn static void janitor(const char *dir, unsigned instance, int wait_on, const int *links,
+                              size_t n_links)
 {
     /* The copy of the writing end must go too, or the end of the keeper would not be seen. */
     int *keep = calloc(n_links + 1, sizeof(int));
@@ -42,12 +44,16 @@ _Noreturn static void janitor(const char *dir, int wait_on, const int *links, si
     do
         n = read(wait_on, &word, 1);
     while (n < 0 && errno == EINTR);
-    if (n <= 0)
+    if (n <= 0) {
         cgroup_destroy(dir);
+        if (instance != 0)
+            routes_remove(instance);
+    }
     _exit(0);
 }
 
-int janitor_start(const char *dir, const int *links, size_t n_links, struct janitor *ret)
+int janitor_start(const char *dir, unsigned instance, const int *links, size_t n_links,
+                  struct janitor *ret)
 {
     int pipe_fd[2];
 
@@ -56,7 +62,7 @@ int janitor_start(const char *dir, const int *links, size_t n_links, struct jani
     pid_t pid = fork();
 
     if (pid == 0)
-        janitor(dir, pipe_fd[0], links, n_links);
+        janitor(dir, instance, pipe_fd[0], links, n_links);
     int r = pid < 0 ? -errno : 0;
 
     fd_close(&pipe_fd[0]);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The janitor of `undersock run`: a small process that outlives a keeper killed with SIGKILL. It
- * holds the links of the BPF programs, so the command's connections are refused (the listener is
- * gone) rather than going direct, ends everything in the command's cgroup, and removes it.
+ * holds the links of the BPF programs and the owner of the nftables table, so what the command
+ * sends is refused (the listeners are gone) rather than going direct, ends everything in the
+ * command's cgroup, and removes that and the policy routes.
  */
 #ifndef UNDERSOCK_KEEPER_JANITOR_H
 #define UNDERSOCK_KEEPER_JANITOR_H
@@ -15,8 +16,10 @@ struct janitor {
     int hold; /* the janitor goes to work when this closes without janitor_dismiss(); -1: none */
 };
 
-/* Starts it for the cgroup directory `dir`. 0 or -errno. */
-int janitor_start(const char *dir, const int *links, size_t n_links, struct janitor *ret);
+/* Starts it for the cgroup directory `dir` and the routes of `instance` (capture_set; 0: none).
+ * `links`: descriptors to hold. 0 or -errno. */
+int janitor_start(const char *dir, unsigned instance, const int *links, size_t n_links,
+                  struct janitor *ret);
 /* The keeper cleans up itself: the janitor ends at once, and is waited for. */
 void janitor_dismiss(struct janitor *j);
 

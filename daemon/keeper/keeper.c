@@ -469,7 +469,7 @@ static int start_janitor(struct keeper *k, char *why, size_t why_size)
     int links[64];
     size_t n = captures_link_fds(k->captures, links, 64);
 
-    int r = janitor_start(k->cgroup, links, n, &k->janitor);
+    int r = janitor_start(k->cgroup, k->generation->set.instance, links, n, &k->janitor);
 
     if (r < 0)
         snprintf(why, why_size, "cannot start a helper process: %s", strerror(-r));

@@ -73,6 +73,7 @@ is "$(grep -c got "$TMP/signals")" 6 "each once"
 
 # --- nothing stays
 before_tables=$(tables_of client)
+before_rules=$(ns client ip rule; ns client ip -6 rule)
 before_pids=$(ns_pids client)
 
 # up NAME CMD...: a run in the background; OBJECTS, DIR and FAMILY are what it has made.
@@ -92,12 +93,13 @@ nothing_left() { # WHEN
     is "$(bpf_left "$OBJECTS")" "" "$1: no BPF link, program or map is left"
     is "$(ns_pids client)" "$before_pids" "$1: no process is left"
     is "$(tables_of client)" "$before_tables" "$1: no nft table is left"
+    is "$(ns client ip rule; ns client ip -6 rule)" "$before_rules" "$1: no policy rule is left"
 }
 
 up ending sh -c "echo \$\$ >'$TMP/pids'; while [ ! -e '$TMP/end' ]; do sleep 0.02; done"
 num "$(grep -c . <<<"$OBJECTS")" -gt 4 "while it runs there are links, programs and maps"
 check "and a cgroup of its own" -- test -d "$DIR"
-is "$(tables_of client)" "$before_tables" "but no nft table"
+is "$(tables_of client)" "$before_tables${before_tables:+ }table inet undersock-run-1" "and an nft table of its own, for UDP and DNS"
 touch "$TMP/end"
 ended ending 10
 nothing_left "after the end"
