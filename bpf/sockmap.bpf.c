@@ -30,8 +30,10 @@
  * would hand them on twice. So each stream knows the sequence number that comes next, and what is
  * before it is cut off.
  *
- * A FIN arrives as a packet of no length; redirecting that would break the target. Passed, recv()
- * says 0. No parser is ever attached: it would clone packets and cut them.
+ * A FIN arrives as a packet of no length, when TCP has done with it all there is to do and recv()
+ * will say 0 in any case. Redirecting it would break the target; passing it would break the source,
+ * while the queue of the opposite stream has something for it. It is dropped. No parser is ever
+ * attached: it would clone packets and cut them.
  *
  * Memory ordering: `taken` is read before write_seq is, and published after send() has returned; a
  * passed packet is counted before `waking` is looked at, and user space clears `waking` before it
@@ -238,7 +240,7 @@ int us_verdict(struct __sk_buff *skb)
     __u64 now;
 
     if (!len)
-        return SK_PASS;
+        return SK_DROP; /* a FIN: see above */
     cookie = bpf_get_socket_cookie(skb);
     index = bpf_map_lookup_elem(&us_index, &cookie);
     if (!index)

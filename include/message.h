@@ -49,6 +49,7 @@ struct message_stats {
     uint64_t reset;                /* ended by a reset, idle timeout or error */
     uint64_t refused_full;         /* table, memory or descriptors full */
     uint64_t refused_loop;         /* came back to us */
+    uint64_t refused_name;         /* to a fake address that stands for nothing */
     uint64_t refused_stray;        /* nobody redirected it: a direct connection to our listener */
     uint64_t bytes_up, bytes_down; /* of ended flows */
     uint64_t held;                 /* SYNs held now */
@@ -92,11 +93,35 @@ struct message_udp_stats {
     uint64_t dropped_down;     /* could not be sent to the client */
 };
 
+/* Counters of one worker's DNS since it started. All monotonic but `waiting`. `queries` is the sum
+ * of the next seven and `waiting`. */
+struct message_names_stats {
+    uint64_t queries;       /* datagrams that came */
+    uint64_t answered_fake; /* by us: with a fake address or its name, or that there is none */
+    uint64_t answered;      /* by a server */
+    uint64_t timeouts;      /* SERVFAIL: a server did not answer in time */
+    uint64_t failed;        /* SERVFAIL: no upstream, no connection, no server, no fake address */
+    uint64_t refused;       /* what DNS over UDP does not have, or too long */
+    uint64_t malformed;     /* answered as such, or dropped */
+    uint64_t repeated;      /* the same query again while it waited: dropped */
+    uint64_t waiting;       /* for a server, now */
+    uint64_t forwarded;     /* queries that were given to a connection to a server */
+    uint64_t full;          /* of those that failed: no room in a table of ours */
+    uint64_t again;         /* queries sent once more, as their connection had ended */
+    uint64_t connections;   /* to servers, granted */
+    uint64_t no_connection; /* no upstream could be had for one, or it said no */
+    uint64_t broken;        /* connections that ended with queries unanswered, or by garbage */
+    uint64_t truncated;     /* answers cut to what their client takes */
+    uint64_t unsent;        /* answers that the client could not be sent */
+};
+
 struct message_status_reply {
     struct message_header header;
     uint32_t worker, pid;
     uint32_t max_flows;
     uint32_t draining; /* 1: an old worker that finishes its flows */
+    struct message_udp_stats udp;
+    struct message_names_stats names;
     struct message_stats stats;
     uint32_t sockmap; /* enum message_sockmap */
     uint32_t unused;

@@ -137,8 +137,8 @@ static void take_out(struct dns_match *m, uint16_t slot)
     m->n_waiting--;
 }
 
-int dns_match_answer(struct dns_match *m, const uint8_t *message, size_t len,
-                     const struct dns_pending **ret)
+int dns_match_find(const struct dns_match *m, const uint8_t *message, size_t len,
+                   const struct dns_pending **ret)
 {
     struct wire_reader r = wire_reader(message, len);
     uint16_t id = wire_get_u16(&r), flags = wire_get_u16(&r), questions = wire_get_u16(&r);
@@ -148,8 +148,7 @@ int dns_match_answer(struct dns_match *m, const uint8_t *message, size_t len,
         return -EPROTO;
     if (questions > 1 || (questions == 0 && DNS_FLAGS_RCODE(flags) == DNS_NOERROR))
         return -EPROTO;
-    uint16_t slot = slot_of(m, id);
-    struct dns_pending *s = &m->slots[slot];
+    const struct dns_pending *s = &m->slots[slot_of(m, id)];
 
     if (!s->waiting || s->id != id)
         return -ENOENT;
@@ -160,9 +159,18 @@ int dns_match_answer(struct dns_match *m, const uint8_t *message, size_t len,
         if (!question || memcmp(question, s->message + DNS_HEADER_LEN, s->question_len) != 0)
             return -ENOENT;
     }
-    take_out(m, slot);
     *ret = s;
     return 0;
+}
+
+int dns_match_answer(struct dns_match *m, const uint8_t *message, size_t len,
+                     const struct dns_pending **ret)
+{
+    int r = dns_match_find(m, message, len, ret);
+
+    if (r == 0)
+        dns_match_remove(m, *ret);
+    return r;
 }
 
 bool dns_match_expired(struct dns_match *m, int64_t now, const struct dns_pending **ret)
@@ -170,6 +178,11 @@ bool dns_match_expired(struct dns_match *m, int64_t now, const struct dns_pendin
     if (dns_match_deadline(m) > now)
         return false;
     return dns_match_pop(m, ret);
+}
+
+void dns_match_remove(struct dns_match *m, const struct dns_pending *p)
+{
+    take_out(m, (uint16_t)(p - m->slots));
 }
 
 int64_t dns_match_deadline(const struct dns_match *m)

@@ -88,8 +88,14 @@ int dns_match_add(struct dns_match *m, const struct dns_query *q, const uint8_t 
  */
 int dns_match_answer(struct dns_match *m, const uint8_t *message, size_t len,
                      const struct dns_pending **ret);
+/* The same, but it waits on: for who shares a table among several servers, and must know first
+ * whether this one was asked. */
+int dns_match_find(const struct dns_match *m, const uint8_t *message, size_t len,
+                   const struct dns_pending **ret);
 /* Takes out one whose time has passed, oldest first: true, and `ret` as above. */
 bool dns_match_expired(struct dns_match *m, int64_t now, const struct dns_pending **ret);
+/* Takes out one that waits: as dns_match_expired() leaves it. */
+void dns_match_remove(struct dns_match *m, const struct dns_pending *p);
 /* When the next one expires; INT64_MAX when nobody waits. */
 int64_t dns_match_deadline(const struct dns_match *m);
 /* All that wait, oldest first, to send them again: begin with *ret NULL; false after the last. */

@@ -18,6 +18,8 @@
 #include <errno.h>
 #include <linux/sockios.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 
 #include "base/fd.h"
@@ -265,7 +267,7 @@ static void dial_on(struct flow_table *t, struct flow *f)
         struct dial_env env = dial_env(t, f);
 
         f->upstream = u;
-        if (dial_start(&f->dialing.dial, u, &f->origin.destination, NULL, &env) == DIAL_PENDING)
+        if (dial_start(&f->dialing.dial, u, &f->origin.destination, f->name, &env) == DIAL_PENDING)
             return;
         dial_failed(t, f);
     }
@@ -334,18 +336,45 @@ static void choose_upstreams(struct flow_table *t, struct flow *f, struct upstre
 {
     unsigned n = 0;
 
-    if (!upstream_go_direct(choice, loop_now(t->o.loop)))
+    /* Who stands for a name is nowhere to be found directly. */
+    if (f->name || !upstream_go_direct(choice, loop_now(t->o.loop)))
         n = upstream_order(choice, &f->origin.destination, f->dialing.order);
     upstream_look_again(choice, f->dialing.order, n, loop_now(t->o.loop));
-    if (choice->direct_when_down)
+    if (choice->direct_when_down && !f->name)
         f->dialing.order[n++] = FLOW_DIRECT;
     f->dialing.n = (uint8_t)n;
 }
 
-/* NULL: the table is full, which was counted and said. */
+/* The name that the destination stands for, if it does; NULL in `ret_name`: it is a real address.
+ * -errno: it stands for nothing. */
+static int find_name(struct flow_table *t, const struct addr *destination, char **ret_name,
+                     uint32_t *ret_slot)
+{
+    char name[256], to[ADDR_STRLEN];
+    int r =
+        t->o.names.find ? t->o.names.find(t->o.names.ctx, destination, name, ret_slot) : -EINVAL;
+
+    *ret_name = NULL;
+    if (r == -EINVAL)
+        return 0;
+    if (r == 0)
+        *ret_name = strdup(name);
+    if (*ret_name)
+        return 0;
+    t->stats.refused_name++;
+    log_debug("%s was given for a name that is forgotten: refused", addr_format(destination, to));
+    return r < 0 ? r : -ENOMEM;
+}
+
+/* NULL: the table is full, which was counted and said, or the destination stands for nothing. */
 static struct flow *new_flow(struct flow_table *t, unsigned capture, const struct addr *client,
                              const struct origin *origin)
 {
+    uint32_t slot = 0;
+    char *name;
+
+    if (find_name(t, &origin->destination, &name, &slot) < 0)
+        return NULL;
     struct flow *f = flow_alloc(t);
 
     if (!f) {
@@ -356,8 +385,11 @@ static struct flow *new_flow(struct flow_table *t, unsigned capture, const struc
             log_warning("the flow table is full (%u): new connections are reset; raise max-flows",
                         t->o.max_flows);
         t->next_full_log = now + INT64_C(10000000000);
+        free(name);
         return NULL;
     }
+    f->name = name;
+    f->name_slot = slot;
     f->capture = (uint16_t)capture;
     f->client = *client;
     f->origin = *origin;
@@ -510,6 +542,8 @@ void flow_sweep(struct flow_table *t)
     for (uint32_t i = 0; i < t->n_used; i++) {
         struct flow *f = &t->flows[i];
 
+        if (f->state != FLOW_FREE && f->name)
+            t->o.names.hold(t->o.names.ctx, f->name_slot);
         if (!relaying(f) || f->keepalive || now - f->started < SWEEP_INTERVAL)
             continue;
         fd_keepalive(f->fd[SIDE_UPSTREAM]);

@@ -110,6 +110,8 @@ void flow_set_state(struct flow_table *t, struct flow *f, enum flow_state to)
 void flow_release(struct flow_table *t, struct flow *f)
 {
     loop_timer_cancel(t->o.loop, &f->timer);
+    free(f->name);
+    f->name = NULL;
     flow_set_state(t, f, FLOW_FREE);
     f->next = t->free;
     t->free = slot_of(t, f);
@@ -292,6 +294,7 @@ static void fill_record(const struct flow_table *t, const struct flow *f, struct
     ret->age_ms = (uint64_t)(loop_now(t->o.loop) - f->started) / 1000000;
     snprintf(ret->capture, sizeof(ret->capture), "%s", t->o.captures[f->capture].name);
     snprintf(ret->upstream, sizeof(ret->upstream), "%s", f->upstream ? f->upstream->name : "");
+    snprintf(ret->name, sizeof(ret->name), "%s", f->name ? f->name : "");
     snprintf(ret->state, sizeof(ret->state), "%s", flow_state_name(f->state));
     if (f->state == FLOW_RELAY || f->state == FLOW_HALF_CLOSED) {
         ret->bytes_up = relay_bytes(&f->relay, t->o.pool, SIDE_CLIENT);

@@ -49,6 +49,8 @@ struct flow {
     struct addr client;
     struct origin origin;
     const struct upstream *upstream;
+    char *name; /* owned: of a destination that stands for one; NULL: none */
+    uint32_t name_slot;
     int64_t started, active;
     struct timer timer;
     union {

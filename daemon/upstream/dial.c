@@ -123,9 +123,6 @@ static void set_target(const struct dial *d, struct socks_dest *ret)
             addr_set_v6(&ret->addr, any, 0);
         return;
     }
-    enum config_scheme s = u->hops[d->hop].config->url.scheme;
-    bool names = s == SCHEME_SOCKS5H || s == SCHEME_SOCKS4A || s == SCHEME_HTTP;
-
     if (d->hop + 1u < u->n_hops) {
         const struct upstream_hop *next = &u->hops[d->hop + 1];
 
@@ -133,7 +130,8 @@ static void set_target(const struct dial *d, struct socks_dest *ret)
             socks_dest_set_addr(ret, &next->addrs[0]);
         else
             socks_dest_set_name(ret, next->config->url.host, next->config->url.port);
-    } else if (names && d->name) {
+    } else if (d->name) {
+        /* Whatever the scheme: the address only stands for the name, and nobody else could tell. */
         socks_dest_set_name(ret, d->name, d->destination->port);
     } else {
         socks_dest_set_addr(ret, d->destination);

@@ -25,6 +25,7 @@
 #include "flow/origin_socket.h"
 #include "log.h"
 #include "nft/log.h"
+#include "worker/datagrams.h"
 #include "worker/query.h"
 #include "worker/sandbox.h"
 
@@ -38,15 +39,18 @@
  * that are copied and spliced. */
 #define MAX_STREAMS 32768
 
-#define KIND_CHANNEL 8
-#define KIND_QUERY   9
+#define KIND_CHANNEL   8
+#define KIND_QUERY     9
+#define KIND_DATAGRAMS 10 /* and the next DATAGRAMS_KINDS - 1 */
 
 struct worker {
     const struct worker_options *o;
     struct loop *loop;
     struct relay_pool *pool;
     struct flow_table *flows;
+    struct datagrams *datagrams;
     struct flow_listener *listeners;
+    size_t n_listeners;
     struct flow_capture *captures;
     struct flow_hold *holds;
     struct nft_log_source *logs; /* of those holds that are nfnetlink_log's */
@@ -83,7 +87,8 @@ static enum relay_choice relay_choice(enum config_fast_path f)
 static unsigned share_descriptors(struct worker *w)
 {
     uint64_t limit = fd_raise_limit();
-    uint64_t fixed = SPARE_FDS + w->o->n_listeners * 2 + w->o->n_holds * 2 + 8;
+    uint64_t fixed =
+        SPARE_FDS + w->o->n_listeners * 2 + w->o->n_holds * 2 + 8 + datagrams_fds(w->o);
     uint64_t left = limit > fixed ? limit - fixed : 0;
     uint64_t pipes = left / 32 < MAX_PIPES ? left / 32 : MAX_PIPES;
     uint64_t flows = (left - 2 * pipes) / 2;
@@ -153,11 +158,15 @@ static int set_up_listeners(struct worker *w)
         return -ENOMEM;
     for (size_t i = 0; i < o->n_listeners; i++) {
         const struct worker_listener *l = &o->listeners[i];
-        struct flow_listener *f = &w->listeners[i];
+        struct flow_listener *f = &w->listeners[w->n_listeners];
+
+        if (l->origin == WORKER_UDP)
+            continue; /* worker/datagrams.c has those */
         int r = open_origin(w, l, f);
 
         if (r < 0)
             return r;
+        w->n_listeners++;
         f->fd = l->fd;
         f->at = l->at;
         f->capture = capture_index(w, l->capture);
@@ -207,11 +216,28 @@ static struct addr *upstream_addresses(const struct worker_options *o, size_t *r
     return list;
 }
 
+/* Those and our listeners' own: nobody's datagrams are for them. */
+static struct addr *our_addresses(const struct worker *w, const struct addr *upstreams,
+                                  size_t n_upstreams, size_t *ret_n)
+{
+    struct addr *list = calloc(n_upstreams + w->o->n_listeners + 1, sizeof(*list));
+
+    *ret_n = 0;
+    for (size_t i = 0; list && i < n_upstreams; i++)
+        list[(*ret_n)++] = upstreams[i];
+    for (size_t i = 0; list && i < w->o->n_listeners; i++)
+        list[(*ret_n)++] = w->o->listeners[i].at;
+    return list;
+}
+
 static void on_empty(void *ctx)
 {
     struct worker *w = ctx;
+    struct message_stats s;
 
-    loop_stop(w->loop);
+    flow_table_stats(w->flows, &s);
+    if (s.flows == 0 && datagrams_empty(w->datagrams))
+        loop_stop(w->loop);
 }
 
 static void on_unproven(void *ctx)
@@ -246,9 +272,10 @@ static void on_channel(void *ctx, uint64_t ref, uint32_t events)
     if (n <= 0)
         _exit(0); /* the keeper is gone: every socket is reset by the kernel */
     if ((size_t)n >= sizeof(m.header) && m.header.version == MESSAGE_VERSION) {
-        if (m.header.type == MESSAGE_DRAIN)
+        if (m.header.type == MESSAGE_DRAIN) {
+            datagrams_drain(w->datagrams);
             flow_table_drain(w->flows);
-        else if (m.header.type == MESSAGE_PROVEN)
+        } else if (m.header.type == MESSAGE_PROVEN)
             set_proven(w, true);
         else if (m.header.type == MESSAGE_UNPROVEN)
             set_proven(w, false);
@@ -295,7 +322,7 @@ static int set_up(struct worker *w)
     unsigned pipes = share_descriptors(w);
     size_t n_upstreams;
     struct addr *upstreams = upstream_addresses(o, &n_upstreams);
-    int r = upstreams ? loop_create(w->max_flows + 8, &w->loop) : -ENOMEM;
+    int r = upstreams ? loop_create(w->max_flows + 8 + datagrams_timers(o), &w->loop) : -ENOMEM;
 
     if (r == 0)
         r = relay_pool_create(pipes, PREOPENED < pipes ? PREOPENED : pipes, STASH_BUDGET,
@@ -309,6 +336,14 @@ static int set_up(struct worker *w)
     if (r < 0)
         return r;
     open_fastpath(w);
+    size_t n_ours;
+    struct addr *ours = our_addresses(w, upstreams, n_upstreams, &n_ours);
+
+    r = ours ? datagrams_open(o, w->loop, KIND_DATAGRAMS, w->choices, ours, n_ours, on_empty,
+                              on_unproven, w, &w->datagrams)
+             : -ENOMEM;
+    if (r < 0)
+        return r;
     struct flow_table_options f = {
         .loop = w->loop,
         .pool = w->pool,
@@ -316,7 +351,8 @@ static int set_up(struct worker *w)
         .n_captures = o->config->n_captures,
         .fast = w->fast.ops ? &w->fast : NULL,
         .listeners = w->listeners,
-        .n_listeners = o->n_listeners,
+        .n_listeners = w->n_listeners,
+        .names = datagrams_names(w->datagrams),
         .holds = w->holds,
         .n_holds = o->n_holds,
         .inject = {.send = injector_send, .ctx = &w->injector},
@@ -338,6 +374,7 @@ static int set_up(struct worker *w)
     w->queries = (struct queries){.loop = w->loop,
                                   .kind = KIND_QUERY,
                                   .flows = w->flows,
+                                  .datagrams = w->datagrams,
                                   .upstreams = o->upstreams,
                                   .n_upstreams = o->config->n_upstreams,
                                   .worker = o->number,

@@ -6,14 +6,14 @@
 # twice. The stream that arrives has each byte once.
 . "$(dirname "$0")/lib.sh"
 
-FLOWS=40
+FLOWS=100
 need python3 nft
 topology
 for n in client proxy net; do
     ns $n sh -c 'echo "4096 16384 32768" >/proc/sys/net/ipv4/tcp_rmem
         echo "4096 16384 32768" >/proc/sys/net/ipv4/tcp_wmem' || bail "buffer sizes in $n"
 done
-start sink -- ns net "$TOOLS/pattern" serve -t 0 -r 9000 :: 9001
+start sink -- ns net "$TOOLS/pattern" serve -t 0 :: 9001
 wait_port net tcp :: 9001
 peer_serve proxy "$PROXY4" 1080
 
@@ -43,14 +43,14 @@ for round in whole lossy; do
     if [[ $round == lossy ]]; then
         loss client && loss proxy || skip_all "this nft cannot drop at random"
     fi
-    # Stopped for a while, so that all windows close.
+    # Stopped for long enough that windows close, are probed, and open by less than a segment.
     kill -STOP "${PID[sink]}"
     for ((i = 0; i < FLOWS; i++)); do
         mode=both
-        ((i % 2)) && mode=send
-        start "flow$i" -- ns client "$TOOLS/pattern" $mode -w 20000 -t 100 "$NET4" 9001 1M
+        ((i % 4)) && mode=send
+        start "flow$i" -- ns client "$TOOLS/pattern" $mode -t 100 "$NET4" 9001 2M
     done
-    sleep 2
+    sleep 8
     kill -CONT "${PID[sink]}"
     out=''
     for ((i = 0; i < FLOWS; i++)); do

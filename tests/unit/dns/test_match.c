@@ -351,6 +351,42 @@ static void sizes_of_a_table(void **state)
     }
 }
 
+static void found_and_left_where_it_is(void **state)
+{
+    const struct dns_pending *a = add(1, "a.example", DNS_TYPE_A, 1, 0), *got = NULL;
+
+    (void)state;
+    put_header(&m, a->id, DNS_FLAG_QR, 1, 0, 0, 0);
+    put_question(&m, "b.example", DNS_TYPE_A);
+    assert_int_equal(dns_match_find(&match, m.data, m.w.pos, &got), -ENOENT);
+    assert_null(got);
+    put_header(&m, a->id, DNS_FLAG_QR, 1, 0, 0, 0);
+    put_question(&m, "a.example", DNS_TYPE_A);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(dns_match_find(&match, m.data, m.w.pos, &got), 0);
+        assert_ptr_equal(got, a);
+        assert_true(a->waiting);
+    }
+    assert_int_equal(dns_match_answer(&match, m.data, m.w.pos, &got), 0);
+    assert_int_equal(dns_match_find(&match, m.data, m.w.pos, &got), -ENOENT);
+}
+
+static void taken_out_from_the_middle(void **state)
+{
+    const struct dns_pending *got, *p[3];
+
+    (void)state;
+    for (unsigned i = 0; i < 3; i++)
+        p[i] = add((uint16_t)(40 + i), "a.example", DNS_TYPE_A, i, i);
+    dns_match_remove(&match, p[1]);
+    assert_false(p[1]->waiting);
+    assert_int_equal(p[1]->message[1], 41); /* the client's id */
+    assert_int_equal(match.n_waiting, 2);
+    assert_true(dns_match_pop(&match, &got) && got == p[0]);
+    assert_true(dns_match_pop(&match, &got) && got == p[2]);
+    assert_false(dns_match_pop(&match, &got));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -366,6 +402,8 @@ int main(void)
         cmocka_unit_test(ids_come_back_late),
         cmocka_unit_test(all_that_wait_once_more),
         cmocka_unit_test(sizes_of_a_table),
+        cmocka_unit_test_setup(found_and_left_where_it_is, setup),
+        cmocka_unit_test_setup(taken_out_from_the_middle, setup),
     };
 
     return cmocka_run_group_tests_name("dns/match", tests, NULL, NULL);
