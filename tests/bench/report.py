@@ -23,7 +23,7 @@ forward has no SOCKS at all. Messages: 64 bytes there and back, one under way on
 counted after {warm_up} on each, when fast-path = "auto" has chosen.
 Slab is of the whole machine, both ends of the flows: native, or forward, is its floor. What the
 kernel does outside processes, as the sockmap does, is only in "whole machine busy".
-UDP is left out: the daemon of this tree does not redirect it yet."""
+UDP is left out: this benchmark has no rows for it yet."""
 
 
 def cell(doc, key, row, limit, peer, more, digits):
