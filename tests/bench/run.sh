@@ -3,8 +3,9 @@
 #
 # The benchmark: ours, redsocks and an application that speaks SOCKS itself, side by side.
 #
-#     tests/bench/run.sh [--quick] [--rounds N] [--only ROW[,ROW]] [--server KIND] [--workers N]
-#                        [--fast-path KIND] [--json FILE] [--servers]
+#     tests/bench/run.sh [--set PRESET] [--markdown FILE] [--svg FILE] [--json FILE] ...
+#
+# --help lists the options and the presets: base, connect, fastpath, all.
 #
 # One network namespace for each row ("host"), each joined by its own veth pair to the namespace
 # "proxy" and through it to "net". What differs between two rows is only the redirector:
@@ -13,7 +14,6 @@
 #     redsocks   the package, its splice on, nft redirect in the host's namespace
 #     output     undersock daemon, hook = "output"
 #     cgroup     undersock daemon, hook = "cgroup", the load tool inside that cgroup
-#     copy, splice, sockmap   as output, with that fast-path forced; only with --only
 #
 # and the same for a gateway: a client's namespace, behind it the gateway's ("gate-ROW"), behind that
 # "proxy":
@@ -22,6 +22,10 @@
 #                  SOCKS, in "proxy": the limit of what a gateway can do
 #     gw-redsocks  the package on the gateway, its splice on, nft redirect in prerouting
 #     gw-ours      undersock daemon on the gateway, hook = "gateway"
+#
+# Those of ours wait with connect() for the SOCKS server (connect = "honest") and choose their fast
+# path themselves. output-early, cgroup-early and gw-ours-early say "connected" at once, as redsocks
+# does; -splice, -sockmap and -copy force that fast path.
 #
 # The SOCKS server is one process for all rows. By default ("sink") it is the load tool's own: it
 # grants every request and serves it itself, so that neither a proxy nor a second hop is the limit
@@ -34,17 +38,22 @@
 #
 # Every namespace uses reno: with BBR, a common default, bulk falls to a third and differences hide.
 
-case " $* " in
-*' -h '* | *' --help '*)
-    sed -n '3,/^$/s/^# \?//p' "$0"
-    exit 0
-    ;;
-esac
-
 # shellcheck source=tests/net/lib.sh
 . "$(dirname "$0")/../net/lib.sh"
 
 BENCH_DIR=$TOP_DIR/tests/bench
+command -v python3 >/dev/null || { echo "bench: python3 is not installed" >&2; exit 1; }
+ROWS=$(python3 -B "$BENCH_DIR/rows.py" "$@") || exit
+case " $* " in
+*' -h '* | *' --help '*)
+    echo "$ROWS"
+    exit 0
+    ;;
+*' --redraw'*)
+    python3 -B "$BENCH_DIR/report.py" "$@"
+    exit
+    ;;
+esac
 fail() {
     echo "bench: $*" >&2
     exit 1
@@ -82,25 +91,24 @@ raise
 ns_add proxy net
 ns_link proxy up0 "$EXIT4/24" net eth0 "$NET4/24"
 # proxy does not forward: a connection that no redirector took is never answered.
-host native 10
-host redsocks 11
-host output 12
-host cgroup 13
-host copy 17
-host splice 18
-host sockmap 19
-gateway forward 14
-gateway gw-redsocks 15
-gateway gw-ours 16
+BENCH_CGROUP=''
+[[ $CGROUP2 ]] && BENCH_CGROUP=$US-bench
+export BENCH_CGROUP
+PLACES=proxy
+while read -r kind row number; do
+    PLACES+=" $row"
+    if [[ $kind == gateway ]]; then
+        gateway "$row" "$number"
+        PLACES+=" gate-$row"
+    else
+        host "$row" "$number"
+    fi
+    [[ $row == cgroup* && $CGROUP2 ]] && cg_new "bench-$row"
+done <<<"$ROWS"
 # Every worker's reconnects leave TIME_WAIT behind; the ports must last for all rounds.
-for n in native redsocks output cgroup copy splice sockmap proxy {,gate-}{forward,gw-redsocks,gw-ours}; do
+for n in $PLACES; do
     ns "$n" sh -c 'echo "2000 65000" >/proc/sys/net/ipv4/ip_local_port_range'
 done
-if [[ $CGROUP2 ]]; then
-    cg_new bench
-    BENCH_CGROUP=$US-bench
-    export BENCH_CGROUP
-fi
 
 # measure.py starts the daemons itself; they are all inside our namespaces, where the trap of the
 # library finds what an interrupted run leaves.

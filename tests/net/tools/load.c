@@ -5,6 +5,8 @@
  *     load server [-S] [-j THREADS] ADDR PORT
  *     load hold   [-n CONNECTIONS] [-c DIALING-AT-ONCE]          ADDR PORT
  *     load conn   [-n CONNECTIONS | -T SECONDS] [-c PARALLEL]    ADDR PORT
+ *     load messages [-n CONNECTIONS] [-c DIALING-AT-ONCE] [-w TRIPS] [-T SECONDS]
+ *                                                                  ADDR PORT
  *     load rr     [-s BYTES] [-n ROUND-TRIPS | -T SECONDS]       ADDR PORT
  *     load up     [-c STREAMS] [-T SECONDS | -B BYTES]           ADDR PORT
  *     load down   [-c STREAMS] [-T SECONDS | -B BYTES]           ADDR PORT
@@ -21,13 +23,15 @@
  * With -x HOST:PORT the client speaks SOCKS5 itself: what an application that needs no redirector
  * gets. Clients exit with 0 when nothing failed.
  *
- * The server, hold and conn are one epoll loop each (the server one per thread, by SO_REUSEPORT);
- * rr and the streams block, as most applications do. A pointer in the epoll data is safe here: one
- * event per descriptor and batch, and a connection is freed only while its own event is handled.
+ * The server, hold, messages and conn are one epoll loop each (the server one per thread, by
+ * SO_REUSEPORT); rr and the streams block, as most applications do. A pointer in the epoll data is
+ * safe here: one event per descriptor and batch, and a connection is freed only while its own event
+ * is handled.
  */
 #include <endian.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <pthread.h>
 #include <sys/epoll.h>
 
@@ -38,7 +42,7 @@
 
 struct options {
     uint64_t count, bytes;
-    unsigned parallel, threads, size, timeout;
+    unsigned parallel, threads, size, timeout, warm_up;
     double seconds;
     bool socks_server, mapped, truncate;
     const char *user, *password;
@@ -328,6 +332,7 @@ struct client {
     int fd;
     enum client_state state;
     uint16_t got;
+    unsigned left; /* messages, the one under way included */
     uint64_t started;
     uint8_t buf[80];
 };
@@ -633,6 +638,103 @@ static int run_hold(void)
     return error_total() || open != opt.count ? 1 : 0;
 }
 
+/* Sends the next message of an open connection. */
+static void message_next(struct pool *p, struct client *c)
+{
+    c->started = now_ns();
+    int rc = client_ask(p, c, true);
+    if (rc)
+        client_end(p, c, rc);
+}
+
+/* On every open connection one message is under way, and the next is sent when its echo is there:
+ * `each` of them, or until that time. Returns how many came back; *ret_last is when the last did.
+ */
+static uint64_t exchange(struct pool *p, struct client *clients, unsigned each, uint64_t until,
+                         uint64_t *ret_last)
+{
+    struct epoll_event events[BATCH];
+    uint64_t done = 0, last = now_ns();
+
+    for (uint64_t i = 0; i < opt.count; i++) {
+        if (clients[i].fd >= 0 && clients[i].state == HELD) {
+            clients[i].left = each;
+            p->dialing++;
+            message_next(p, &clients[i]);
+        }
+    }
+    while (p->dialing) {
+        int n = epoll_wait(p->ep, events, BATCH, (int)opt.timeout * 1000);
+        if (n == 0) {
+            errors[ETIMEDOUT] += p->dialing;
+            break;
+        }
+        for (int i = 0; i < n; i++) {
+            struct client *c = events[i].data.ptr;
+            bool answered = false;
+            if (c->state == HELD) { /* it has had its last echo: this is an end */
+                client_end(p, c, EPIPE);
+                continue;
+            }
+            int error = client_event(p, c, &answered);
+            if (answered) {
+                last = now_ns();
+                add_sample(&p->whole, last - c->started);
+                done++;
+                if (--c->left && last < until) {
+                    message_next(p, c);
+                } else {
+                    p->dialing--;
+                    c->state = HELD;
+                }
+            } else if (error >= 0) {
+                client_end(p, c, error);
+            }
+        }
+    }
+    *ret_last = last;
+    return done;
+}
+
+/* Opens all connections, exchanges -w messages on each, prints a line, and begins when standard
+ * input has a byte or ends, so that who started it can read clocks around what counts alone. It is
+ * over when the second line is there; the connections stay open until standard input ends. */
+static int run_messages(void)
+{
+    struct client *clients;
+    struct pool p;
+    uint64_t next = 0, start = now_ns(), last;
+    double seconds = opt.seconds > 0 ? opt.seconds : 5;
+    char c;
+
+    if (!opt.count)
+        opt.count = 1000;
+    clients = calloc(opt.count, sizeof(*clients));
+    if (!clients)
+        die(1, "out of memory");
+    pool_open(&p, true);
+    hold_settle(&p, clients, &next);
+    if (opt.warm_up)
+        exchange(&p, clients, opt.warm_up, UINT64_MAX, &last);
+    uint64_t open = hold_report("open", &p, clients, start);
+    p.whole.n = 0;
+    if (read(0, &c, 1) < 0)
+        die(1, "standard input: %s", strerror(errno));
+    start = now_ns();
+    uint64_t done = exchange(&p, clients, UINT_MAX, start + (uint64_t)(seconds * 1e9), &last);
+    double secs = (double)(last - start) / 1e9;
+    printf("{\"test\": \"messages\", \"connections\": %" PRIu64 ", \"done\": %" PRIu64
+           ", \"seconds\": %.3f, \"per_second\": %.1f, \"p50_us\": %.1f, \"p99_us\": %.1f, ",
+           open, done, secs, secs > 0 ? (double)done / secs : 0, percentile(&p.whole, .5),
+           percentile(&p.whole, .99));
+    print_errors();
+    printf("}\n");
+    while (read(0, &c, 1) > 0)
+        ;
+    pool_close(&p, clients);
+    return error_total() || open != opt.count ? 1 : 0;
+}
+
 /* --- rr and the streams: blocking, as applications are ---------------------------------------- */
 
 /* A connected socket, the SOCKS handshake behind it; the reason is counted when there is none. */
@@ -795,10 +897,11 @@ static int run_bulk(bool up)
 static void usage(void)
 {
     die(2,
-        "usage: load server|hold|conn|rr|up|down [options] ADDR PORT\n"
+        "usage: load server|hold|conn|messages|rr|up|down [options] ADDR PORT\n"
         "  -n COUNT  connections or round trips     -c N  at once: dialing, parallel or streams\n"
         "  -T SECONDS  for that long                -B BYTES[KMGT]  that much in all\n"
         "  -s BYTES  of a round trip                -t SECONDS  give up waiting (default 60)\n"
+        "  -w COUNT  on each connection, before messages count\n"
         "  -x HOST:PORT  speak SOCKS5 to this       -U USER:PASSWORD  with (rr, up, down)\n"
         "  -M  IPv4 through an AF_INET6 socket      -z  discard without copying (MSG_TRUNC)\n"
         "  server: -S speak SOCKS5 first, serve every request itself   -j THREADS");
@@ -816,7 +919,7 @@ int main(int argc, char **argv)
     const char *mode = argv[1];
     argv++;
     argc--;
-    while ((c = getopt(argc, argv, "n:c:T:B:s:t:x:U:j:SMz")) != -1) {
+    while ((c = getopt(argc, argv, "n:c:T:B:s:t:x:U:j:w:SMz")) != -1) {
         switch (c) {
         case 'n':
             opt.count = parse_count(optarg);
@@ -845,6 +948,9 @@ int main(int argc, char **argv)
             break;
         case 'j':
             opt.threads = (unsigned)parse_count(optarg);
+            break;
+        case 'w':
+            opt.warm_up = (unsigned)parse_count(optarg);
             break;
         case 'S':
             opt.socks_server = true;
@@ -877,6 +983,8 @@ int main(int argc, char **argv)
         return run_hold();
     if (!strcmp(mode, "conn"))
         return run_conn();
+    if (!strcmp(mode, "messages"))
+        return run_messages();
     if (!strcmp(mode, "rr"))
         return run_rr();
     if (!strcmp(mode, "up") || !strcmp(mode, "down"))

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The figures of the benchmark and their ratios, as tables and drawing show them.
+
+Every function takes the document that measure.py made, or that --json wrote in a run before, and
+only reads it.
+"""
+
+from rows import ENDS, OURS, TABLES
+
+
+def bulk(what, digits, unit, more, suffix):
+    return [(f"{d}{n}{suffix}", f"{what}{d} {n} stream{'s' * (n > 1)}", unit, more, digits)
+            for d in ("up", "down") for n in (1, 8)]
+
+
+def trips(key, what):
+    return [(f"{key}_p50", f"{what}, p50", "us", False, 1),
+            (f"{key}_p99", f"{what}, p99", "us", False, 1),
+            (f"{key}_cpu", "  redirector CPU", "us/trip", False, 2),
+            (f"{key}_busy", "  whole machine busy", "us/trip", False, 1)]
+
+
+def connections(n, what):
+    return [(f"conn{n}", what, "/s", True, 0),
+            (f"conn{n}_connect_p50", "  connect(), p50", "us", False, 1),
+            (f"conn{n}_connect_p99", "  connect(), p99", "us", False, 1),
+            (f"conn{n}_whole_p50", "  to the first byte back, p50", "us", False, 1),
+            (f"conn{n}_whole_p99", "  to the first byte back, p99", "us", False, 1),
+            (f"conn{n}_cpu", "  redirector CPU", "us/conn", False, 1),
+            (f"conn{n}_busy", "  whole machine busy", "us/conn", False, 1)]
+
+
+# key, title, unit, whether more is better, digits
+FIGURES = [
+    *bulk("bulk ", 2, "Gbit/s", True, ""),
+    *bulk("redirector CPU, ", 3, "s/GiB", False, "_cpu"),
+    *bulk("whole machine busy, ", 3, "s/GiB", False, "_busy"),
+    *trips("rr64", "64 B round trip"), *trips("rr1k", "1 KiB round trip"),
+    *trips("rr16k", "16 KiB round trip"),
+    ("msg", "@MESSAGES@ flows of messages", "/s", True, 0),
+    ("msg_p50", "  there and back, p50", "us", False, 0),
+    ("msg_p99", "  there and back, p99", "us", False, 0),
+    ("msg_cpu", "  redirector CPU", "us/msg", False, 2),
+    ("msg_busy", "  whole machine busy", "us/msg", False, 2),
+    *connections(1, "connections, one at a time"), *connections(32, "connections, 32 at once"),
+    ("flow_pss", "idle flow: redirector (PSS)", "B/flow", False, 0),
+    ("flow_fds", "idle flow: descriptors", "/flow", False, 1),
+    ("flow_slab", "idle flow: kernel slab, all ends", "B/flow", False, 0),
+]
+
+def median(doc, key, row):
+    value = doc["rows"].get(row, {}).get(key)
+    return value["median"] if value else None
+
+
+def ratio(doc, key, a, b):
+    x, y = median(doc, key, a), median(doc, key, b)
+    return x / y if x is not None and y else None
+
+
+def ratios(doc):
+    """{"a/b": {key: ratio}}: ours to the peer, each to the limit, and each variant to its base."""
+    out = {}
+    for _, limit, peer, ours in TABLES:
+        for a, b in [*((r, peer) for r in ours), *((r, limit) for r in (peer, *ours)),
+                     *((r, OURS[r][0]) for r in ours if OURS[r][1])]:
+            for key, *_ in FIGURES:
+                x = ratio(doc, key, a, b)
+                if x is not None:
+                    out.setdefault(f"{a}/{b}", {})[key] = x
+    return out
+
+
+def tables(doc):
+    """(title, limit, peer, rows) of each table in which something was measured."""
+    for title, limit, peer, ours in TABLES:
+        ours = [r for r in ours if r in doc["rows"]]
+        alone = not any(r in doc["rows"] and r not in ENDS for t in TABLES if t[1] == limit
+                        for r in t[3])
+        first = [t for t in TABLES if t[1] == limit][0][0] == title
+        ends = [r for r in (limit, peer) if r in doc["rows"]]
+        if ours or (ends and alone and first):
+            yield title, limit, peer, ends + ours
+
+
+def figures(doc, columns):
+    """The figures that one of the rows has; title and cells: (value, ratio to the peer, to the
+    limit, mark) as text."""
+    for key, title, unit, more, digits in FIGURES:
+        if any(median(doc, key, row) is not None for row in columns):
+            yield key, title.replace("@MESSAGES@", f"{doc['messages']:,}"), unit, more, digits
+
+
+def heading(doc):
+    m = doc["machine"]
+    return (f"{m['cpu']}, {m['cpus']} CPUs, {m['memory_gib']} GiB, Linux {m['kernel']}, "
+            f"redsocks {m['redsocks']}, undersock {m['undersock']}\n"
+            f"SOCKS server: {doc['server']}; congestion control {m['congestion_control']}; "
+            f"{doc['rounds']} interleaved rounds, slices of {doc['seconds']:g} s, "
+            f"{doc['flows']:,} idle flows")
