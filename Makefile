@@ -13,7 +13,7 @@ CLANG    ?= clang
 PKG_CONFIG ?= pkg-config
 Q        := $(if $(V),,@)
 
-LIBS      = libbpf libnftnl libmnl libconfuse libseccomp libcap-ng libcares libcjson
+LIBS      = libbpf libnftnl libmnl libconfuse libseccomp libcap-ng libcares libcjson ldns
 CFLAGS   ?= -O2 -g
 WARN      = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 \
             -Wundef -Wwrite-strings -Wimplicit-fallthrough $(if $(CI)$(WERROR),-Werror)
@@ -75,7 +75,7 @@ $(B)/tests/tools/%: tests/net/tools/%.c $(B)/flags
 $(B)/tests/fuzz/fuzz_%: tests/fuzz/fuzz_%.c FORCE
 	@mkdir -p $(@D); echo "  FUZZ  $<"
 	$(Q)$(CLANG) $(CPPFLAGS) -std=c17 -g -O1 -fsanitize=fuzzer,address,undefined -o $@ $< \
-	    $(sort $(wildcard daemon/base/*.c daemon/socks/*.c))
+	    $(sort $(wildcard daemon/base/*.c daemon/socks/*.c daemon/dns/*.c)) $(LDLIBS)
 
 $(B)/tests/fuzz/replay_%: tests/fuzz/fuzz_%.c tests/fuzz/replay.c $(B)/libundersock.a
 	@mkdir -p $(@D); echo "  TEST  $<"

@@ -127,9 +127,27 @@ static __always_inline bool in_trie(void *trie, const struct abi_endpoint *to)
     return bpf_map_lookup_elem(trie, &key);
 }
 
+/* 198.18.0.0/15 and fdf6:6931:7149::/64: addr_fake_prefixes. */
+static __always_inline bool is_fake(const struct abi_endpoint *to)
+{
+    const word *x = (const word *)to->ip;
+
+    if (is_v4(to->ip))
+        return (x[3] & bpf_htonl(0xfffe0000)) == bpf_htonl(0xc6120000);
+    return x[0] == bpf_htonl(0xfdf66931) && x[1] == bpf_htonl(0x71490000);
+}
+
+/* Names and what stands for them are taken whatever prefixes and ports say. */
+static __always_inline bool is_naming(const struct abi_endpoint *to)
+{
+    return (settings.flags & ABI_FAKE && is_fake(to)) ||
+           (settings.flags & ABI_DNS && to->port == 53);
+}
+
 static __always_inline bool is_selected(struct bpf_sock *sk, const struct abi_endpoint *to)
 {
     __u32 flags = settings.flags;
+    bool naming = is_naming(to);
 
     if (flags & ABI_NO_TCP)
         return false;
@@ -139,7 +157,7 @@ static __always_inline bool is_selected(struct bpf_sock *sk, const struct abi_en
         return false;
     if (bpf_map_lookup_elem(&us_upstreams, to))
         return false;
-    if (flags & ABI_HAS_PORTS) {
+    if (flags & ABI_HAS_PORTS && !naming) {
         __u32 at = to->port / 64;
         __u64 *bits = bpf_map_lookup_elem(&us_ports, &at);
 
@@ -155,6 +173,8 @@ static __always_inline bool is_selected(struct bpf_sock *sk, const struct abi_en
         if (flags & ABI_HAS_UIDS && !(how && *how & ABI_UID_SELECT))
             return false;
     }
+    if (naming)
+        return true;
     if (flags & ABI_HAS_EXCEPT && in_trie(&us_except, to))
         return false;
     if (flags & ABI_HAS_TO && !in_trie(&us_to, to))

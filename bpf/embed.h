@@ -12,5 +12,6 @@
 
 BPF_EMBED_DECLARE(connect);
 BPF_EMBED_DECLARE(hold);
+BPF_EMBED_DECLARE(sockmap);
 
 #endif

@@ -66,6 +66,10 @@ void bpf_policy_settings(const struct capture_set *set, const struct capture_pol
         s.flags |= ABI_HAS_NOT_UIDS;
     if (policy->when_down == CAPTURE_DOWN_DIRECT)
         s.flags |= ABI_DOWN_DIRECT;
+    if (policy->fake && policy->action == CAPTURE_PROXY)
+        s.flags |= ABI_FAKE;
+    if (policy->dns && policy->action == CAPTURE_PROXY)
+        s.flags |= ABI_DNS;
 
     switch (policy->action) {
     case CAPTURE_PROXY:

@@ -68,4 +68,9 @@ const char *prefix_format(const struct prefix *p, char buf[PREFIX_STRLEN]);
 extern const struct prefix addr_private_prefixes[];
 extern const size_t addr_n_private_prefixes;
 
+/* Where the addresses come from that DNS answers make up for names: 198.18.0.0/15, RFC 2544, and
+ * fdf6:6931:7149::/64, a ULA. IPv4 first. */
+extern const struct prefix addr_fake_prefixes[];
+extern const size_t addr_n_fake_prefixes;
+
 #endif

@@ -64,6 +64,8 @@
 #define ABI_NO_TCP       0x040u /* the policy selects UDP only */
 #define ABI_DOWN_DIRECT  0x080u /* who cannot reach our listener goes direct instead of refused */
 #define ABI_HONEST       0x100u /* SYNs are held: connections go to a seat, not to port_v4, port_v6 */
+#define ABI_FAKE         0x200u /* addresses that stand for names: whatever ports and prefixes say */
+#define ABI_DNS          0x400u /* port 53 likewise */
 
 /* abi_settings.features: what this kernel lets connect programs call; the loader finds out */
 #define ABI_CAN_SET_RETVAL 0x01u /* bpf_set_retval: ECONNREFUSED instead of EPERM */

@@ -50,6 +50,28 @@ static inline uint32_t capture_injected_mark(enum injected_kind kind, unsigned n
 }
 
 /*
+ * UDP. What a policy of hook output or cgroup takes is marked as it leaves its socket, routed to lo
+ * by the mark (nft/routes.h), and given there, by TPROXY, to the policy's UDP listener: with both
+ * addresses as the application wrote them. The mark's low half is
+ *
+ *   bit 15     CAPTURE_INJECTED, none of this
+ *   bit 14     1: CAPTURE_UDP
+ *   bits 8-13  the instance, as several may be at work in one network namespace: 0 is the daemon,
+ *              the others are `run`s. Each has a table, policy rules and marks of its own
+ *   bits 0-7   the number of the policy in its set
+ *
+ * A gateway's UDP has CAPTURE_TPROXY_MARK, like its TCP.
+ */
+#define CAPTURE_UDP          (CAPTURE_OWN_MARK | 0x4000u)
+#define CAPTURE_INSTANCES    64
+#define CAPTURE_UDP_POLICIES 256 /* that a mark can tell apart; UDP of those beyond is rejected */
+
+static inline uint32_t capture_udp_mark(unsigned instance, unsigned policy)
+{
+    return CAPTURE_UDP | (instance & 0x3f) << 8 | (policy & 0xff);
+}
+
+/*
  * Honest connect: a worker's place. The SYNs of captures with `honest` are held, and each goes to
  * one of the seats that are serving: of the nft captures over the nfnetlink_log group
  * CAPTURE_LOG_GROUP + number, by a hash of the source port, with the capture's name as prefix; of
@@ -80,6 +102,15 @@ enum capture_action {
     CAPTURE_PROXY,  /* to the listener */
     CAPTURE_DIRECT, /* selected, and left alone */
     CAPTURE_REFUSE, /* selected, and rejected */
+};
+
+/* What becomes of the UDP that a capture selects. Whatever it is, no later capture sees it. With
+ * CAPTURE_DIRECT, all of them mean to leave it alone; with CAPTURE_REFUSE, the first leaves it
+ * alone and the others reject it. */
+enum capture_udp {
+    CAPTURE_UDP_LEAVE,
+    CAPTURE_UDP_TAKE,   /* to the UDP listener; rejected for a family that has none */
+    CAPTURE_UDP_REJECT, /* ICMP "port unreachable" at once */
 };
 
 /* What selected traffic gets where the daemon cannot serve it. */
@@ -123,10 +154,21 @@ struct capture_policy {
     bool private;       /* also the default exclusions of addr_private_prefixes */
     bool fail_closed;   /* on-exit = "closed": refused when the daemon is gone (see nft/guard.h) */
     bool reset_established; /* established = "reset": connections older than the rules are ended */
-    bool takes_udp; /* UDP is taken too: of udp_ports, or all when neither kind of port is given */
+    enum capture_udp udp;   /* of udp_ports, or all when neither kind of port is given */
+    /*
+     * CAPTURE_PROXY: what is taken whatever `to`, `not_to`, `private`, the ports and `udp` say, as
+     * long as the other selectors agree. Hook cgroup without `cgroup` takes no UDP.
+     */
+    bool dns;       /* port 53 of UDP and TCP; but hook output: not of loopback; hook gateway: of
+                       addresses of this host only with dns_local */
+    bool dns_local; /* with dns, hook gateway: see above */
+    bool fake;      /* destinations in addr_fake_prefixes; with CAPTURE_UDP_TAKE, else their UDP is
+                       rejected */
 
     uint16_t port_v4; /* our listener on 127.0.0.1, host order (gateway: transparent); 0: none */
     uint16_t port_v6; /* our listener on ::1, likewise */
+    uint16_t udp_port_v4; /* our transparent UDP listener on 127.0.0.1, of any hook; 0: none */
+    uint16_t udp_port_v6; /* on ::1, likewise */
 
     bool honest; /* CAPTURE_PROXY: SYNs are held until the upstream has answered */
     const struct capture_seat_ports *seat_ports; /* honest cgroup captures: for each of the set's
@@ -145,6 +187,7 @@ struct capture_set {
         tproxy_mark; /* gateway: set on packets for our listener, and routed to this host by it */
     const struct capture_seat *seats; /* honest captures: none serving = held by nobody, refused */
     size_t n_seats;
+    unsigned instance; /* 0: the daemon; 1..CAPTURE_INSTANCES-1: a `run` */
 };
 
 /* Bits of origin.known. A field that could not be known stays 0 and its bit clear. */

@@ -49,6 +49,7 @@ struct message_stats {
     uint64_t reset;                /* ended by a reset, idle timeout or error */
     uint64_t refused_full;         /* table, memory or descriptors full */
     uint64_t refused_loop;         /* came back to us */
+    uint64_t refused_name;         /* to a fake address that stands for nothing */
     uint64_t refused_stray;        /* nobody redirected it: a direct connection to our listener */
     uint64_t bytes_up, bytes_down; /* of ended flows */
     uint64_t held;                 /* SYNs held now */
@@ -59,6 +60,59 @@ struct message_stats {
     uint64_t unaccepted;           /* granted when the application had gone */
     uint64_t bytes_copied, bytes_spliced;
     uint64_t to_splice, to_copy, no_pipe, no_stash;
+    uint64_t bytes_redirected, bytes_passed; /* in the sockmap: by the kernel; left to be copied */
+    uint64_t sockmap_joined, sockmap_left, sockmap_demoted; /* directions of flows */
+    uint64_t sockmap_full, sockmap_refused, sockmap_overrun, sockmap_lost;
+};
+
+/* Whether a worker has the in-kernel fast path. */
+enum message_sockmap { MESSAGE_SOCKMAP_OFF, MESSAGE_SOCKMAP_ON, MESSAGE_SOCKMAP_FAILED };
+/* Counters of one worker's UDP since it started. All monotonic but `associations`. Of datagrams,
+ * unless it says otherwise. */
+struct message_udp_stats {
+    uint64_t associations;    /* in the table now */
+    uint64_t begun;           /* associations */
+    uint64_t granted, failed; /* associations: an upstream said yes; none could be had */
+    uint64_t ended_idle;      /* associations, by the idle timeout */
+    uint64_t ended_upstream;  /* associations, by the upstream or its relay */
+    uint64_t ended_replaced;  /* associations, idle ones that made room when the table was full */
+    uint64_t datagrams_up, datagrams_down; /* passed on */
+    uint64_t bytes_up, bytes_down;         /* their payload */
+    uint64_t taken;                        /* taken away before (DNS) */
+    uint64_t refused;                      /* answered with ICMP port unreachable */
+    uint64_t refused_quietly;              /* likewise, had the rate of ICMP allowed it */
+    uint64_t refused_full;     /* of those two: for want of a slot, memory or descriptors */
+    uint64_t dropped_loop;     /* came back to us */
+    uint64_t dropped_stray;    /* nobody redirected them, or they are no datagrams for us */
+    uint64_t dropped_waiting;  /* no room to wait in for the upstream's answer */
+    uint64_t dropped_up;       /* the socket to the relay did not take them (full, too long) */
+    uint64_t dropped_header;   /* from the relay: the header is wrong */
+    uint64_t dropped_fragment; /* from the relay: FRAG is not 0 */
+    uint64_t dropped_source;   /* from the relay: from an address that this client cannot be sent
+                                  anything from */
+    uint64_t dropped_down;     /* could not be sent to the client */
+};
+
+/* Counters of one worker's DNS since it started. All monotonic but `waiting`. `queries` is the sum
+ * of the next seven and `waiting`. */
+struct message_names_stats {
+    uint64_t queries;       /* datagrams that came */
+    uint64_t answered_fake; /* by us: with a fake address or its name, or that there is none */
+    uint64_t answered;      /* by a server */
+    uint64_t timeouts;      /* SERVFAIL: a server did not answer in time */
+    uint64_t failed;        /* SERVFAIL: no upstream, no connection, no server, no fake address */
+    uint64_t refused;       /* what DNS over UDP does not have, or too long */
+    uint64_t malformed;     /* answered as such, or dropped */
+    uint64_t repeated;      /* the same query again while it waited: dropped */
+    uint64_t waiting;       /* for a server, now */
+    uint64_t forwarded;     /* queries that were given to a connection to a server */
+    uint64_t full;          /* of those that failed: no room in a table of ours */
+    uint64_t again;         /* queries sent once more, as their connection had ended */
+    uint64_t connections;   /* to servers, granted */
+    uint64_t no_connection; /* no upstream could be had for one, or it said no */
+    uint64_t broken;        /* connections that ended with queries unanswered, or by garbage */
+    uint64_t truncated;     /* answers cut to what their client takes */
+    uint64_t unsent;        /* answers that the client could not be sent */
 };
 
 struct message_status_reply {
@@ -66,7 +120,12 @@ struct message_status_reply {
     uint32_t worker, pid;
     uint32_t max_flows;
     uint32_t draining; /* 1: an old worker that finishes its flows */
+    struct message_udp_stats udp;
+    struct message_names_stats names;
     struct message_stats stats;
+    uint32_t sockmap; /* enum message_sockmap */
+    uint32_t unused;
+    char sockmap_why[160]; /* FAILED: what the self-test said */
 };
 
 struct message_capture {
@@ -99,7 +158,9 @@ struct message_flow {
     char upstream[CAPTURE_NAME_MAX + 1];
     char engine[12]; /* "": none yet */
     char state[12];
-    char name[256]; /* the destination's name, "": not known */
+    char name[256];    /* the destination's name, "": not known */
+    uint32_t protocol; /* IPPROTO_TCP, IPPROTO_UDP */
+    uint32_t unused;
     uint64_t age_ms, bytes_up, bytes_down;
 };
 

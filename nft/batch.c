@@ -37,6 +37,7 @@
 #include <linux/netfilter.h>
 #include <linux/netfilter/nf_tables.h>
 
+#include "capture.h"
 #include "nft/build.h"
 #include "nft/explain.h"
 #include "nft/form.h"
@@ -118,6 +119,54 @@ static int install(struct nft_owner *owner, const struct nft_ruleset *rs, char *
     if (r == 0)
         r = nft_build_rules(&t, place, rs);
     return commit(owner, &t, r, rs, why, size);
+}
+
+void nft_table_name(unsigned instance, char ret[NFT_TABLE_SIZE])
+{
+    if (instance == 0)
+        strcpy(ret, NFT_TABLE);
+    else
+        snprintf(ret, NFT_TABLE_SIZE, NFT_TABLE "-run-%u", instance);
+}
+
+/* The empty table, which is then as good as one that was replaced by nothing. */
+static int claim(struct nft_owner *owner, char *why, size_t size)
+{
+    struct nft_ruleset *nothing = nft_form_new();
+    int r = nothing ? install(owner, nothing, why, size) : nft_explain_batch(-ENOMEM, why, size);
+
+    if (r == 0)
+        owner->installed = nothing;
+    else
+        nft_ruleset_free(nothing);
+    return r;
+}
+
+int nft_owner_claim(struct nft_owner **ret, unsigned *ret_instance, char *why, size_t size)
+{
+    char table[NFT_TABLE_SIZE];
+    struct nft_owner *owner;
+    int r = -EBUSY;
+
+    for (unsigned i = 1; i < CAPTURE_INSTANCES; i++) {
+        nft_table_name(i, table);
+        r = nft_owner_open_table(table, &owner, why, size);
+        if (r < 0)
+            return r;
+        r = claim(owner, why, size);
+        if (r == 0) {
+            *ret = owner;
+            *ret_instance = i;
+            return 0;
+        }
+        nft_owner_close(owner);
+        /* Somebody has it, or something of that name is left. */
+        if (r != -EBUSY && r != -EEXIST)
+            return r;
+    }
+    return nft_say(r, why, size,
+                   "nftables: all %d tables undersock-run-N of this network namespace are taken",
+                   CAPTURE_INSTANCES - 1);
 }
 
 /* The three steps of a replacement, and the way back from the first. */
@@ -215,7 +264,13 @@ static int exchange(struct nft_owner *owner, const struct nft_ruleset *rs, char 
 int nft_owner_replace(struct nft_owner *owner, const struct nft_ruleset *rs, char *why, size_t size)
 {
     struct nft_ruleset *whole = nft_form_copy(rs), *outline = NULL;
-    int r = whole ? 0 : -ENOMEM;
+    int r = nft_check_cgroups(rs, why, size);
+
+    if (r < 0) {
+        nft_ruleset_free(whole);
+        return r;
+    }
+    r = whole ? 0 : -ENOMEM;
 
     if (r == 0 && owner->installed)
         r = nft_form_inherit(whole, owner->installed);

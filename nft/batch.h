@@ -32,6 +32,19 @@ int nft_owner_open(struct nft_owner **ret, char *why, size_t size);
 int nft_owner_open_table(const char *table, struct nft_owner **ret, char *why, size_t size);
 
 /*
+ * For a `run`: takes the first number of 1..CAPTURE_INSTANCES-1 that is free in this network
+ * namespace (struct capture_set.instance), by making its table, still empty. The number is free
+ * again when the table is gone. -EBUSY: all are taken; otherwise as nft_owner_open(),
+ * nft_owner_replace().
+ */
+int nft_owner_claim(struct nft_owner **ret, unsigned *ret_instance, char *why, size_t size);
+
+#define NFT_TABLE_SIZE 32
+
+/* "undersock" for 0, the daemon; "undersock-run-N". */
+void nft_table_name(unsigned instance, char ret[NFT_TABLE_SIZE]);
+
+/*
  * Makes the table exactly `rs`, and switches from the rules before at one moment: no packet meets
  * half of the one or of the other, and after a failure all is as it was. Connections that earlier
  * rules redirected or gave to a listener go on: chains that they need stay, with the rules that
@@ -40,7 +53,8 @@ int nft_owner_open_table(const char *table, struct nft_owner **ret, char *why, s
  *
  * -EBUSY: another owner, most likely another undersock, holds the table; -EEXIST: a table of that
  * name is there which nobody owns, left alone; -EPERM: no CAP_NET_ADMIN; -EOPNOTSUPP: this kernel
- * lacks nf_tables or what the object named in `why` needs; -ENOMEM; otherwise the kernel's -errno.
+ * lacks nf_tables or what the object named in `why` needs; -ENOENT: a cgroup is not there; -ENOMEM;
+ * otherwise the kernel's -errno.
  */
 int nft_owner_replace(struct nft_owner *owner, const struct nft_ruleset *rs, char *why,
                       size_t size);

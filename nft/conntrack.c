@@ -202,9 +202,13 @@ static bool in_ports(const struct port_range *ports, size_t n, uint16_t port)
 /* As far as an entry can tell. */
 static bool selects(const struct capture_policy *p, enum capture_hook hook, const struct tuple *t)
 {
-    const struct nft_scope scope = {.hooks = 1u << hook, .udp = true};
+    const struct nft_scope scope = {.hooks = 1u << hook, .udp_hooks = 1u << hook};
     const struct addr *to = &t->to;
 
+    if (p->action == CAPTURE_PROXY &&
+        ((p->dns && to->port == 53 && !addr_is_loopback(to)) ||
+         (p->fake && in_prefixes(addr_fake_prefixes, addr_n_fake_prefixes, to))))
+        return true;
     if (t->protocol == IPPROTO_TCP
             ? !nft_selects_tcp(p, &scope) || !in_ports(p->tcp_ports, p->n_tcp_ports, to->port)
             : !nft_selects_udp(p, &scope) || !in_ports(p->udp_ports, p->n_udp_ports, to->port))
@@ -214,6 +218,12 @@ static bool selects(const struct capture_policy *p, enum capture_hook hook, cons
     if (in_prefixes(p->not_to, p->n_not_to, to))
         return false;
     return p->private || !in_prefixes(addr_private_prefixes, addr_n_private_prefixes, to);
+}
+
+static bool left_alone(const struct capture_policy *p, const struct tuple *t)
+{
+    return t->protocol == IPPROTO_UDP && p->udp == CAPTURE_UDP_LEAVE &&
+           !(p->dns && t->to.port == 53);
 }
 
 static bool asks_for_more(const struct capture_policy *p)
@@ -256,7 +266,7 @@ static bool chosen(const struct scan *s, struct entry *e)
             continue;
         if (asks_for_more(p))
             e->exact = false;
-        if (p->reset_established && p->action != CAPTURE_DIRECT)
+        if (p->reset_established && p->action != CAPTURE_DIRECT && !left_alone(p, t))
             return true;
         /* It lets the connection go on, unless what the entry does not tell leads past it. */
         if (!asks_for_more(p))

@@ -27,7 +27,7 @@
  * Left alone: what was taken by us (by translation or by TPROXY), what goes to an upstream,
  * connections to this host. Captures by cgroup have no rules here and end nothing.
  *
- * UDP (of captures with takes_udp) is forgotten, so that its next packet meets the rules as new.
+ * UDP (taken or rejected) is forgotten, so that its next packet meets the rules as new.
  *
  * `ret_n` (may be NULL): how many entries were marked or deleted. 0, also when nothing is tracked;
  * -EPERM: no CAP_NET_ADMIN; -EOPNOTSUPP: no ctnetlink in this kernel; -ENOMEM; otherwise -errno,

@@ -16,6 +16,7 @@
 #include <linux/netfilter.h>
 #include <linux/netfilter/nf_tables.h>
 
+#include "nft/cgroup.h"
 #include "nft/form.h"
 #include "nft/text.h"
 #include "nft/transaction.h"
@@ -80,6 +81,20 @@ out:
     if (socket)
         mnl_socket_close(socket);
     return found;
+}
+
+int nft_check_cgroups(const struct nft_ruleset *rs, char *why, size_t size)
+{
+    uint64_t id;
+
+    for (size_t i = 0; i < rs->n_cgroups; i++) {
+        int r = nft_cgroup_id(rs->cgroups[i], &id);
+
+        if (r < 0)
+            return nft_say(r, why, size, "nftables: no rule can name the cgroup %s: %s",
+                           rs->cgroups[i], strerror(-r));
+    }
+    return 0;
 }
 
 int nft_explain_batch(int error, char *why, size_t size)

@@ -11,6 +11,8 @@ struct nft_ruleset;
 /* Writes the line and returns `error`. */
 int __attribute__((format(printf, 4, 5)))
 nft_say(int error, char *why, size_t size, const char *format, ...);
+/* Rules that name a cgroup need its number, so it must be there: -ENOENT, -errno. */
+int nft_check_cgroups(const struct nft_ruleset *rs, char *why, size_t size);
 /* A transaction as a whole; returns our errno for the error. */
 int nft_explain_batch(int error, char *why, size_t size);
 /* The object of `rs` (NULL when none is involved) that the kernel refused, likewise. */

@@ -206,8 +206,8 @@ static void put_label(uint32_t label, uint8_t ret[16])
     memcpy(ret, bits, 16);
 }
 
-/* Whether the register has any of the bits of `value`. */
-static void compare_any(struct writer *w, enum nft_type type, const uint8_t *value)
+/* Whether the register has any of the bits of `value`, or none. */
+static void compare_bits(struct writer *w, enum nft_type type, enum nft_op op, const uint8_t *value)
 {
     static const uint8_t zero[16];
     uint8_t bits[16];
@@ -221,7 +221,7 @@ static void compare_any(struct writer *w, enum nft_type type, const uint8_t *val
         nft_expr_put_data(type, value, bits);
     }
     and_mask(w, bits, nft_types[type].size);
-    compare(w, NFT_OP_NEQ, zero, nft_types[type].size);
+    compare(w, op == NFT_OP_ANY ? NFT_OP_NEQ : NFT_OP_EQ, zero, nft_types[type].size);
 }
 
 static void add_lookup(struct writer *w, const struct nft_ruleset *rs, const struct nft_match *m)
@@ -255,8 +255,8 @@ static void add_match(struct writer *w, const struct nft_ruleset *rs, const stru
         add_lookup(w, rs, m);
         return;
     }
-    if (m->op == NFT_OP_ANY) {
-        compare_any(w, type, m->value);
+    if (m->op == NFT_OP_ANY || m->op == NFT_OP_NONE) {
+        compare_bits(w, type, m->op, m->value);
         return;
     }
     nft_expr_put_data(type, m->value, value);
@@ -419,17 +419,19 @@ static void add_log(struct writer *w, const struct nft_expr *x)
     nftnl_expr_set_u16(e, NFTNL_EXPR_LOG_QTHRESHOLD, 1);
 }
 
-static void add_keep_source(struct writer *w, bool v6)
+static void add_keep(struct writer *w, bool destination, bool v6)
 {
-    enum nft_field source = v6 ? NFT_FIELD_IP6_SADDR : NFT_FIELD_IP_SADDR;
+    enum nft_field field = destination ? v6 ? NFT_FIELD_IP6_DADDR : NFT_FIELD_IP_DADDR
+                           : v6        ? NFT_FIELD_IP6_SADDR
+                                       : NFT_FIELD_IP_SADDR;
 
-    require(w, source);
-    load(w, source, NFT_REG32_00);
+    require(w, field);
+    load(w, field, NFT_REG32_00);
     struct nftnl_expr *e = add(w, "nat");
 
     if (!e)
         return;
-    nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_TYPE, NFT_NAT_SNAT);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_TYPE, destination ? NFT_NAT_DNAT : NFT_NAT_SNAT);
     nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_FAMILY, v6 ? NFPROTO_IPV6 : NFPROTO_IPV4);
     nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_REG_ADDR_MIN, NFT_REG32_00);
 }
@@ -482,7 +484,10 @@ int nft_expr_add_all(const struct nft_ruleset *rs, const char *suffix, const str
             add_log(&w, x);
             break;
         case NFT_EXPR_KEEP_SOURCE:
-            add_keep_source(&w, x->v6);
+            add_keep(&w, false, x->v6);
+            break;
+        case NFT_EXPR_KEEP_DESTINATION:
+            add_keep(&w, true, x->v6);
             break;
         }
     }

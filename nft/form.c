@@ -442,13 +442,23 @@ void nft_rule_match_name(struct nft_rule *rule, enum nft_field field, enum nft_o
     memset(m->mask, 0xff, sizeof(m->mask));
 }
 
-void nft_rule_match_any(struct nft_rule *rule, enum nft_field field, uint32_t value)
+static void match_bits(struct nft_rule *rule, enum nft_field field, enum nft_op op, uint32_t value)
 {
-    struct nft_match *m = add_match(rule, field, NFT_OP_ANY);
+    struct nft_match *m = add_match(rule, field, op);
     unsigned size = nft_types[nft_fields[field].type].size;
 
     put_number(m->value, value, size);
     memset(m->mask, 0xff, size);
+}
+
+void nft_rule_match_any(struct nft_rule *rule, enum nft_field field, uint32_t value)
+{
+    match_bits(rule, field, NFT_OP_ANY, value);
+}
+
+void nft_rule_match_none(struct nft_rule *rule, enum nft_field field, uint32_t value)
+{
+    match_bits(rule, field, NFT_OP_NONE, value);
 }
 
 void nft_rule_match_set(struct nft_rule *rule, enum nft_field field, enum nft_op op, unsigned set)

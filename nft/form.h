@@ -76,7 +76,7 @@ enum nft_field {
     NFT_FIELD_SOCKET_WILDCARD,
 };
 
-enum nft_op { NFT_OP_EQ, NFT_OP_NEQ, NFT_OP_ANY /* of these bits; not for sets */ };
+enum nft_op { NFT_OP_EQ, NFT_OP_NEQ, NFT_OP_ANY, NFT_OP_NONE /* of these bits; not for sets */ };
 
 /* Value or set that the packet's data is compared with. */
 struct nft_match {
@@ -106,11 +106,12 @@ enum nft_expr_kind {
     NFT_EXPR_CGROUP,    /* matches sockets made in a cgroup or below it, at the output hook */
     NFT_EXPR_TPROXY,    /* prerouting, after a match on the transport protocol: to our loopback */
     NFT_EXPR_SET_MARK,
-    NFT_EXPR_SOCKET_MARK, /* sets the packet's mark to its socket's */
-    NFT_EXPR_SET_LABEL,   /* of connection tracking: adds one */
-    NFT_EXPR_SPORT_HASH,  /* matches TCP whose source port has this hash */
-    NFT_EXPR_LOG,         /* a copy to who has the group; the rule goes on */
-    NFT_EXPR_KEEP_SOURCE, /* nat chains at postrouting: snat to the address that it has */
+    NFT_EXPR_SOCKET_MARK,      /* sets the packet's mark to its socket's */
+    NFT_EXPR_SET_LABEL,        /* of connection tracking: adds one */
+    NFT_EXPR_SPORT_HASH,       /* matches TCP whose source port has this hash */
+    NFT_EXPR_LOG,              /* a copy to who has the group; the rule goes on */
+    NFT_EXPR_KEEP_SOURCE,      /* nat chains at postrouting: snat to the address that it has */
+    NFT_EXPR_KEEP_DESTINATION, /* nat chains at output: dnat, likewise */
 };
 
 struct nft_expr {
@@ -119,7 +120,7 @@ struct nft_expr {
     enum nft_verdict verdict;
     unsigned chain;  /* NFT_VERDICT_JUMP, NFT_VERDICT_GOTO: where to */
     uint16_t port;   /* NFT_EXPR_REDIRECT, NFT_EXPR_TPROXY, host order */
-    bool v6;         /* NFT_EXPR_TPROXY: to ::1, else to 127.0.0.1; NFT_EXPR_KEEP_SOURCE */
+    bool v6;         /* NFT_EXPR_TPROXY: to ::1, else to 127.0.0.1; NFT_EXPR_KEEP_... */
     uint32_t number; /* NFT_EXPR_SET_MARK, NFT_EXPR_SET_LABEL, NFT_EXPR_REJECT */
     unsigned cgroup; /* NFT_EXPR_CGROUP: which of the form's */
     uint32_t modulus, seed, remainder; /* NFT_EXPR_SPORT_HASH */
@@ -223,6 +224,8 @@ void nft_rule_match_name(struct nft_rule *rule, enum nft_field field, enum nft_o
                          const char *name);
 /* One of the bits of a NFT_TYPE_CT_STATE or NFT_TYPE_CT_STATUS, or the NFT_TYPE_CT_LABEL. */
 void nft_rule_match_any(struct nft_rule *rule, enum nft_field field, uint32_t value);
+/* That it has not. */
+void nft_rule_match_none(struct nft_rule *rule, enum nft_field field, uint32_t value);
 void nft_rule_match_set(struct nft_rule *rule, enum nft_field field, enum nft_op op, unsigned set);
 void nft_rule_match_pair(struct nft_rule *rule, enum nft_field a, enum nft_field b, unsigned set);
 void nft_rule_verdict(struct nft_rule *rule, enum nft_verdict verdict, unsigned chain);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Policy to form: forwarded connections.
+ * Policy to form: forwarded TCP connections.
  *
  * Theory of operation. One base chain at the prerouting hook, a little behind mangle: after
  * connection tracking (-200), before the nat of others (-100), and before the routing that its mark
@@ -63,12 +63,13 @@ static bool is_gateway(const struct nft_maker *m, size_t i)
 
 size_t nft_gateway_captures(const struct nft_maker *m)
 {
+    struct nft_way way;
     size_t n = 0;
 
     for (size_t i = 0; i < m->set->n_policies; i++)
-        for (enum nft_family f = NFT_V4; f < NFT_N_FAMILIES; f++)
-            if (is_gateway(m, i) && nft_selects_family(&m->set->policies[i], f) &&
-                nft_treatment(m->set, &m->set->policies[i], f) != NFT_TREAT_RETURN)
+        for (unsigned k = 0; k < NFT_N_WAYS; k++)
+            if (is_gateway(m, i) && nft_way(&m->set->policies[i], NFT_TCP, k, &way) &&
+                nft_treatment(m->set, &m->set->policies[i], way.family) != NFT_TREAT_RETURN)
                 n = i + 1;
     return n;
 }
@@ -136,18 +137,22 @@ static int find_or_add_tproxy(struct nft_maker *m, enum nft_family f, uint16_t p
     return r;
 }
 
-static int append_capture(struct nft_maker *m, unsigned chain, size_t i)
+/* `local`: as far as it concerns this host's addresses. */
+static int append_capture(struct nft_maker *m, unsigned chain, size_t i, bool local)
 {
     const struct capture_policy *p = &m->set->policies[i];
     int r = 0;
 
-    for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++) {
+    for (unsigned k = 0; r == 0 && k < NFT_N_WAYS; k++) {
         struct nft_rule rule = {.n_exprs = 0};
+        struct nft_way way;
         unsigned tproxy;
 
-        if (!nft_selects_family(p, f))
+        if (!nft_way(p, NFT_TCP, k, &way) || (local && !nft_way_is_local(p, way)))
             continue;
-        r = nft_match_selection(m, i, f, NFT_TCP, &rule);
+        enum nft_family f = way.family;
+
+        r = nft_match_selection(m, i, way, NFT_TCP, &rule);
         if (r < 0)
             break;
         switch (nft_treatment(m->set, p, f)) {
@@ -169,6 +174,41 @@ static int append_capture(struct nft_maker *m, unsigned chain, size_t i)
         if (r == 0)
             r = nft_chain_append(&m->rs->chains[chain], &rule);
     }
+    return r;
+}
+
+static bool takes_local_dns(const struct nft_maker *m)
+{
+    for (size_t i = 0; i < m->set->n_policies; i++) {
+        const struct capture_policy *p = &m->set->policies[i];
+
+        if (is_gateway(m, i) && nft_has_part(p, NFT_TCP, NFT_V4, NFT_PART_DNS) && p->dns_local)
+            return true;
+    }
+    return false;
+}
+
+/* What is for this host itself is left alone, but for DNS where a capture asks for it. */
+static int append_local(struct nft_maker *m, unsigned chain, size_t n)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+    unsigned local;
+
+    if (!takes_local_dns(m))
+        return nft_append_addr_type_return(m, chain, RTN_LOCAL);
+    int r = nft_form_add_chain(m->rs, "local_dns", NFT_CHAIN_REGULAR, 0, 0, &local);
+
+    nft_rule_match(&rule, NFT_FIELD_FIB_DADDR_TYPE, NFT_OP_EQ, RTN_LOCAL);
+    nft_rule_verdict(&rule, NFT_VERDICT_GOTO, local);
+    if (r == 0)
+        r = nft_chain_append(&m->rs->chains[chain], &rule);
+    rule.n_exprs = 0;
+    nft_rule_match(&rule, NFT_FIELD_TCP_DPORT, NFT_OP_NEQ, 53);
+    if (r == 0)
+        r = nft_append_return(m, local, &rule);
+    for (size_t i = 0; r == 0 && i < n; i++)
+        if (is_gateway(m, i))
+            r = append_capture(m, local, i, true);
     return r;
 }
 
@@ -195,7 +235,7 @@ int nft_gateway_add(struct nft_maker *m, size_t n)
     nft_chain_keep(&m->rs->chains[chain]);
     /* A look at the routes, so only for SYNs: it would cost every packet of every flow. */
     if (r == 0)
-        r = nft_append_addr_type_return(m, chain, RTN_LOCAL);
+        r = append_local(m, chain, n);
     if (r == 0)
         r = nft_append_addr_type_return(m, chain, RTN_BROADCAST);
     if (r == 0)
@@ -204,6 +244,6 @@ int nft_gateway_add(struct nft_maker *m, size_t n)
         r = nft_append_pairs_return(m, chain, m->shared.upstreams);
     for (size_t i = 0; r == 0 && i < n; i++)
         if (is_gateway(m, i))
-            r = append_capture(m, chain, i);
+            r = append_capture(m, chain, i, false);
     return r == 0 && nft_has_seats(m->set) ? nft_add_loopback(m) : r;
 }

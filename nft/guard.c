@@ -19,7 +19,11 @@
  *
  * As in the first table, only SYNs are selected, so that connections which began before the
  * daemon go on, and so do the resets that the kernel itself sends in answer. A gateway's
- * connections carry NFT_FLOW_LABEL; their other packets are answered with a reset.
+ * connections carry NFT_FLOW_LABEL; their other packets are answered with a reset. UDP that is
+ * taken bears our mark here; of the rest, answers pass, and what is selected does not.
+ *
+ *   input        filter, priority 10: a gateway's clients that ask this host itself for DNS, where
+ *                a capture takes that; likewise output_dns, for a stub resolver on loopback
  *
  * Replacement. Rules and sets of one transaction do not come into force at one moment (see
  * nft/batch.c), and who made the table that is there may be long gone. So a second table with the
@@ -29,6 +33,7 @@
 #include "nft/guard.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -41,7 +46,6 @@
 #include <linux/rtnetlink.h>
 
 #include "nft/build.h"
-#include "nft/cgroup.h"
 #include "nft/explain.h"
 #include "nft/form.h"
 #include "nft/hold.h"
@@ -61,45 +65,54 @@ static bool selects(const struct nft_maker *m, size_t i, enum nft_transport tran
                     unsigned hooks)
 {
     const struct capture_policy *p = &m->set->policies[i];
-    const struct nft_scope scope = {.hooks = hooks, .udp = true};
+    const struct nft_scope scope = {.hooks = hooks, .udp_hooks = hooks};
 
     return transport == NFT_TCP ? nft_selects_tcp(p, &scope) : nft_selects_udp(p, &scope);
 }
 
-/* Whether the guard refuses what the capture selects of the family; else it lets it pass. */
-static bool refuses(const struct nft_maker *m, const struct capture_policy *p, enum nft_family f)
+/* Whether the guard refuses what the capture selects that way; else it lets it pass. */
+static bool refuses(const struct nft_maker *m, size_t i, struct nft_way way,
+                    enum nft_transport transport)
 {
-    return p->fail_closed && nft_treatment(m->set, p, f) != NFT_TREAT_RETURN;
+    const struct capture_policy *p = &m->set->policies[i];
+    enum nft_treatment t = transport == NFT_TCP ? nft_treatment(m->set, p, way.family)
+                                                : nft_udp_treatment(m->set, i, way);
+
+    return p->fail_closed && t != NFT_TREAT_RETURN;
 }
 
 /* How many captures a chain must hold so that all that refuse are among them. */
 static size_t captures(const struct nft_maker *m, enum nft_transport transport, unsigned hooks)
 {
+    struct nft_way way;
     size_t n = 0;
 
     for (size_t i = 0; i < m->set->n_policies; i++)
-        for (enum nft_family f = NFT_V4; f < NFT_N_FAMILIES; f++)
-            if (selects(m, i, transport, hooks) && nft_selects_family(&m->set->policies[i], f) &&
-                refuses(m, &m->set->policies[i], f))
+        for (unsigned k = 0; k < NFT_N_WAYS; k++)
+            if (selects(m, i, transport, hooks) &&
+                nft_way(&m->set->policies[i], transport, k, &way) && refuses(m, i, way, transport))
                 n = i + 1;
     return n;
 }
 
+/* `local`: as far as they concern addresses of this host. */
 static int append_captures(struct nft_maker *m, unsigned chain, enum nft_transport transport,
-                           unsigned hooks)
+                           unsigned hooks, bool local)
 {
     size_t n = captures(m, transport, hooks);
     int r = 0;
 
     for (size_t i = 0; r == 0 && i < n; i++)
-        for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++) {
+        for (unsigned k = 0; r == 0 && k < NFT_N_WAYS; k++) {
             const struct capture_policy *p = &m->set->policies[i];
             struct nft_rule rule = {.n_exprs = 0};
+            struct nft_way way;
 
-            if (!selects(m, i, transport, hooks) || !nft_selects_family(p, f))
+            if (!selects(m, i, transport, hooks) || !nft_way(p, transport, k, &way) ||
+                (local && !nft_way_is_local(p, way)))
                 continue;
-            r = nft_match_selection(m, i, f, transport, &rule);
-            if (r == 0 && refuses(m, p, f))
+            r = nft_match_selection(m, i, way, transport, &rule);
+            if (r == 0 && refuses(m, i, way, transport))
                 r = nft_rule_refuse(m, &rule, transport);
             else
                 nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
@@ -109,29 +122,131 @@ static int append_captures(struct nft_maker *m, unsigned chain, enum nft_transpo
     return r;
 }
 
-/* What is known already, and what is no SYN, then the captures. */
-static int append_selection(struct nft_maker *m, unsigned chain, unsigned hooks)
+/* UDP has a chain of its own: there an established flow may be one that we had taken. */
+static int append_udp(struct nft_maker *m, unsigned chain, const char *name, unsigned hooks)
 {
     struct nft_rule rule = {.n_exprs = 0};
-    int r;
+    unsigned udp;
+
+    if (captures(m, NFT_UDP, hooks) == 0)
+        return 0;
+    int r = nft_form_add_chain(m->rs, name, NFT_CHAIN_REGULAR, 0, 0, &udp);
+
+    nft_rule_match(&rule, NFT_FIELD_META_L4PROTO, NFT_OP_EQ, IPPROTO_UDP);
+    nft_rule_verdict(&rule, NFT_VERDICT_GOTO, udp);
+    if (r == 0)
+        r = nft_chain_append(&m->rs->chains[chain], &rule);
+    if (r == 0)
+        r = nft_append_udp_reply_return(m, udp);
+    if (r == 0)
+        r = nft_append_addr_type_return(m, udp, RTN_BROADCAST);
+    if (r == 0)
+        r = nft_append_addr_type_return(m, udp, RTN_MULTICAST);
+    return r < 0 ? r : append_captures(m, udp, NFT_UDP, hooks, false);
+}
+
+/* What is known already, and what is no SYN, then the captures. */
+static int append_selection(struct nft_maker *m, unsigned chain, const char *udp, unsigned hooks)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+    int r = append_udp(m, chain, udp, hooks);
 
     nft_rule_match_any(&rule, NFT_FIELD_CT_STATE, NF_CT_STATE_BIT(IP_CT_ESTABLISHED));
-    r = nft_append_return(m, chain, &rule);
+    if (r == 0)
+        r = nft_append_return(m, chain, &rule);
     rule.n_exprs = 0;
     nft_match_not_syn(&rule);
     if (r == 0)
         r = nft_append_return(m, chain, &rule);
     if (r == 0)
         r = nft_append_pairs_return(m, chain, m->shared.upstreams);
-    if (r == 0)
-        r = append_captures(m, chain, NFT_TCP, hooks);
-    if (r < 0 || captures(m, NFT_UDP, hooks) == 0)
-        return r;
-    r = nft_append_addr_type_return(m, chain, RTN_BROADCAST);
-    if (r == 0)
-        r = nft_append_addr_type_return(m, chain, RTN_MULTICAST);
-    return r < 0 ? r : append_captures(m, chain, NFT_UDP, hooks);
+    return r < 0 ? r : append_captures(m, chain, NFT_TCP, hooks, false);
 }
+
+/* ---- DNS to this host itself ---- */
+
+/* Whether some capture of the hooks would have taken it. */
+static bool takes_local_dns(const struct nft_maker *m, unsigned hooks)
+{
+    static const struct nft_way dns = {NFT_PART_DNS, NFT_V4};
+
+    for (size_t i = 0; i < m->set->n_policies; i++) {
+        const struct capture_policy *p = &m->set->policies[i];
+
+        if (p->fail_closed && selects(m, i, NFT_UDP, hooks) && nft_way_is_local(p, dns) &&
+            nft_has_part(p, NFT_UDP, NFT_V4, NFT_PART_DNS))
+            return true;
+    }
+    return false;
+}
+
+/* The chain for it; it begins with what else there is. */
+static int add_local_dns(struct nft_maker *m, const char *name, unsigned hooks, unsigned *ret)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+    unsigned chain;
+    int r = nft_form_add_chain(m->rs, name, NFT_CHAIN_REGULAR, 0, 0, &chain);
+
+    nft_match_not_syn(&rule);
+    if (r == 0)
+        r = nft_append_return(m, chain, &rule);
+    rule.n_exprs = 0;
+    nft_rule_match(&rule, NFT_FIELD_TCP_DPORT, NFT_OP_NEQ, 53);
+    if (r == 0)
+        r = nft_append_return(m, chain, &rule);
+    rule.n_exprs = 0;
+    nft_rule_match(&rule, NFT_FIELD_UDP_DPORT, NFT_OP_NEQ, 53);
+    if (r == 0)
+        r = nft_append_return(m, chain, &rule);
+    if (r == 0)
+        r = nft_append_udp_reply_return(m, chain);
+    if (r == 0)
+        r = append_captures(m, chain, NFT_TCP, hooks, true);
+    if (r == 0)
+        r = append_captures(m, chain, NFT_UDP, hooks, true);
+    *ret = chain;
+    return r;
+}
+
+/* What goes to this host is left alone, but for DNS that is taken. */
+static int append_local(struct nft_maker *m, unsigned chain, const char *name, unsigned hooks)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+    unsigned local;
+
+    if (!takes_local_dns(m, hooks))
+        return nft_append_addr_type_return(m, chain, RTN_LOCAL);
+    int r = add_local_dns(m, name, hooks, &local);
+
+    nft_rule_match(&rule, NFT_FIELD_FIB_DADDR_TYPE, NFT_OP_EQ, RTN_LOCAL);
+    nft_rule_verdict(&rule, NFT_VERDICT_GOTO, local);
+    return r < 0 ? r : nft_chain_append(&m->rs->chains[chain], &rule);
+}
+
+/* A gateway's clients, who ask this host itself. */
+static int add_input(struct nft_maker *m, unsigned hooks)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+    unsigned chain, local;
+    int r = nft_form_add_chain(m->rs, "input", NFT_CHAIN_FILTER, NF_INET_LOCAL_IN, PRIORITY_GUARD,
+                               &chain);
+
+    if (r == 0)
+        r = nft_append_own_mark_return(m, chain);
+    nft_rule_match_name(&rule, NFT_FIELD_META_IIFNAME, NFT_OP_EQ, "lo");
+    if (r == 0)
+        r = nft_append_return(m, chain, &rule);
+    if (r == 0)
+        r = add_local_dns(m, "input_dns", hooks, &local);
+    if (r < 0)
+        return r;
+    rule.n_exprs = 0;
+    nft_rule_match(&rule, NFT_FIELD_FIB_DADDR_TYPE, NFT_OP_EQ, RTN_LOCAL);
+    nft_rule_verdict(&rule, NFT_VERDICT_GOTO, local);
+    return nft_chain_append(&m->rs->chains[chain], &rule);
+}
+
+/* ---- the chains ---- */
 
 static int add_output(struct nft_maker *m, unsigned hooks)
 {
@@ -147,8 +262,8 @@ static int add_output(struct nft_maker *m, unsigned hooks)
     if (r == 0)
         r = nft_append_own_mark_return(m, chain);
     if (r == 0)
-        r = nft_append_addr_type_return(m, chain, RTN_LOCAL);
-    return r < 0 ? r : append_selection(m, chain, hooks);
+        r = append_local(m, chain, "output_dns", hooks);
+    return r < 0 ? r : append_selection(m, chain, "output_udp", hooks);
 }
 
 static int add_forward(struct nft_maker *m, unsigned hooks)
@@ -169,7 +284,7 @@ static int add_forward(struct nft_maker *m, unsigned hooks)
         r = nft_rule_refuse(m, &rule, NFT_TCP);
     if (r == 0)
         r = nft_chain_append(&m->rs->chains[chain], &rule);
-    return r < 0 ? r : append_selection(m, chain, hooks);
+    return r < 0 ? r : append_selection(m, chain, "forward_udp", hooks);
 }
 
 static int make(struct nft_maker *m)
@@ -181,6 +296,7 @@ static int make(struct nft_maker *m)
     int r;
 
     m->scope.hooks = (output ? local : 0) | (forward ? forwarded : 0);
+    m->scope.udp_hooks = m->scope.hooks;
     if (m->scope.hooks == 0)
         return 0;
     r = nft_add_shared_sets(m->rs, m->set, &m->scope, &m->shared);
@@ -191,12 +307,14 @@ static int make(struct nft_maker *m)
         r = add_output(m, local);
     if (r == 0 && forward)
         r = add_forward(m, forwarded);
+    if (r == 0 && forward && takes_local_dns(m, forwarded))
+        r = add_input(m, forwarded);
     return r;
 }
 
 int nft_guard_build(const struct capture_set *set, struct nft_ruleset **ret)
 {
-    struct nft_scope scope = {.udp = true, .guard = true};
+    struct nft_scope scope = {.guard = true};
     struct nft_maker m;
     int r = nft_maker_begin(&m, set, scope);
 
@@ -275,28 +393,13 @@ static int transact(struct session *s, const char *table, const struct nft_rules
     return r < 0 ? nft_explain(table, rs, &label, r, s->why, s->size) : 0;
 }
 
-/* Rules that name a cgroup need its number, so it must be there. */
-static int check_cgroups(const struct nft_ruleset *rs, char *why, size_t size)
-{
-    uint64_t id;
-
-    for (size_t i = 0; i < rs->n_cgroups; i++) {
-        int r = nft_cgroup_id(rs->cgroups[i], &id);
-
-        if (r < 0)
-            return nft_say(r, why, size, "nftables: cgroup %s cannot be guarded: %s",
-                           rs->cgroups[i], strerror(-r));
-    }
-    return 0;
-}
-
 int nft_guard_install(const struct nft_ruleset *rs, char *why, size_t size)
 {
     struct session s;
 
     if (nft_ruleset_empty(rs))
         return nft_guard_remove(why, size);
-    int r = check_cgroups(rs, why, size);
+    int r = nft_check_cgroups(rs, why, size);
 
     if (r == 0)
         r = open_session(&s, why, size);

@@ -3,8 +3,8 @@
  * on-exit = "closed". A second table that nobody owns, so that it outlives the daemon: behind the
  * first one (priority 10), it rejects what captures with `fail_closed` would have taken. While the
  * daemon runs it sees nothing of that, as redirected packets no longer look like it; from the
- * moment the first table is gone it refuses what comes by. TCP gets a reset, UDP (of captures with
- * takes_udp) an ICMP "administratively prohibited".
+ * moment the first table is gone it refuses what comes by. TCP gets a reset, UDP (of captures that
+ * take or reject it) an ICMP "administratively prohibited".
  *
  * `nft delete table inet undersock-guard` lifts it by hand.
  *

@@ -23,20 +23,28 @@ static bool any_of_family(const struct prefix *p, size_t n, enum nft_family f)
     return false;
 }
 
-static bool is_about(const struct nft_scope *scope, const struct capture_policy *p)
+static bool is_about(unsigned hooks, const struct capture_policy *p)
 {
-    return (scope->hooks >> p->hook & 1) && !(p->hook == CAPTURE_GATEWAY && p->n_uids > 0);
+    return (hooks >> p->hook & 1) && !(p->hook == CAPTURE_GATEWAY && p->n_uids > 0);
+}
+
+static bool has_parts(const struct capture_policy *p, enum nft_transport transport)
+{
+    for (enum nft_part part = NFT_PART_DNS; part < NFT_N_PARTS; part++)
+        for (enum nft_family f = NFT_V4; f < NFT_N_FAMILIES; f++)
+            if (nft_has_part(p, transport, f, part))
+                return true;
+    return false;
 }
 
 bool nft_selects_tcp(const struct capture_policy *p, const struct nft_scope *scope)
 {
-    return is_about(scope, p) && (p->n_tcp_ports > 0 || p->n_udp_ports == 0);
+    return is_about(scope->hooks, p) && has_parts(p, NFT_TCP);
 }
 
 bool nft_selects_udp(const struct capture_policy *p, const struct nft_scope *scope)
 {
-    return scope->udp && p->takes_udp && is_about(scope, p) &&
-           (p->n_udp_ports > 0 || p->n_tcp_ports == 0);
+    return is_about(scope->udp_hooks, p) && has_parts(p, NFT_UDP);
 }
 
 bool nft_selects(const struct capture_policy *p, const struct nft_scope *scope)
@@ -44,14 +52,36 @@ bool nft_selects(const struct capture_policy *p, const struct nft_scope *scope)
     return nft_selects_tcp(p, scope) || nft_selects_udp(p, scope);
 }
 
-bool nft_selects_family(const struct capture_policy *p, enum nft_family f)
+static bool rest_is_about(const struct capture_policy *p, enum nft_transport transport)
 {
-    return p->n_to == 0 || any_of_family(p->to, p->n_to, f);
+    return transport == NFT_TCP ? p->n_tcp_ports > 0 || p->n_udp_ports == 0
+                                : p->n_udp_ports > 0 || p->n_tcp_ports == 0;
+}
+
+bool nft_has_part(const struct capture_policy *p, enum nft_transport transport, enum nft_family f,
+                  enum nft_part part)
+{
+    /* The cgroup of a capture that names none is not known here. */
+    if (transport == NFT_UDP && p->hook == CAPTURE_CGROUP && !p->cgroup)
+        return false;
+    switch (part) {
+    case NFT_PART_DNS:
+        return p->action == CAPTURE_PROXY && p->dns;
+    case NFT_PART_FAKE:
+        return p->action == CAPTURE_PROXY && p->fake;
+    default:
+        return rest_is_about(p, transport) && (p->n_to == 0 || any_of_family(p->to, p->n_to, f));
+    }
 }
 
 uint16_t nft_listener_port(const struct capture_policy *p, enum nft_family f)
 {
     return f == NFT_V4 ? p->port_v4 : p->port_v6;
+}
+
+uint16_t nft_udp_port(const struct capture_policy *p, enum nft_family f)
+{
+    return f == NFT_V4 ? p->udp_port_v4 : p->udp_port_v6;
 }
 
 uint16_t nft_seat_port(const struct capture_seat *seat, enum nft_family f)
@@ -230,19 +260,76 @@ static int add_listeners(struct nft_ruleset *rs, const struct capture_set *set, 
     return r;
 }
 
-static int add_private(struct nft_ruleset *rs, const struct capture_set *set,
-                       const struct nft_scope *scope, enum nft_family f, unsigned *ret)
+static bool has_part(const struct capture_policy *p, const struct nft_scope *scope,
+                     enum nft_family f, enum nft_part part)
 {
-    bool needed = false;
+    return (nft_selects_tcp(p, scope) && nft_has_part(p, NFT_TCP, f, part)) ||
+           (nft_selects_udp(p, scope) && nft_has_part(p, NFT_UDP, f, part));
+}
 
-    for (size_t i = 0; i < set->n_policies; i++) {
-        const struct capture_policy *p = &set->policies[i];
+/* Whether a rule will ask for the set. */
+static bool needs_private(const struct capture_policy *p, const struct nft_scope *scope,
+                          enum nft_family f)
+{
+    return has_part(p, scope, f, NFT_PART_REST) && !p->private;
+}
 
-        needed = needed || (nft_selects(p, scope) && nft_selects_family(p, f) && !p->private);
-    }
-    if (!needed)
-        return 0;
-    return add_prefix_set(rs, "private", f, addr_private_prefixes, addr_n_private_prefixes, ret);
+static bool needs_loopback(const struct capture_policy *p, const struct nft_scope *scope,
+                           enum nft_family f)
+{
+    return has_part(p, scope, f, NFT_PART_DNS) && p->hook == CAPTURE_OUTPUT;
+}
+
+static bool needs_fake(const struct capture_policy *p, const struct nft_scope *scope,
+                       enum nft_family f)
+{
+    return has_part(p, scope, f, NFT_PART_FAKE);
+}
+
+static bool needs_link_local(const struct capture_policy *p, const struct nft_scope *scope,
+                             enum nft_family f)
+{
+    return f == NFT_V6 && !scope->guard && p->hook != CAPTURE_GATEWAY &&
+           p->action == CAPTURE_PROXY && nft_selects_udp(p, scope) &&
+           (p->dns || (p->private && p->udp == CAPTURE_UDP_TAKE));
+}
+
+/* Fills `ret` where one of the captures needs it. */
+static int add_shared(struct nft_ruleset *rs, const struct capture_set *set,
+                      const struct nft_scope *scope, enum nft_family f,
+                      bool (*needs)(const struct capture_policy *, const struct nft_scope *,
+                                    enum nft_family),
+                      const char *name, const struct prefix *prefixes, size_t n, unsigned *ret)
+{
+    for (size_t i = 0; i < set->n_policies; i++)
+        if (needs(&set->policies[i], scope, f))
+            return add_prefix_set(rs, name, f, prefixes, n, ret);
+    return 0;
+}
+
+/* The default exclusions, and what DNS and made-up addresses are about. */
+static int add_destinations(struct nft_ruleset *rs, const struct capture_set *set,
+                            const struct nft_scope *scope, enum nft_family f,
+                            struct nft_shared_sets *ret)
+{
+    static const struct prefix loopback[] = {
+        {{[10] = 0xff, [11] = 0xff, [12] = 127}, 104},
+        {{[15] = 1}, 128},
+    };
+    static const struct prefix link_local[] = {{{0xfe, 0x80}, 10}};
+    int r = add_shared(rs, set, scope, f, needs_private, "private", addr_private_prefixes,
+                       addr_n_private_prefixes, &ret->private[f]);
+
+    if (r == 0)
+        r = add_shared(rs, set, scope, f, needs_loopback, "loopback", loopback, 2,
+                       &ret->loopback[f]);
+    if (r == 0)
+        r = add_shared(rs, set, scope, f, needs_fake, "fake", addr_fake_prefixes,
+                       addr_n_fake_prefixes, &ret->fake[f]);
+    if (r == 0)
+        r = add_shared(rs, set, scope, f, needs_link_local, "linklocal", link_local, 1,
+                       &ret->link_local);
+    return r;
 }
 
 int nft_add_shared_sets(struct nft_ruleset *rs, const struct capture_set *set,
@@ -251,15 +338,19 @@ int nft_add_shared_sets(struct nft_ruleset *rs, const struct capture_set *set,
     bool at_output = !scope->guard && scope->hooks >> CAPTURE_OUTPUT & 1;
     int r = 0;
 
-    *ret = (struct nft_shared_sets){
-        {NFT_NO_SET, NFT_NO_SET}, {NFT_NO_SET, NFT_NO_SET}, {NFT_NO_SET, NFT_NO_SET}};
+    *ret = (struct nft_shared_sets){.upstreams = {NFT_NO_SET, NFT_NO_SET},
+                                    .listeners = {NFT_NO_SET, NFT_NO_SET},
+                                    .private = {NFT_NO_SET, NFT_NO_SET},
+                                    .loopback = {NFT_NO_SET, NFT_NO_SET},
+                                    .fake = {NFT_NO_SET, NFT_NO_SET},
+                                    .link_local = NFT_NO_SET};
     for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++)
         r = add_upstreams(rs, set, f, &ret->upstreams[f]);
     /* Elsewhere our listeners are among the addresses of this host, which are left alone. */
     for (enum nft_family f = NFT_V4; r == 0 && at_output && f < NFT_N_FAMILIES; f++)
         r = add_listeners(rs, set, f, &ret->listeners[f]);
     for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++)
-        r = add_private(rs, set, scope, f, &ret->private[f]);
+        r = add_destinations(rs, set, scope, f, ret);
     return r;
 }
 
@@ -319,7 +410,7 @@ int nft_add_capture_sets(struct nft_ruleset *rs, const struct capture_policy *p,
     }
     for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++) {
         snprintf(name, sizeof(name), "%s_not", id);
-        if (nft_selects_family(p, f))
+        if (has_part(p, scope, f, NFT_PART_REST))
             r = add_prefix_set(rs, name, f, p->not_to, p->n_not_to, &ret->not_to[f]);
     }
     snprintf(name, sizeof(name), "%s_uid", id);
@@ -332,7 +423,7 @@ int nft_add_capture_sets(struct nft_ruleset *rs, const struct capture_policy *p,
     if (r == 0 && gateway)
         r = add_interface_set(rs, name, p->interfaces, p->n_interfaces, &ret->interfaces);
     snprintf(name, sizeof(name), "%s_tcp", id);
-    if (r == 0)
+    if (r == 0 && nft_selects_tcp(p, scope))
         r = add_port_set(rs, name, p->tcp_ports, p->n_tcp_ports, &ret->tcp);
     snprintf(name, sizeof(name), "%s_udp", id);
     if (r == 0 && nft_selects_udp(p, scope))

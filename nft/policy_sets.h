@@ -14,17 +14,26 @@
 
 enum nft_family { NFT_V4, NFT_V6, NFT_N_FAMILIES };
 
-/* What a table is about. */
+enum nft_transport { NFT_TCP, NFT_UDP };
+
+/* What a capture selects: see `dns` and `fake` of struct capture_policy. Each is a rule per family.
+ */
+enum nft_part { NFT_PART_DNS, NFT_PART_FAKE, NFT_PART_REST, NFT_N_PARTS };
+
+/* What a table is about: the captures of which hooks (1 << enum capture_hook). */
 struct nft_scope {
-    unsigned hooks; /* 1 << enum capture_hook */
-    bool udp;       /* UDP as well as TCP */
-    bool guard;     /* the guard's own */
+    unsigned hooks;     /* TCP */
+    unsigned udp_hooks; /* UDP */
+    bool guard;         /* the guard's own */
 };
 
 /* Those that all captures share; NFT_NO_SET where there would be nothing in it. */
 struct nft_shared_sets {
     unsigned upstreams[NFT_N_FAMILIES], listeners[NFT_N_FAMILIES]; /* address . port */
     unsigned private[NFT_N_FAMILIES];                              /* the default exclusions */
+    unsigned loopback[NFT_N_FAMILIES];                             /* where DNS is left alone */
+    unsigned fake[NFT_N_FAMILIES];                                 /* addr_fake_prefixes */
+    unsigned link_local;                                           /* of IPv6 */
 };
 
 /* Those of one capture; NFT_NO_SET where it does not ask. */
@@ -40,10 +49,12 @@ struct nft_capture_sets {
 bool nft_selects_tcp(const struct capture_policy *p, const struct nft_scope *scope);
 bool nft_selects_udp(const struct capture_policy *p, const struct nft_scope *scope);
 bool nft_selects(const struct capture_policy *p, const struct nft_scope *scope);
-/* Whether it does for destinations of the family: `to` of IPv4 prefixes alone selects no IPv6. */
-bool nft_selects_family(const struct capture_policy *p, enum nft_family f);
+/* Whether the capture has such a part: `to` of IPv4 prefixes alone selects no IPv6, for example. */
+bool nft_has_part(const struct capture_policy *p, enum nft_transport transport, enum nft_family f,
+                  enum nft_part part);
 /* 0: the capture has no listener in the family. */
 uint16_t nft_listener_port(const struct capture_policy *p, enum nft_family f);
+uint16_t nft_udp_port(const struct capture_policy *p, enum nft_family f);
 /* The same for a seat. */
 uint16_t nft_seat_port(const struct capture_seat *seat, enum nft_family f);
 

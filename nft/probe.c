@@ -30,6 +30,8 @@ const char *nft_feature_name(enum nft_feature feature)
         [NFT_FEATURE_CT_STATUS] = "conntrack state",
         [NFT_FEATURE_FIB] = "address types",
         [NFT_FEATURE_HOLD] = "rules that hold SYNs",
+        [NFT_FEATURE_UDP] = "rules that take UDP",
+        [NFT_FEATURE_CGROUP] = "cgroups in rules",
         [NFT_FEATURE_LOG] = "nfnetlink_log",
     };
 
@@ -65,6 +67,17 @@ static int add_sets(struct nft_ruleset *rs, struct nft_rule *rule)
     return r;
 }
 
+/* The one cgroup that is there wherever any is. */
+static int add_root_cgroup(struct nft_ruleset *rs, struct nft_rule *rule)
+{
+    unsigned index;
+    int r = nft_form_add_cgroup(rs, "/", &index);
+
+    if (r == 0)
+        nft_rule_add(rule, NFT_EXPR_CGROUP)->cgroup = index;
+    return r;
+}
+
 static int add_expressions(enum nft_feature feature, struct nft_ruleset *rs, struct nft_rule *rule)
 {
     switch (feature) {
@@ -89,6 +102,8 @@ static int add_expressions(enum nft_feature feature, struct nft_ruleset *rs, str
         nft_rule_match_any(rule, NFT_FIELD_CT_STATE, 8);
         nft_rule_match_any(rule, NFT_FIELD_CT_STATUS, 32);
         break;
+    case NFT_FEATURE_CGROUP:
+        return add_root_cgroup(rs, rule);
     case NFT_FEATURE_FIB:
         nft_rule_match(rule, NFT_FIELD_FIB_DADDR_TYPE, NFT_OP_EQ, 2);
         break;
@@ -130,11 +145,54 @@ static int make_hold(struct nft_ruleset *rs)
     return r;
 }
 
+/* What nft/udp.c asks for: two chain types more, and the UDP half of tproxy. */
+static int make_udp(struct nft_ruleset *rs)
+{
+    static const struct {
+        const char *name;
+        enum nft_chain_type type;
+        unsigned hook;
+        int priority;
+    } chains[] = {
+        {"trial", NFT_CHAIN_ROUTE, NF_INET_LOCAL_OUT, -125},
+        {"trial_destination", NFT_CHAIN_NAT, NF_INET_LOCAL_OUT, -110},
+        {"trial_source", NFT_CHAIN_NAT, NF_INET_POST_ROUTING, 90},
+        {"trial_loopback", NFT_CHAIN_FILTER, NF_INET_PRE_ROUTING, -160},
+    };
+    int r = 0;
+
+    for (unsigned i = 0; r == 0 && i < 2 * sizeof(chains) / sizeof(chains[0]); i++) {
+        struct nft_rule rule = {.n_exprs = 0};
+        bool v6 = i % 2 == 1;
+        unsigned chain = i / 2, index;
+
+        if (!v6)
+            r = nft_form_add_chain(rs, chains[chain].name, chains[chain].type, chains[chain].hook,
+                                   chains[chain].priority, &index);
+        nft_rule_match(&rule, NFT_FIELD_META_MARK, NFT_OP_EQ, 1);
+        nft_rule_match(&rule, NFT_FIELD_META_MARK, NFT_OP_EQ, 2);
+        nft_rule_match(&rule, NFT_FIELD_META_NFPROTO, NFT_OP_EQ, v6 ? NFPROTO_IPV6 : NFPROTO_IPV4);
+        nft_rule_match(&rule, NFT_FIELD_META_L4PROTO, NFT_OP_EQ, IPPROTO_UDP);
+        struct nft_expr *e = nft_rule_add(&rule, chain == 0   ? NFT_EXPR_SET_MARK
+                                                 : chain == 1 ? NFT_EXPR_KEEP_DESTINATION
+                                                 : chain == 2 ? NFT_EXPR_KEEP_SOURCE
+                                                              : NFT_EXPR_TPROXY);
+
+        e->v6 = v6;
+        e->number = 1;
+        e->port = 9;
+        if (r == 0)
+            r = nft_chain_append(&rs->chains[chain], &rule);
+    }
+    return r;
+}
+
 static int make_form(enum nft_feature feature, struct nft_ruleset *rs)
 {
     enum nft_chain_type type = feature == NFT_FEATURE_REDIRECT ? NFT_CHAIN_NAT
                                : feature == NFT_FEATURE_REJECT ? NFT_CHAIN_FILTER
                                : feature == NFT_FEATURE_TPROXY ? NFT_CHAIN_FILTER
+                               : feature == NFT_FEATURE_CGROUP ? NFT_CHAIN_ROUTE
                                                                : NFT_CHAIN_REGULAR;
     unsigned hook = feature == NFT_FEATURE_TPROXY ? NF_INET_PRE_ROUTING : NF_INET_LOCAL_OUT;
     struct nft_rule rule = {.n_exprs = 0};
@@ -142,6 +200,8 @@ static int make_form(enum nft_feature feature, struct nft_ruleset *rs)
 
     if (feature == NFT_FEATURE_HOLD)
         return make_hold(rs);
+    if (feature == NFT_FEATURE_UDP)
+        return make_udp(rs);
     int r = nft_form_add_chain(rs, "trial", type, hook, -110, &chain);
 
     if (r < 0 || feature == NFT_FEATURE_OWNER)
@@ -191,7 +251,8 @@ static int open_scratch(struct nft_owner **ret, char *why, size_t size)
     return nft_owner_open_table(table, ret, why, size);
 }
 
-int nft_probe_hold(char *why, size_t size)
+/* Each of the first `n` of them. */
+static int try_all(const enum nft_feature *features, unsigned n, char *why, size_t size)
 {
     struct nft_owner *owner;
     char reason[512] = "";
@@ -199,11 +260,27 @@ int nft_probe_hold(char *why, size_t size)
 
     if (r < 0)
         return r;
-    r = try_feature(owner, NFT_FEATURE_HOLD, reason, sizeof(reason));
-    if (r == 0)
-        r = try_feature(owner, NFT_FEATURE_LOG, reason, sizeof(reason));
+    for (unsigned i = 0; r == 0 && i < n; i++)
+        r = try_feature(owner, features[i], reason, sizeof(reason));
     nft_owner_close(owner);
     return r < 0 ? nft_say(r, why, size, "%s", reason) : 0;
+}
+
+int nft_probe_hold(char *why, size_t size)
+{
+    static const enum nft_feature features[] = {NFT_FEATURE_HOLD, NFT_FEATURE_LOG};
+
+    return try_all(features, 2, why, size);
+}
+
+int nft_probe_udp(bool cgroup, char *why, size_t size)
+{
+    static const enum nft_feature features[] = {
+        NFT_FEATURE_FIB, NFT_FEATURE_LABEL,  NFT_FEATURE_CT_STATUS,
+        NFT_FEATURE_UDP, NFT_FEATURE_CGROUP,
+    };
+
+    return try_all(features, cgroup ? 5 : 4, why, size);
 }
 
 int nft_probe(struct nft_probe *ret, char *why, size_t size)

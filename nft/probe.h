@@ -7,6 +7,7 @@
 #ifndef UNDERSOCK_NFT_PROBE_H
 #define UNDERSOCK_NFT_PROBE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 enum nft_feature {
@@ -19,6 +20,8 @@ enum nft_feature {
     NFT_FEATURE_CT_STATUS, /* state and status of connection tracking */
     NFT_FEATURE_FIB,       /* the type of an address */
     NFT_FEATURE_HOLD,      /* held SYNs: hash, log and the snat of the injected ones */
+    NFT_FEATURE_UDP,       /* what nft/udp.c asks for beyond the others */
+    NFT_FEATURE_CGROUP,    /* the match on a socket's cgroup */
     NFT_FEATURE_LOG,       /* nfnetlink_log: somebody can read what is logged */
     NFT_N_FEATURES,
 };
@@ -38,5 +41,7 @@ int nft_probe(struct nft_probe *ret, char *why, size_t size);
  * kernel lacks what `why` says; -errno when it could not be tried.
  */
 int nft_probe_hold(char *why, size_t size);
+/* Likewise whether UDP can be taken; `cgroup`: of a cgroup, too. */
+int nft_probe_udp(bool cgroup, char *why, size_t size);
 
 #endif

@@ -55,6 +55,7 @@ struct policy_rule {
 
 /* The kinds by TPROXY are those that have the bit 0x100. */
 static const struct policy_rule rules[] = {
+    {CAPTURE_UDP, CAPTURE_KIND_MASK, false}, /* with the instance */
     {CAPTURE_TPROXY_MARK, UINT32_MAX, true},
     {CAPTURE_TPROXY_MARK, UINT32_MAX, false},
     {CAPTURE_INJECTED | INJECTED_ACCEPT_TPROXY << 8, CAPTURE_INJECTED_MASK | 0x100, false},
@@ -63,8 +64,16 @@ static const struct policy_rule rules[] = {
 
 #define N_RULES (sizeof(rules) / sizeof(rules[0]))
 
-static int rule(struct mnl_socket *nl, bool add, uint8_t family, const struct policy_rule *p)
+/* A `run` has UDP only. */
+static size_t n_rules(unsigned instance)
 {
+    return instance == 0 ? N_RULES : 1;
+}
+
+static int rule(struct mnl_socket *nl, bool add, uint8_t family, unsigned instance, size_t i)
+{
+    const struct policy_rule *p = &rules[i];
+    uint32_t mark = i == 0 ? capture_udp_mark(instance, 0) : p->mark;
     char buf[BUFFER];
     struct nlmsghdr *h = begin(buf, add ? RTM_NEWRULE : RTM_DELRULE, add);
     struct fib_rule_hdr *r = mnl_nlmsg_put_extra_header(h, sizeof(*r));
@@ -72,17 +81,17 @@ static int rule(struct mnl_socket *nl, bool add, uint8_t family, const struct po
     r->family = family;
     r->action = FR_ACT_TO_TBL;
     r->table = RT_TABLE_UNSPEC; /* the number is larger than a byte */
-    mnl_attr_put_u32(h, FRA_TABLE, p->back ? RT_TABLE_MAIN : ROUTES_TABLE);
-    mnl_attr_put_u32(h, FRA_PRIORITY, p->back ? ROUTES_PRIORITY - 1 : ROUTES_PRIORITY);
+    mnl_attr_put_u32(h, FRA_TABLE, p->back ? RT_TABLE_MAIN : ROUTES_TABLE + instance);
+    mnl_attr_put_u32(h, FRA_PRIORITY, p->back ? ROUTES_PRIORITY - 1 : ROUTES_PRIORITY + instance);
     if (p->back)
         mnl_attr_put_strz(h, FRA_IIFNAME, "lo");
-    mnl_attr_put_u32(h, FRA_FWMARK, p->mark);
+    mnl_attr_put_u32(h, FRA_FWMARK, mark);
     mnl_attr_put_u32(h, FRA_FWMASK, p->mask);
     mnl_attr_put_u8(h, FRA_PROTOCOL, ROUTES_PROTOCOL);
     return transact(nl, h);
 }
 
-static int route(struct mnl_socket *nl, bool add, uint8_t family)
+static int route(struct mnl_socket *nl, bool add, uint8_t family, unsigned instance)
 {
     char buf[BUFFER];
     struct nlmsghdr *h = begin(buf, add ? RTM_NEWROUTE : RTM_DELROUTE, add);
@@ -93,17 +102,17 @@ static int route(struct mnl_socket *nl, bool add, uint8_t family)
     r->rtm_protocol = ROUTES_PROTOCOL;
     r->rtm_scope = RT_SCOPE_HOST;
     r->rtm_type = RTN_LOCAL;
-    mnl_attr_put_u32(h, RTA_TABLE, ROUTES_TABLE);
+    mnl_attr_put_u32(h, RTA_TABLE, ROUTES_TABLE + instance);
     mnl_attr_put_u32(h, RTA_OIF, if_nametoindex("lo"));
     return transact(nl, h);
 }
 
-static int install_family(struct mnl_socket *nl, uint8_t family)
+static int install_family(struct mnl_socket *nl, uint8_t family, unsigned instance)
 {
-    int r = route(nl, true, family);
+    int r = route(nl, true, family, instance);
 
-    for (size_t i = 0; i < N_RULES && (r == 0 || r == -EEXIST); i++)
-        r = rule(nl, true, family, &rules[i]);
+    for (size_t i = 0; i < n_rules(instance) && (r == 0 || r == -EEXIST); i++)
+        r = rule(nl, true, family, instance, i);
     return r == -EEXIST ? 0 : r;
 }
 
@@ -123,14 +132,14 @@ static int open_socket(struct mnl_socket **ret)
     return 0;
 }
 
-int routes_install(bool *ret_v6, char *why, size_t why_size)
+int routes_install(unsigned instance, bool *ret_v6, char *why, size_t why_size)
 {
     struct mnl_socket *nl;
     int r = open_socket(&nl);
 
     if (r == 0) {
-        r = install_family(nl, AF_INET);
-        int v6 = r == 0 ? install_family(nl, AF_INET6) : r;
+        r = install_family(nl, AF_INET, instance);
+        int v6 = r == 0 ? install_family(nl, AF_INET6, instance) : r;
 
         mnl_socket_close(nl);
         if (r == 0 && ret_v6)
@@ -144,7 +153,7 @@ int routes_install(bool *ret_v6, char *why, size_t why_size)
     return r;
 }
 
-void routes_remove(void)
+void routes_remove(unsigned instance)
 {
     struct mnl_socket *nl;
 
@@ -153,9 +162,9 @@ void routes_remove(void)
     for (unsigned i = 0; i < 2; i++) {
         uint8_t family = i == 0 ? AF_INET : AF_INET6;
 
-        for (size_t j = N_RULES; j-- > 0;)
-            rule(nl, false, family, &rules[j]);
-        route(nl, false, family);
+        for (size_t j = n_rules(instance); j-- > 0;)
+            rule(nl, false, family, instance, j);
+        route(nl, false, family, instance);
     }
     mnl_socket_close(nl);
 }

@@ -4,6 +4,7 @@
  * (fwmark → table) and one route (local default dev lo in that table) per family, with a table, a
  * priority and a protocol number of our own. The marks are
  *
+ *   CAPTURE_UDP, with the instance    UDP of this host: by lo, to our listener
  *   CAPTURE_TPROXY_MARK               packets of a gateway's clients
  *   the kinds INJECTED_..._TPROXY     SYNs of those that were held and are sent again: by lo
  *   INJECTED_REJECT, REJECT_RESET     so that they can be sent also where this host has no route to
@@ -24,6 +25,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Of the daemon; those of instance N (capture.h) are N more, and what is not about UDP is the
+ * daemon's alone. */
 #define ROUTES_TABLE    21843u /* 0x5553 */
 #define ROUTES_PRIORITY 5553u  /* after "local" (0), before "main" (32766) */
 #define ROUTES_PROTOCOL 85     /* `ip rule` and `ip route` show it as "proto 85" */
@@ -33,8 +36,8 @@
  * namespace; what is there already is adopted. 0; -EPERM: no CAP_NET_ADMIN; -EOPNOTSUPP: no policy
  * routing in this kernel; -errno; with one line in `why`. `ret_v6` (may be NULL): IPv6 is there.
  */
-int routes_install(bool *ret_v6, char *why, size_t why_size);
-/* Removes it, as far as it is there. */
-void routes_remove(void);
+int routes_install(unsigned instance, bool *ret_v6, char *why, size_t why_size);
+/* Removes it, as far as it is there; other instances' stay. */
+void routes_remove(unsigned instance);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Policy to form: this host's own connections. nft/gateway.c has those that it forwards.
+ * Policy to form: this host's own TCP. nft/gateway.c has that which it forwards, nft/udp.c all UDP.
  *
  * Theory of operation. Two base chains at the output hook see each packet of this host:
  *
@@ -52,6 +52,7 @@
 #include "nft/gateway.h"
 #include "nft/hold.h"
 #include "nft/selection.h"
+#include "nft/udp.h"
 
 #define PRIORITY_SELECT (-120)
 #define PRIORITY_OUTPUT (-110)
@@ -108,15 +109,17 @@ static int append_capture(struct nft_maker *m, unsigned chain, bool nat, size_t 
     const struct capture_policy *p = &m->set->policies[i];
     int r = 0;
 
-    for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++) {
-        enum nft_treatment t = nft_treatment(m->set, p, f);
+    for (unsigned k = 0; r == 0 && k < NFT_N_WAYS; k++) {
         struct nft_rule rule = {.n_exprs = 0};
+        struct nft_way way;
 
-        if (!nft_selects_family(p, f))
+        if (!nft_way(p, NFT_TCP, k, &way))
             continue;
-        r = nft_match_selection(m, i, f, NFT_TCP, &rule);
+        enum nft_treatment t = nft_treatment(m->set, p, way.family);
+
+        r = nft_match_selection(m, i, way, NFT_TCP, &rule);
         if (r == 0)
-            r = nat ? finish_nat(p, f, t, &rule) : finish_select(m, i, t, &rule);
+            r = nat ? finish_nat(p, way.family, t, &rule) : finish_select(m, i, t, &rule);
         if (r == 0)
             r = nft_chain_append(&m->rs->chains[chain], &rule);
     }
@@ -133,12 +136,13 @@ static bool is_output(const struct nft_maker *m, size_t i)
 static size_t captures_up_to(const struct nft_maker *m, enum nft_treatment t)
 {
     const struct capture_set *set = m->set;
+    struct nft_way way;
     size_t n = 0;
 
     for (size_t i = 0; i < set->n_policies; i++)
-        for (enum nft_family f = NFT_V4; f < NFT_N_FAMILIES; f++)
-            if (is_output(m, i) && nft_selects_family(&set->policies[i], f) &&
-                nft_treatment(set, &set->policies[i], f) == t)
+        for (unsigned k = 0; k < NFT_N_WAYS; k++)
+            if (is_output(m, i) && nft_way(&set->policies[i], NFT_TCP, k, &way) &&
+                nft_treatment(set, &set->policies[i], way.family) == t)
                 n = i + 1;
     return n;
 }
@@ -234,6 +238,7 @@ static int make(struct nft_maker *m)
     size_t selecting = max(refusing, captures_up_to(m, NFT_TREAT_HOLD));
     size_t n = max(selecting, captures_up_to(m, NFT_TREAT_REDIRECT));
     size_t n_gateway = nft_gateway_captures(m);
+    struct nft_udp_counts udp = nft_udp_captures(m);
     bool ends, seats = nft_has_seats(m->set);
     int r = 0;
 
@@ -241,7 +246,11 @@ static int make(struct nft_maker *m)
         m->scope.hooks &= ~(1u << CAPTURE_OUTPUT);
     if (n_gateway == 0)
         m->scope.hooks &= ~(1u << CAPTURE_GATEWAY);
-    if (m->scope.hooks == 0)
+    if (udp.local == 0)
+        m->scope.udp_hooks &= ~NFT_LOCAL_HOOKS;
+    if (udp.gateway == 0)
+        m->scope.udp_hooks &= ~NFT_GATEWAY_HOOKS;
+    if (m->scope.hooks == 0 && m->scope.udp_hooks == 0)
         return 0;
     ends = nft_ends_established(m, CAPTURE_OUTPUT);
     r = nft_add_shared_sets(m->rs, m->set, &m->scope, &m->shared);
@@ -261,12 +270,15 @@ static int make(struct nft_maker *m)
         r = nft_add_injected(m);
     if (r == 0 && n_gateway > 0)
         r = nft_gateway_add(m, n_gateway);
+    if (r == 0 && m->scope.udp_hooks != 0)
+        r = nft_udp_add(m, udp);
     return r;
 }
 
 int nft_ruleset_build(const struct capture_set *set, struct nft_ruleset **ret)
 {
-    struct nft_scope scope = {.hooks = 1u << CAPTURE_OUTPUT | 1u << CAPTURE_GATEWAY};
+    struct nft_scope scope = {.hooks = 1u << CAPTURE_OUTPUT | 1u << CAPTURE_GATEWAY,
+                              .udp_hooks = NFT_LOCAL_HOOKS | NFT_GATEWAY_HOOKS};
     struct nft_maker m;
     int r = nft_maker_begin(&m, set, scope);
 

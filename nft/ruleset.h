@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the output and gateway captures ask of nftables, as a form: a table with its sets, chains
- * and rules, made from policy alone. nft/text.h prints it, nft/batch.h installs it.
+ * What captures ask of nftables, as a form: a table with its sets, chains and rules, made from
+ * policy alone: all of the output and gateway captures, and the UDP of the cgroup captures.
+ * nft/text.h prints it, nft/batch.h installs it.
  */
 #ifndef UNDERSOCK_NFT_RULESET_H
 #define UNDERSOCK_NFT_RULESET_H
@@ -15,9 +16,10 @@
 struct nft_ruleset;
 
 /*
- * Translates the policies of `set` with hook CAPTURE_OUTPUT or CAPTURE_GATEWAY, in their order, and
- * ignores the others but for their listeners, which no capture takes. Each hook has chains of its
- * own, whose first match wins. Pure: no kernel, no privilege. The form keeps
+ * Translates the policies of `set` in their order. The TCP of those with hook CAPTURE_CGROUP is not
+ * for us, but for their listeners, which no capture takes. A capture by cgroup names its cgroup in
+ * the rule, which the kernel resolves when the rule is installed: make the cgroup first. Each hook
+ * has chains of its own, whose first match wins. Pure: no kernel, no privilege. The form keeps
  * nothing of `set`. The caller frees it.
  *
  * A family for which a CAPTURE_PROXY has no listener (port 0) is refused, not let through; so is
@@ -30,7 +32,7 @@ struct nft_ruleset;
 int nft_ruleset_build(const struct capture_set *set, struct nft_ruleset **ret);
 /* NULL is allowed. */
 void nft_ruleset_free(struct nft_ruleset *rs);
-/* No such capture takes any TCP: there is no table to install, and the text is "". */
+/* No capture does anything to what is for us: there is no table to install, and the text is "". */
 bool nft_ruleset_empty(const struct nft_ruleset *rs);
 
 #endif

@@ -92,6 +92,39 @@ enum nft_treatment nft_treatment(const struct capture_set *set, const struct cap
     return NFT_TREAT_REFUSE;
 }
 
+enum nft_treatment nft_udp_treatment(const struct capture_set *set, size_t capture,
+                                     struct nft_way way)
+{
+    const struct capture_policy *p = &set->policies[capture];
+    bool take = way.part == NFT_PART_DNS || p->udp == CAPTURE_UDP_TAKE;
+
+    /* Nobody but us knows where a made-up address is. */
+    if (p->action == CAPTURE_DIRECT || (p->udp == CAPTURE_UDP_LEAVE && way.part == NFT_PART_REST))
+        return NFT_TREAT_RETURN;
+    return p->action == CAPTURE_PROXY && take && nft_udp_port(p, way.family) != 0 &&
+                   capture < CAPTURE_UDP_POLICIES
+               ? NFT_TREAT_REDIRECT
+               : NFT_TREAT_REFUSE;
+}
+
+bool nft_way(const struct capture_policy *p, enum nft_transport transport, unsigned k,
+             struct nft_way *ret)
+{
+    struct nft_way way = {k / NFT_N_FAMILIES, k % NFT_N_FAMILIES};
+
+    if (!nft_has_part(p, transport, way.family, way.part))
+        return false;
+    *ret = way;
+    return true;
+}
+
+bool nft_way_is_local(const struct capture_policy *p, struct nft_way way)
+{
+    if (way.part == NFT_PART_DNS)
+        return p->hook != CAPTURE_GATEWAY || p->dns_local;
+    return way.part == NFT_PART_REST && p->action == CAPTURE_DIRECT;
+}
+
 int nft_append_return(struct nft_maker *m, unsigned chain, struct nft_rule *rule)
 {
     nft_rule_verdict(rule, NFT_VERDICT_RETURN, 0);
@@ -159,7 +192,44 @@ static int match_cgroup(struct nft_maker *m, const struct capture_policy *p, str
     return r;
 }
 
-int nft_match_selection(struct nft_maker *m, size_t capture, enum nft_family f,
+int nft_append_udp_reply_return(struct nft_maker *m, unsigned chain)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+
+    nft_rule_match(&rule, NFT_FIELD_CT_DIRECTION, NFT_OP_EQ, IP_CT_DIR_REPLY);
+    nft_rule_match_none(&rule, NFT_FIELD_CT_LABEL, NFT_FLOW_LABEL);
+    return nft_append_return(m, chain, &rule);
+}
+
+static void match_destination(struct nft_maker *m, size_t capture, struct nft_way way,
+                              struct nft_rule *rule)
+{
+    const struct capture_policy *p = &m->set->policies[capture];
+    const struct nft_capture_sets *s = &m->sets[capture];
+    enum nft_field daddr = family_daddr[way.family];
+    unsigned n_before = rule->n_exprs;
+
+    switch (way.part) {
+    case NFT_PART_DNS:
+        if (p->hook == CAPTURE_OUTPUT)
+            match_if(rule, daddr, NFT_OP_NEQ, m->shared.loopback[way.family]);
+        break;
+    case NFT_PART_FAKE:
+        match_if(rule, daddr, NFT_OP_EQ, m->shared.fake[way.family]);
+        break;
+    default:
+        match_if(rule, daddr, NFT_OP_EQ, s->to[way.family]);
+        match_if(rule, daddr, NFT_OP_NEQ, s->not_to[way.family]);
+        match_if(rule, daddr, NFT_OP_NEQ, p->private ? NFT_NO_SET : m->shared.private[way.family]);
+        break;
+    }
+    /* nft takes the family for granted once an address is named, and drops this from its listing.
+     */
+    if (rule->n_exprs == n_before)
+        nft_rule_match(rule, NFT_FIELD_META_NFPROTO, NFT_OP_EQ, family_nfproto[way.family]);
+}
+
+int nft_match_selection(struct nft_maker *m, size_t capture, struct nft_way way,
                         enum nft_transport transport, struct nft_rule *rule)
 {
     static const enum nft_field port_field[] = {
@@ -167,20 +237,13 @@ int nft_match_selection(struct nft_maker *m, size_t capture, enum nft_family f,
     static const uint32_t protocol[] = {[NFT_TCP] = IPPROTO_TCP, [NFT_UDP] = IPPROTO_UDP};
     const struct capture_policy *p = &m->set->policies[capture];
     const struct nft_capture_sets *s = &m->sets[capture];
-    unsigned private = p->private ? NFT_NO_SET : m->shared.private[f];
-    unsigned ports = transport == NFT_TCP ? s->tcp : s->udp;
+    unsigned ports = way.part != NFT_PART_REST ? NFT_NO_SET
+                     : transport == NFT_TCP    ? s->tcp
+                                               : s->udp;
     int r = 0;
 
     match_if(rule, NFT_FIELD_META_IIFNAME, NFT_OP_EQ, s->interfaces);
-    unsigned n_before = rule->n_exprs;
-
-    match_if(rule, family_daddr[f], NFT_OP_EQ, s->to[f]);
-    match_if(rule, family_daddr[f], NFT_OP_NEQ, s->not_to[f]);
-    match_if(rule, family_daddr[f], NFT_OP_NEQ, private);
-    /* nft takes the family for granted once an address is named, and drops this from its listing.
-     */
-    if (rule->n_exprs == n_before)
-        nft_rule_match(rule, NFT_FIELD_META_NFPROTO, NFT_OP_EQ, family_nfproto[f]);
+    match_destination(m, capture, way, rule);
     if (p->has_mark)
         nft_rule_match(rule, NFT_FIELD_META_MARK, NFT_OP_EQ, p->mark);
     match_if(rule, NFT_FIELD_META_SKUID, NFT_OP_EQ, s->uid);
@@ -188,7 +251,9 @@ int nft_match_selection(struct nft_maker *m, size_t capture, enum nft_family f,
     /* The root's own number is no ancestor of a socket; the whole host needs no match. */
     if (p->hook == CAPTURE_CGROUP && p->cgroup && strspn(p->cgroup, "/") < strlen(p->cgroup))
         r = match_cgroup(m, p, rule);
-    if (ports != NFT_NO_SET)
+    if (way.part == NFT_PART_DNS)
+        nft_rule_match(rule, port_field[transport], NFT_OP_EQ, 53);
+    else if (ports != NFT_NO_SET)
         nft_rule_match_set(rule, port_field[transport], NFT_OP_EQ, ports);
     else
         nft_rule_match(rule, NFT_FIELD_META_L4PROTO, NFT_OP_EQ, protocol[transport]);
@@ -206,8 +271,9 @@ static int add_refusing_chain(struct nft_maker *m, enum nft_transport transport,
         return r;
     if (tcp)
         nft_rule_match(&rule, NFT_FIELD_META_L4PROTO, NFT_OP_EQ, IPPROTO_TCP);
+    /* "Port unreachable" is what tells an application at once to do without UDP. */
     nft_rule_add(&rule, tcp ? NFT_EXPR_TCP_RESET : NFT_EXPR_REJECT)->number =
-        NFT_REJECT_ICMPX_ADMIN_PROHIBITED;
+        m->scope.guard ? NFT_REJECT_ICMPX_ADMIN_PROHIBITED : NFT_REJECT_ICMPX_PORT_UNREACH;
     return nft_chain_append(&m->rs->chains[*chain], &rule);
 }
 
@@ -265,11 +331,13 @@ int nft_append_ended(struct nft_maker *m, unsigned chain, enum capture_hook hook
     for (size_t i = 0; r == 0 && i < m->set->n_policies; i++) {
         const struct capture_policy *p = &m->set->policies[i];
 
-        for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++) {
-            if (p->hook != hook || !nft_selects_tcp(p, &m->scope) || !nft_selects_family(p, f))
+        for (unsigned k = 0; r == 0 && k < NFT_N_WAYS; k++) {
+            struct nft_way way;
+
+            if (p->hook != hook || !nft_selects_tcp(p, &m->scope) || !nft_way(p, NFT_TCP, k, &way))
                 continue;
             rule.n_exprs = 0;
-            r = nft_match_selection(m, i, f, NFT_TCP, &rule);
+            r = nft_match_selection(m, i, way, NFT_TCP, &rule);
             if (r == 0 && ends_established(m, i, hook))
                 r = nft_rule_refuse(m, &rule, NFT_TCP);
             else

@@ -21,7 +21,8 @@
 /*
  * The label (one of 128 bits) that connection tracking keeps with the connections of a gateway's
  * clients that were taken by TPROXY. It outlives their sockets, and tells their packets from those
- * of connections that are forwarded.
+ * of connections that are forwarded. For UDP it is on what a worker has begun with an answer from a
+ * stranger, so that what is sent back is no answer (nft/udp.c).
  */
 #define NFT_FLOW_LABEL 85
 
@@ -38,7 +39,13 @@
 /* What a capture does with a connection of one family. */
 enum nft_treatment { NFT_TREAT_REDIRECT, NFT_TREAT_HOLD, NFT_TREAT_RETURN, NFT_TREAT_REFUSE };
 
-enum nft_transport { NFT_TCP, NFT_UDP };
+/* The rules of a capture: one for each part and family that it has. */
+struct nft_way {
+    enum nft_part part;
+    enum nft_family family;
+};
+
+#define NFT_N_WAYS ((unsigned)NFT_N_PARTS * NFT_N_FAMILIES)
 
 /* A table under construction. */
 struct nft_maker {
@@ -60,6 +67,16 @@ int nft_maker_end(struct nft_maker *m, int r, struct nft_ruleset **ret);
 enum nft_treatment nft_treatment(const struct capture_set *set, const struct capture_policy *p,
                                  enum nft_family f);
 
+/* The same for UDP: never NFT_TREAT_HOLD. */
+enum nft_treatment nft_udp_treatment(const struct capture_set *set, size_t capture,
+                                     struct nft_way way);
+/* Way `k` (below NFT_N_WAYS) in the order of the rules; false: the capture has no such rule. */
+bool nft_way(const struct capture_policy *p, enum nft_transport transport, unsigned k,
+             struct nft_way *ret);
+/* Whether it concerns packets for an address of this host at a place where such are left alone
+ * otherwise: it takes their DNS, or exempts them. */
+bool nft_way_is_local(const struct capture_policy *p, struct nft_way way);
+
 /* All append rules to the chain, or an expression to the rule; -ENOMEM. */
 
 int nft_append_return(struct nft_maker *m, unsigned chain, struct nft_rule *rule);
@@ -72,9 +89,12 @@ int nft_append_pairs_return(struct nft_maker *m, unsigned chain,
 void nft_match_not_syn(struct nft_rule *rule);
 /* A part of the mark. */
 void nft_match_mark(struct nft_rule *rule, uint32_t mark, uint32_t mask);
-/* All that a capture asks of a packet of family `f`. */
-int nft_match_selection(struct nft_maker *m, size_t capture, enum nft_family f,
+/* All that a capture asks of a packet. */
+int nft_match_selection(struct nft_maker *m, size_t capture, struct nft_way way,
                         enum nft_transport transport, struct nft_rule *rule);
+/* UDP of an answer to whoever came to us, or through us; not of one to an answer that we have sent
+ * in the name of a stranger. */
+int nft_append_udp_reply_return(struct nft_maker *m, unsigned chain);
 /* The chain that rejects is made when it is first needed, or here. */
 int nft_need_refusing(struct nft_maker *m, enum nft_transport transport);
 /* Ends the rule with a rejection. */

@@ -215,6 +215,11 @@ static void print_match(FILE *out, const struct nft_ruleset *rs, const struct nf
         return;
     }
 
+    if (m->op == NFT_OP_NONE) {
+        fputs(" ! ", out);
+        print_value(out, field->type, m->value);
+        return;
+    }
     bool masked = has_mask(m, nft_types[field->type].size);
     bool flags = field->type == NFT_TYPE_TCP_FLAG;
 
@@ -276,12 +281,15 @@ static void print_icmpx(FILE *out, uint32_t code)
 {
     static const char *const words[] = {
         [NFT_REJECT_ICMPX_NO_ROUTE] = "no-route",
-        [NFT_REJECT_ICMPX_PORT_UNREACH] = "port-unreachable",
         [NFT_REJECT_ICMPX_HOST_UNREACH] = "host-unreachable",
         [NFT_REJECT_ICMPX_ADMIN_PROHIBITED] = "admin-prohibited",
     };
 
-    fprintf(out, "reject with icmpx %s", words[code]);
+    /* Which nft takes for granted. */
+    if (code == NFT_REJECT_ICMPX_PORT_UNREACH)
+        fputs("reject", out);
+    else
+        fprintf(out, "reject with icmpx %s", words[code]);
 }
 
 static void print_rule(FILE *out, const struct nft_ruleset *rs, const struct nft_rule *rule)
@@ -331,6 +339,9 @@ static void print_rule(FILE *out, const struct nft_ruleset *rs, const struct nft
             break;
         case NFT_EXPR_KEEP_SOURCE:
             fputs(e->v6 ? "snat ip6 to ip6 saddr" : "snat ip to ip saddr", out);
+            break;
+        case NFT_EXPR_KEEP_DESTINATION:
+            fputs(e->v6 ? "dnat ip6 to ip6 daddr" : "dnat ip to ip daddr", out);
             break;
         }
     }

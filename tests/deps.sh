@@ -10,13 +10,13 @@ set -eu
 
 BUILD="make gcc libc6-dev linux-libc-dev binutils clang pkg-config|pkgconf \
 libbpf-dev libelf-dev zlib1g-dev libnftnl-dev libmnl-dev libconfuse-dev libseccomp-dev \
-libcap-ng-dev libc-ares-dev libcjson-dev \
+libcap-ng-dev libc-ares-dev libcjson-dev libldns-dev \
 bash coreutils findutils grep sed mawk|gawk|original-awk \
 curl ca-certificates iproute2 nftables util-linux procps"
 
 TEST="$BUILD libcmocka-dev netbase python3 perl openssl iputils-ping \
 dante-server microsocks openssh-server openssh-client tor redsocks iperf3 \
-bind9-dnsutils|dnsutils busybox-static libclang-rt-dev|libclang-rt-14-dev|libclang-rt-18-dev \
+bind9-dnsutils|dnsutils busybox-static nmap libclang-rt-dev|libclang-rt-14-dev|libclang-rt-18-dev \
 clang-format cppcheck"
 
 die() {
@@ -106,10 +106,10 @@ deps: run this as root: apt-get install --no-install-recommends $(echo $list | s
 # Another distribution: the same needs by command and by pkg-config name.
 elsewhere() {
     commands="make gcc clang pkg-config ld bash awk curl ip nft nsenter unshare ps ss"
-    libraries="libbpf libnftnl libmnl libconfuse libseccomp libcap-ng libcares libcjson"
+    libraries="libbpf libnftnl libmnl libconfuse libseccomp libcap-ng libcares libcjson ldns"
     if [ "$1" = test ]; then
         commands="$commands python3 prove openssl ping danted|sockd microsocks sshd ssh tor redsocks \
-iperf3 dig busybox clang-format cppcheck"
+iperf3 dig busybox nmap clang-format cppcheck"
         libraries="$libraries cmocka"
     fi
     lost=

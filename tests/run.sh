@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# tests/run.sh [-t SECONDS] FILE...: runs test programs and scripts that print TAP, one after the
-# other, prints a line for each and the whole output of those that fail, and the sums at the end.
+# tests/run.sh [-t SECONDS] FILE...: runs test programs and scripts that print TAP, prints a line for
+# each and the whole output of those that fail, and the sums at the end. One after the other, but for
+# namespace scenarios, of which JOBS (default 2) run at once: they have their own namespaces and
+# cgroups and mostly wait. One with "# alone" in its first 30 lines has the machine to itself.
 #
 #     V=1      the output of all of them
+#     JOBS=1   strictly one after the other
 #     CI=true  a skip that tests/expected-skips does not list is a failure
 #
 # A file has 120 seconds, a namespace scenario 300, unless one of its first 30 lines says
@@ -32,7 +35,9 @@ if [[ ${1:-} == -t ]]; then
     shift 2
 fi
 
-passed=0 failed=0 skipped=0 unexpected=0 child=
+JOBS=${JOBS:-2}
+passed=0 failed=0 skipped=0 unexpected=0
+declare -A child_of=()
 bad_files=()
 out=$(mktemp -d) || exit 1
 mkdir -p "$B/tests" && rm -f "$B/tests/totals"
@@ -52,13 +57,14 @@ finish() {
 # scenario cleans up behind itself.
 interrupted() {
     trap '' INT TERM
-    if [[ $child ]]; then
-        kill -TERM "$child" 2>/dev/null
-        wait "$child"
-        sed 's/^/    | /' "$out/tap"
-    fi
-    failed=$((failed + 1))
-    bad_files+=("interrupted in ${name:-the beginning}")
+    for n in "${!child_of[@]}"; do
+        kill -TERM "${child_of[$n]}" 2>/dev/null
+        wait "${child_of[$n]}"
+        echo "interrupted in ${files[$n]}"
+        sed 's/^/    | /' "$out/$n.tap"
+        failed=$((failed + 1))
+        bad_files+=("interrupted in ${files[$n]}")
+    done
     finish
 }
 trap interrupted INT TERM HUP
@@ -114,9 +120,17 @@ limit_of() {
     fi
 }
 
-for file; do
-    name=${file#"$B"/}
-    name=${name#./}
+name_of() {
+    local name=${1#"$B"/}
+    echo "${name#./}"
+}
+
+alone() { [[ $1 != *tests/net/* ]] || head -n 30 "$1" | grep -q '^# alone'; }
+
+# start N: files[N] in the background; its output, status and time are in files of its number.
+start() {
+    local file=${files[$1]} name command limit
+    name=$(name_of "$file")
     command=("$file")
     case $file in
     */*) ;;
@@ -127,21 +141,37 @@ for file; do
     tests/fuzz/replay_*) command+=("tests/fuzz/corpus/${name#tests/fuzz/replay_}") ;;
     esac
     limit=$(limit_of "$file")
-    begin=${EPOCHREALTIME/[.,]/}
+    echo "${EPOCHREALTIME/[.,]/}" >"$out/$1.begin"
     # bash starts a background command with SIGINT ignored; a test may need it.
     B=$B CMOCKA_MESSAGE_OUTPUT=TAP env --default-signal=INT,QUIT timeout -k 30 "$limit" \
-        "${command[@]}" >"$out/tap" 2>&1 </dev/null &
-    child=$!
-    wait "$child"
+        "${command[@]}" >"$out/$1.tap" 2>&1 </dev/null &
+    child_of[$1]=$!
+}
+
+# reap: waits until one has ended.
+reap() {
+    local pid status n
+    wait -n -p pid "${child_of[@]}"
     status=$?
-    child=
+    for n in "${!child_of[@]}"; do
+        [[ ${child_of[$n]} == "$pid" ]] || continue
+        unset "child_of[$n]"
+        report "$n" "$status"
+    done
+}
+
+# report N STATUS: the line of a file that has ended, and its sums.
+report() {
+    local status=$2 file=${files[$1]} tap=$out/$1.tap begin seconds why remarks=() skips good bad skip plan s name
+    name=$(name_of "$file")
+    begin=$(<"$out/$1.begin")
     seconds=$(((${EPOCHREALTIME/[.,]/} - begin) / 100000))
-    { read -r good bad skip plan && mapfile -t skips; } < <(tap "$out/tap")
+    { read -r good bad skip plan && mapfile -t skips; } < <(tap "$tap")
 
     why=
     ((bad)) && why="$bad failed"
     if ((status == 124 || status == 137)); then
-        why="not finished in $limit s"
+        why="not finished in $(limit_of "$file") s"
     elif ((bad == 0 && status != 0)); then
         why="exit status $status"
     elif ((bad == 0 && plan < 0)); then
@@ -153,7 +183,6 @@ for file; do
     fi
     [[ $why && $bad == 0 ]] && bad=1
 
-    remarks=()
     for s in ${skips[@]+"${skips[@]}"}; do
         if expected "$name" "$s"; then
             remarks+=("  skipped as expected: $s")
@@ -173,8 +202,23 @@ for file; do
     printf '  %d.%d s%s\n' $((seconds / 10)) $((seconds % 10)) "${why:+  ($why)}"
     ((${#remarks[@]})) && printf '%s\n' "${remarks[@]}"
     if [[ $why || ${V:-} ]]; then
-        sed 's/^/    | /' "$out/tap"
+        sed 's/^/    | /' "$tap"
     fi
     [[ $why ]] && bad_files+=("$name ($why)")
+    rm -f "$tap"
+}
+
+# Those that are alone come first, as they must wait for nobody then.
+files=() shared=()
+for file; do
+    if alone "$file"; then files+=("$file"); else shared+=("$file"); fi
 done
+n_alone=${#files[@]}
+files+=(${shared[@]+"${shared[@]}"})
+for n in "${!files[@]}"; do
+    room=$((n < n_alone ? 1 : JOBS))
+    while ((${#child_of[@]} >= room)); do reap; done
+    start "$n"
+done
+while ((${#child_of[@]})); do reap; done
 finish

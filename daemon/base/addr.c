@@ -36,6 +36,12 @@ const struct prefix addr_private_prefixes[] = {
 const size_t addr_n_private_prefixes =
     sizeof(addr_private_prefixes) / sizeof(addr_private_prefixes[0]);
 
+const struct prefix addr_fake_prefixes[] = {
+    V4(198, 18, 0, 0, 15),
+    {{0xfd, 0xf6, 0x69, 0x31, 0x71, 0x49}, 64},
+};
+const size_t addr_n_fake_prefixes = sizeof(addr_fake_prefixes) / sizeof(addr_fake_prefixes[0]);
+
 bool addr_is_v4(const struct addr *a)
 {
     return memcmp(a->ip, v4_mapped, sizeof(v4_mapped)) == 0;

@@ -15,6 +15,7 @@
 #include "addr.h"
 
 #define MESSAGE_FDS 8
+#define UDP_BACKLOG (4 * 1024 * 1024)
 
 /* A dead peer is noticed after 2 hours of silence by the kernel's default; ours takes 3 minutes. */
 #define KEEPALIVE_IDLE     60
@@ -99,6 +100,20 @@ int fd_keepalive(int fd)
     return r == 0 ? set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES) : r;
 }
 
+static int bind_here(int fd, const struct sockaddr_storage *at, socklen_t len, struct addr *ret_at)
+{
+    struct sockaddr_storage sa;
+
+    if (bind(fd, (const struct sockaddr *)at, len) < 0)
+        return -errno;
+    if (!ret_at)
+        return 0;
+    len = sizeof(sa);
+    if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0)
+        return -errno;
+    return addr_from_sockaddr((struct sockaddr *)&sa, len, ret_at);
+}
+
 int fd_listen(const struct addr *at, unsigned flags, struct addr *ret_at)
 {
     struct sockaddr_storage sa;
@@ -119,17 +134,39 @@ int fd_listen(const struct addr *at, unsigned flags, struct addr *ret_at)
         r = fd_tcp_options(fd);
     if (r == 0)
         r = fd_keepalive(fd);
-    if (r == 0 && bind(fd, (struct sockaddr *)&sa, len) < 0)
-        r = -errno;
+    if (r == 0)
+        r = bind_here(fd, &sa, len, ret_at);
     if (r == 0 && listen(fd, 65535) < 0)
         r = -errno;
-    if (r == 0 && ret_at) {
-        len = sizeof(sa);
-        if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0)
-            r = -errno;
-        else
-            r = addr_from_sockaddr((struct sockaddr *)&sa, len, ret_at);
+    if (r < 0) {
+        fd_close(&fd);
+        return r;
     }
+    return fd;
+}
+
+int fd_listen_udp(const struct addr *at, struct addr *ret_at)
+{
+    struct sockaddr_storage sa;
+    socklen_t len = addr_to_sockaddr(at, &sa);
+    bool v6 = sa.ss_family == AF_INET6;
+    int level = v6 ? IPPROTO_IPV6 : IPPROTO_IP;
+    int r, fd = socket(sa.ss_family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    if (fd < 0)
+        return -errno;
+    r = set_int(fd, SOL_SOCKET, SO_REUSEPORT, 1);
+    if (r == 0)
+        r = set_int(fd, level, v6 ? IPV6_TRANSPARENT : IP_TRANSPARENT, 1);
+    if (r == 0)
+        r = set_int(fd, level, v6 ? IPV6_RECVORIGDSTADDR : IP_RECVORIGDSTADDR, 1);
+    if (r == 0 && v6)
+        r = set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
+    /* A burst waits here; beyond the limit only with privilege, and without it is fine, too. */
+    if (r == 0 && set_int(fd, SOL_SOCKET, SO_RCVBUFFORCE, UDP_BACKLOG) < 0)
+        set_int(fd, SOL_SOCKET, SO_RCVBUF, UDP_BACKLOG);
+    if (r == 0)
+        r = bind_here(fd, &sa, len, ret_at);
     if (r < 0) {
         fd_close(&fd);
         return r;

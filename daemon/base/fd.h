@@ -38,6 +38,13 @@ int fd_keepalive(int fd);
  */
 int fd_listen(const struct addr *at, unsigned flags, struct addr *ret_at);
 
+/*
+ * A non-blocking, close-on-exec UDP socket on `at` for what TPROXY hands over: transparent, tells
+ * each datagram's original destination, shares its port with others of our user. Otherwise as
+ * above.
+ */
+int fd_listen_udp(const struct addr *at, struct addr *ret_at);
+
 /* Sends a message with up to 8 descriptors attached, without waiting: the whole of it or -errno
  * (-EAGAIN: the queue is full). */
 int fd_send_message(int sock, const void *data, size_t len, const int *fds, size_t n_fds);

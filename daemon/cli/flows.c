@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +51,11 @@ static void cgroup_path(uint64_t id, char *buf, size_t size)
         snprintf(buf, size, "/");
 }
 
+static const char *flow_protocol(const struct message_flow *f)
+{
+    return f->protocol == IPPROTO_UDP ? "udp" : "tcp";
+}
+
 static cJSON *flow_json(const struct message_flow *f)
 {
     cJSON *j = cJSON_CreateObject();
@@ -57,7 +63,7 @@ static cJSON *flow_json(const struct message_flow *f)
 
     snprintf(text, sizeof(text), IDENT_FMT, IDENT_ARG(f->id));
     cJSON_AddStringToObject(j, "id", text);
-    cJSON_AddStringToObject(j, "proto", "tcp");
+    cJSON_AddStringToObject(j, "proto", flow_protocol(f));
     cJSON_AddStringToObject(j, "capture", f->capture);
     cJSON_AddStringToObject(j, "client", addr_format(&f->client, text));
     cJSON_AddStringToObject(j, "destination", addr_format(&f->origin.destination, text));
@@ -95,7 +101,7 @@ static void flow_line(const struct message_flow *f)
         snprintf(pid, sizeof(pid), "%" PRIu32, f->origin.pid);
     printf("%-16s %-10s %-10s %-24s %-28s %-10s %-7s %-11s %8" PRIu64 " %12" PRIu64 " %12" PRIu64
            " %7s %.16s\n",
-           id, "tcp", f->capture, addr_format(&f->client, client),
+           id, flow_protocol(f), f->capture, addr_format(&f->client, client),
            addr_format(&f->origin.destination, destination), f->upstream[0] ? f->upstream : "-",
            f->engine[0] ? f->engine : "-", f->state, f->age_ms, f->bytes_up, f->bytes_down, pid,
            f->origin.known & ORIGIN_COMM ? f->origin.comm : "-");

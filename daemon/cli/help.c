@@ -66,10 +66,12 @@ static const struct {
      "undersock reload [-s SOCKET]\n\nThe daemon reads its configuration again. Established flows "
      "go on; on an error nothing changes.\n"},
     {"stop", "undersock stop [-s SOCKET]\n\nEnds the daemon.\n"},
-    {"serve", "undersock serve [-l ADDR:PORT]... [-A USERFILE]\n\n"
-              "A SOCKS4/4a/5 server (CONNECT). Listens on 127.0.0.1:1080 unless told otherwise.\n"
-              "USERFILE: lines \"user:password\", readable by its owner only; then SOCKS5 clients "
-              "must log in.\n"},
+    {"serve",
+     "undersock serve [-l ADDR:PORT]... [-A USERFILE] [--no-bind] [--no-udp]\n"
+     "                [--udp-idle SECONDS]\n\n"
+     "A SOCKS4/4a/5 server: CONNECT, BIND, UDP ASSOCIATE. Listens on 127.0.0.1:1080 unless told\n"
+     "otherwise. USERFILE: lines \"user:password\", readable by its owner only; then SOCKS5\n"
+     "clients must log in. A UDP association without a datagram for SECONDS (300) ends.\n"},
     {"doctor",
      "undersock doctor [-c FILE] [--json]\n\n"
      "Looks for what stands in the way: kernel features (by trial), sysctls, firewall rules of\n"

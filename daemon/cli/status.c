@@ -11,6 +11,8 @@
 
 static const char *const hooks[] = {"output", "cgroup", "gateway"};
 
+static const char *const sockmap_words[] = {"not asked for", "proven", "off"};
+
 struct status {
     cJSON *root, *captures, *upstreams, *workers;
     bool json;
@@ -27,6 +29,7 @@ static void stats_json(cJSON *j, const struct message_stats *s)
     json_number(j, "refused_full", s->refused_full);
     json_number(j, "refused_loop", s->refused_loop);
     json_number(j, "refused_stray", s->refused_stray);
+    json_number(j, "refused_name", s->refused_name);
     json_number(j, "held", s->held);
     json_number(j, "syns", s->syns);
     json_number(j, "syns_again", s->syns_again);
@@ -42,6 +45,32 @@ static void stats_json(cJSON *j, const struct message_stats *s)
     json_number(j, "to_copy", s->to_copy);
     json_number(j, "no_pipe", s->no_pipe);
     json_number(j, "no_stash", s->no_stash);
+    json_number(j, "bytes_redirected", s->bytes_redirected);
+    json_number(j, "bytes_passed", s->bytes_passed);
+    json_number(j, "sockmap_joined", s->sockmap_joined);
+    json_number(j, "sockmap_left", s->sockmap_left);
+    json_number(j, "sockmap_demoted", s->sockmap_demoted);
+    json_number(j, "sockmap_full", s->sockmap_full);
+    json_number(j, "sockmap_refused", s->sockmap_refused);
+    json_number(j, "sockmap_overrun", s->sockmap_overrun);
+    json_number(j, "sockmap_lost", s->sockmap_lost);
+}
+
+static void fast_path_line(const struct message_status_reply *m)
+{
+    const struct message_stats *s = &m->stats;
+
+    printf("worker %u: copied %" PRIu64 ", spliced %" PRIu64 " bytes; ", m->worker, s->bytes_copied,
+           s->bytes_spliced);
+    if (m->sockmap != MESSAGE_SOCKMAP_ON) {
+        printf("sockmap %s%s%s\n", sockmap_words[m->sockmap % 3], m->sockmap_why[0] ? ": " : "",
+               m->sockmap_why);
+        return;
+    }
+    printf("sockmap %s: directions joined %" PRIu64 ", left %" PRIu64 ", demoted %" PRIu64
+           ", redirected %" PRIu64 ", passed %" PRIu64 " bytes\n",
+           sockmap_words[m->sockmap % 3], s->sockmap_joined, s->sockmap_left, s->sockmap_demoted,
+           s->bytes_redirected, s->bytes_passed);
 }
 
 static void on_hello(struct status *st, const struct message_hello *m)
@@ -76,6 +105,78 @@ static void on_capture(struct status *st, const struct message_capture *m)
     }
 }
 
+static void udp_json(cJSON *to, const struct message_udp_stats *s)
+{
+    cJSON *j = cJSON_CreateObject();
+
+    json_number(j, "associations", s->associations);
+    json_number(j, "begun", s->begun);
+    json_number(j, "granted", s->granted);
+    json_number(j, "failed", s->failed);
+    json_number(j, "ended_idle", s->ended_idle);
+    json_number(j, "ended_upstream", s->ended_upstream);
+    json_number(j, "ended_replaced", s->ended_replaced);
+    json_number(j, "datagrams_up", s->datagrams_up);
+    json_number(j, "datagrams_down", s->datagrams_down);
+    json_number(j, "bytes_up", s->bytes_up);
+    json_number(j, "bytes_down", s->bytes_down);
+    json_number(j, "taken", s->taken);
+    json_number(j, "refused", s->refused);
+    json_number(j, "refused_quietly", s->refused_quietly);
+    json_number(j, "refused_full", s->refused_full);
+    json_number(j, "dropped_loop", s->dropped_loop);
+    json_number(j, "dropped_stray", s->dropped_stray);
+    json_number(j, "dropped_waiting", s->dropped_waiting);
+    json_number(j, "dropped_up", s->dropped_up);
+    json_number(j, "dropped_header", s->dropped_header);
+    json_number(j, "dropped_fragment", s->dropped_fragment);
+    json_number(j, "dropped_source", s->dropped_source);
+    json_number(j, "dropped_down", s->dropped_down);
+    cJSON_AddItemToObject(to, "udp", j);
+}
+
+static void names_json(cJSON *to, const struct message_names_stats *s)
+{
+    cJSON *j = cJSON_CreateObject();
+
+    json_number(j, "queries", s->queries);
+    json_number(j, "answered_fake", s->answered_fake);
+    json_number(j, "answered", s->answered);
+    json_number(j, "timeouts", s->timeouts);
+    json_number(j, "failed", s->failed);
+    json_number(j, "refused", s->refused);
+    json_number(j, "malformed", s->malformed);
+    json_number(j, "repeated", s->repeated);
+    json_number(j, "waiting", s->waiting);
+    json_number(j, "forwarded", s->forwarded);
+    json_number(j, "full", s->full);
+    json_number(j, "again", s->again);
+    json_number(j, "connections", s->connections);
+    json_number(j, "no_connection", s->no_connection);
+    json_number(j, "broken", s->broken);
+    json_number(j, "truncated", s->truncated);
+    json_number(j, "unsent", s->unsent);
+    cJSON_AddItemToObject(to, "dns", j);
+}
+
+/* Nothing where no UDP is taken. */
+static void datagrams_line(const struct message_status_reply *m)
+{
+    const struct message_udp_stats *u = &m->udp;
+    uint64_t dropped = u->dropped_loop + u->dropped_stray + u->dropped_waiting + u->dropped_up +
+                       u->dropped_header + u->dropped_fragment + u->dropped_source +
+                       u->dropped_down;
+
+    if (u->begun + u->taken + u->refused + dropped == 0)
+        return;
+    printf("worker %u: UDP: associations %" PRIu64 ", datagrams up %" PRIu64 ", down %" PRIu64
+           ", refused %" PRIu64 ", dropped %" PRIu64 "; DNS: queries %" PRIu64 ", answered %" PRIu64
+           ", failed %" PRIu64 "\n",
+           m->worker, u->associations, u->datagrams_up, u->datagrams_down, u->refused, dropped,
+           m->names.queries, m->names.answered_fake + m->names.answered,
+           m->names.failed + m->names.timeouts);
+}
+
 static void on_worker(struct status *st, const struct message_status_reply *m)
 {
     if (st->json) {
@@ -85,7 +186,11 @@ static void on_worker(struct status *st, const struct message_status_reply *m)
         json_number(j, "pid", m->pid);
         json_number(j, "max_flows", m->max_flows);
         cJSON_AddBoolToObject(j, "draining", m->draining != 0);
+        json_text(j, "sockmap", sockmap_words[m->sockmap % 3]);
+        json_text(j, "sockmap_why", m->sockmap_why);
         stats_json(j, &m->stats);
+        udp_json(j, &m->udp);
+        names_json(j, &m->names);
         cJSON_AddItemToArray(st->workers, j);
     } else {
         const struct message_stats *s = &m->stats;
@@ -96,6 +201,8 @@ static void on_worker(struct status *st, const struct message_status_reply *m)
                m->worker, m->pid, m->draining ? " (draining)" : "", s->flows, m->max_flows, s->held,
                s->accepted, s->granted, s->failed, s->finished, s->reset,
                s->refused_full + s->refused_stray, s->refused_loop);
+        fast_path_line(m);
+        datagrams_line(m);
     }
 }
 

@@ -91,6 +91,8 @@ struct config {
     unsigned max_held;    /* SYNs held at once; default 8192 */
     int64_t idle_timeout; /* 0: none */
     enum config_fast_path fast_path;
+    char **dns_real; /* names that keep their real addresses (dns/real.h) */
+    size_t n_dns_real;
     char *control; /* path of the control socket */
     char *metrics; /* "addr:port", NULL: none */
     enum log_level log_level;

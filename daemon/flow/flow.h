@@ -69,6 +69,17 @@ struct flow_hold {
     uint32_t capture; /* index; FLOW_ANY_CAPTURE: the source names it */
 };
 
+/*
+ * Names behind addresses that stand for them (fake DNS). find(): 0 with the name (at most 253
+ * bytes) and a slot; -EINVAL: a real address; anything else: an address that stands for nothing,
+ * which is refused. hold(): a flow still uses the slot; called for each at least every minute.
+ */
+struct flow_names {
+    int (*find)(void *ctx, const struct addr *address, char ret_name[256], uint32_t *ret_slot);
+    void (*hold)(void *ctx, uint32_t slot);
+    void *ctx;
+};
+
 /* Sends a whole IP packet: injector_send() of flow/inject.h. */
 struct flow_inject {
     int (*send)(void *ctx, const uint8_t *packet, size_t len, uint32_t mark, uint32_t interface);
@@ -78,6 +89,7 @@ struct flow_inject {
 struct flow_table_options {
     struct loop *loop;
     struct relay_pool *pool;
+    const struct fastpath *fast; /* what the pool uses too; NULL: none */
     /* All alive as long as the table. */
     const struct flow_capture *captures;
     size_t n_captures;
@@ -89,6 +101,7 @@ struct flow_table_options {
     uint32_t own_mark;            /* with holds: of what we send; 0: none */
     unsigned seat;                /* with holds: this worker's, see capture.h */
     uint32_t max_held;            /* with holds: SYNs held at once; more are connected early */
+    struct flow_names names;      /* find NULL: there are none */
     const struct addr *upstreams; /* never a destination: a flow to one of them has come back */
     size_t n_upstreams;
     uint32_t max_flows;

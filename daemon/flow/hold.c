@@ -205,18 +205,28 @@ static int answer(const struct flow_table *t, const struct syn *s, uint32_t inte
     return send_packet(t, packet, len, t->o.own_mark, interface);
 }
 
+static int reject_by_rule(const struct flow_table *t, const struct syn *s, uint32_t interface,
+                          enum injected_reject reject)
+{
+    int r = send_packet(t, s->packet, s->len, capture_injected_mark(INJECTED_REJECT, reject),
+                        interface);
+
+    return r == -EPERM ? 0 : r; /* a packet that a rule rejects was not sent, says the kernel */
+}
+
 static void tell(const struct flow_table *t, unsigned capture, const struct syn *s,
                  uint32_t interface, enum injected_reject reject)
 {
     const struct flow_capture *c = &t->o.captures[capture];
     char a[ADDR_STRLEN];
-    int r = c->hook == CAPTURE_CGROUP
-                ? answer(t, s, interface, reject)
-                : send_packet(t, s->packet, s->len, capture_injected_mark(INJECTED_REJECT, reject),
-                              interface);
+    int r = c->hook == CAPTURE_CGROUP ? answer(t, s, interface, reject)
+                                      : reject_by_rule(t, s, interface, reject);
 
-    /* A packet that a rule rejects was not sent, says the kernel. */
-    if (r < 0 && (r != -EPERM || c->hook == CAPTURE_CGROUP))
+    /* A gateway without a route to the destination has none for the SYN either; the reset's goes
+     * over loopback. */
+    if (r < 0 && c->hook == CAPTURE_GATEWAY && reject != REJECT_RESET)
+        r = reject_by_rule(t, s, interface, REJECT_RESET);
+    if (r < 0)
         log_debug("capture %s: the SYN of %s cannot be answered: %s", c->name,
                   addr_format(&s->client, a), strerror(-r));
 }

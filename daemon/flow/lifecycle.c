@@ -18,6 +18,8 @@
 #include <errno.h>
 #include <linux/sockios.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 
 #include "base/fd.h"
@@ -30,6 +32,10 @@
 
 #define UNPROVEN_WAIT  INT64_C(200000000)
 #define UNPROVEN_WAITS 25 /* 5 s */
+
+/* How long a flow waits for the kernel: longer each time that none of those that wait gets on. */
+#define SOON_MIN INT64_C(1000000)
+#define SOON_MAX INT64_C(64000000)
 
 #define SWEEP_INTERVAL INT64_C(30000000000)
 
@@ -56,6 +62,23 @@ static void queue_again(struct flow_table *t, struct flow *f)
     f->queued = true;
     f->next = t->again;
     t->again = slot_of(t, f);
+}
+
+/* A flow that comes anew makes the wait short again. */
+static void queue_later(struct flow_table *t, struct flow *f)
+{
+    if (f->queued || f->reaping)
+        return;
+    if (!t->in_soon)
+        t->later_wait = SOON_MIN;
+    if ((t->later == FLOW_NONE || !t->in_soon) &&
+        loop_timer_set(t->o.loop, &t->soon, t->later_wait, loop_ref(KIND_SOON, 0, 0)) < 0) {
+        queue_again(t, f);
+        return;
+    }
+    f->queued = true;
+    f->next = t->later;
+    t->later = slot_of(t, f);
 }
 
 static bool relaying(const struct flow *f)
@@ -95,8 +118,8 @@ void flow_end(struct flow_table *t, struct flow *f, bool orderly)
     bool was_relay = relaying(f);
 
     if (was_relay) {
-        t->stats.bytes_up += f->relay.dir[SIDE_CLIENT].bytes;
-        t->stats.bytes_down += f->relay.dir[SIDE_UPSTREAM].bytes;
+        t->stats.bytes_up += relay_bytes(&f->relay, t->o.pool, SIDE_CLIENT);
+        t->stats.bytes_down += relay_bytes(&f->relay, t->o.pool, SIDE_UPSTREAM);
         relay_finish(&f->relay, t->o.pool);
         if (orderly)
             t->stats.finished++;
@@ -137,9 +160,32 @@ static void reap(struct flow_table *t, struct flow *f)
     flow_release(t, f);
 }
 
+/* Sockets whose bytes the kernel moves must not wake us. */
+static bool watch(struct flow_table *t, struct flow *f)
+{
+    static const unsigned kinds[] = {KIND_CLIENT, KIND_UPSTREAM};
+    int r = 0;
+
+    for (unsigned i = 0; r == 0 && i < 2; i++) {
+        uint32_t events = relay_watch(&f->relay, i);
+
+        if (events != 0)
+            r = loop_modify(t->o.loop, f->fd[i], events, flow_ref(t, f, kinds[i]));
+    }
+    return r == 0;
+}
+
 static void pump(struct flow_table *t, struct flow *f)
 {
-    switch (relay_pump(&f->relay, t->o.pool)) {
+    enum relay_status status = relay_pump(&f->relay, t->o.pool);
+
+    if (t->o.fast && (status == RELAY_IDLE || status == RELAY_SOON || status == RELAY_MORE) &&
+        !watch(t, f))
+        status = RELAY_RESET;
+    switch (status) {
+    case RELAY_SOON:
+        queue_later(t, f);
+        break;
     case RELAY_MORE:
         queue_again(t, f);
         break;
@@ -163,6 +209,8 @@ static void begin_relay(struct flow_table *t, struct flow *f)
     dial_finish(&f->dialing.dial);
     loop_timer_cancel(t->o.loop, &f->timer);
     relay_init(&f->relay, f->fd[SIDE_CLIENT], f->fd[SIDE_UPSTREAM]);
+    if (t->o.fast)
+        relay_allow_kernel(&f->relay, flow_ref(t, f, KIND_CLIENT));
     flow_set_state(t, f, FLOW_RELAY);
     t->stats.granted++;
     f->active = loop_now(t->o.loop);
@@ -219,7 +267,7 @@ static void dial_on(struct flow_table *t, struct flow *f)
         struct dial_env env = dial_env(t, f);
 
         f->upstream = u;
-        if (dial_start(&f->dialing.dial, u, &f->origin.destination, NULL, &env) == DIAL_PENDING)
+        if (dial_start(&f->dialing.dial, u, &f->origin.destination, f->name, &env) == DIAL_PENDING)
             return;
         dial_failed(t, f);
     }
@@ -288,18 +336,45 @@ static void choose_upstreams(struct flow_table *t, struct flow *f, struct upstre
 {
     unsigned n = 0;
 
-    if (!upstream_go_direct(choice, loop_now(t->o.loop)))
+    /* Who stands for a name is nowhere to be found directly. */
+    if (f->name || !upstream_go_direct(choice, loop_now(t->o.loop)))
         n = upstream_order(choice, &f->origin.destination, f->dialing.order);
     upstream_look_again(choice, f->dialing.order, n, loop_now(t->o.loop));
-    if (choice->direct_when_down)
+    if (choice->direct_when_down && !f->name)
         f->dialing.order[n++] = FLOW_DIRECT;
     f->dialing.n = (uint8_t)n;
 }
 
-/* NULL: the table is full, which was counted and said. */
+/* The name that the destination stands for, if it does; NULL in `ret_name`: it is a real address.
+ * -errno: it stands for nothing. */
+static int find_name(struct flow_table *t, const struct addr *destination, char **ret_name,
+                     uint32_t *ret_slot)
+{
+    char name[256], to[ADDR_STRLEN];
+    int r =
+        t->o.names.find ? t->o.names.find(t->o.names.ctx, destination, name, ret_slot) : -EINVAL;
+
+    *ret_name = NULL;
+    if (r == -EINVAL)
+        return 0;
+    if (r == 0)
+        *ret_name = strdup(name);
+    if (*ret_name)
+        return 0;
+    t->stats.refused_name++;
+    log_debug("%s was given for a name that is forgotten: refused", addr_format(destination, to));
+    return r < 0 ? r : -ENOMEM;
+}
+
+/* NULL: the table is full, which was counted and said, or the destination stands for nothing. */
 static struct flow *new_flow(struct flow_table *t, unsigned capture, const struct addr *client,
                              const struct origin *origin)
 {
+    uint32_t slot = 0;
+    char *name;
+
+    if (find_name(t, &origin->destination, &name, &slot) < 0)
+        return NULL;
     struct flow *f = flow_alloc(t);
 
     if (!f) {
@@ -310,8 +385,11 @@ static struct flow *new_flow(struct flow_table *t, unsigned capture, const struc
             log_warning("the flow table is full (%u): new connections are reset; raise max-flows",
                         t->o.max_flows);
         t->next_full_log = now + INT64_C(10000000000);
+        free(name);
         return NULL;
     }
+    f->name = name;
+    f->name_slot = slot;
     f->capture = (uint16_t)capture;
     f->client = *client;
     f->origin = *origin;
@@ -380,7 +458,9 @@ void flow_join(struct flow_table *t, struct flow *f, int fd)
 
 static void idle_check(struct flow_table *t, struct flow *f)
 {
-    int64_t left = f->active + t->o.idle_timeout - loop_now(t->o.loop);
+    int64_t kernel = relay_kernel_active(&f->relay, t->o.pool);
+    int64_t active = kernel > f->active ? kernel : f->active;
+    int64_t left = active + t->o.idle_timeout - loop_now(t->o.loop);
 
     if (left <= 0) {
         log_flow(LOG_LEVEL_DEBUG, flow_id(t, f), "reset: idle for idle-timeout");
@@ -422,6 +502,39 @@ void flow_event(struct flow_table *t, uint64_t ref, uint32_t events)
     }
 }
 
+void flow_passed(struct flow_table *t, uint64_t ref, uint32_t stream)
+{
+    struct flow *f = flow_by_ref(t, ref);
+
+    if (!f || f->reaping || !relaying(f))
+        return;
+    f->active = loop_now(t->o.loop);
+    relay_passed(&f->relay, t->o.pool, stream);
+    pump(t, f);
+}
+
+void flow_soon(struct flow_table *t)
+{
+    uint32_t slot = t->later;
+
+    t->later = FLOW_NONE;
+    t->later_wait = t->later_wait * 2 > SOON_MAX ? SOON_MAX : t->later_wait * 2;
+    t->in_soon = true;
+    while (slot != FLOW_NONE) {
+        struct flow *f = &t->flows[slot];
+
+        slot = f->next;
+        f->queued = false;
+        if (f->reaping) {
+            f->next = t->reap;
+            t->reap = slot_of(t, f);
+        } else if (relaying(f)) {
+            pump(t, f);
+        }
+    }
+    t->in_soon = false;
+}
+
 void flow_sweep(struct flow_table *t)
 {
     int64_t now = loop_now(t->o.loop);
@@ -429,6 +542,8 @@ void flow_sweep(struct flow_table *t)
     for (uint32_t i = 0; i < t->n_used; i++) {
         struct flow *f = &t->flows[i];
 
+        if (f->state != FLOW_FREE && f->name)
+            t->o.names.hold(t->o.names.ctx, f->name_slot);
         if (!relaying(f) || f->keepalive || now - f->started < SWEEP_INTERVAL)
             continue;
         fd_keepalive(f->fd[SIDE_UPSTREAM]);

@@ -7,6 +7,7 @@
 #include "flow/hold.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -109,6 +110,8 @@ void flow_set_state(struct flow_table *t, struct flow *f, enum flow_state to)
 void flow_release(struct flow_table *t, struct flow *f)
 {
     loop_timer_cancel(t->o.loop, &f->timer);
+    free(f->name);
+    f->name = NULL;
     flow_set_state(t, f, FLOW_FREE);
     f->next = t->free;
     t->free = slot_of(t, f);
@@ -139,6 +142,27 @@ static void on_sweep(void *ctx, uint64_t ref, uint32_t events)
     flow_sweep(ctx);
 }
 
+static void on_soon(void *ctx, uint64_t ref, uint32_t events)
+{
+    (void)ref;
+    (void)events;
+    flow_soon(ctx);
+}
+
+static void on_passed(void *ctx, uint64_t owner, uint32_t stream)
+{
+    flow_passed(ctx, owner, stream);
+}
+
+static void on_kernel(void *ctx, uint64_t ref, uint32_t events)
+{
+    struct flow_table *t = ctx;
+
+    (void)ref;
+    (void)events;
+    t->o.fast->ops->events(t->o.fast->ctx, on_passed, t);
+}
+
 static bool on_batch_end(void *ctx)
 {
     return flow_batch_end(ctx);
@@ -154,7 +178,7 @@ int flow_table_create(const struct flow_table_options *o, struct flow_table **re
     if (!t)
         return -ENOMEM;
     t->o = *o;
-    t->free = t->again = t->reap = FLOW_NONE;
+    t->free = t->again = t->later = t->reap = FLOW_NONE;
     t->reserve = -1;
     t->flows = mmap(NULL, (size_t)o->max_flows * sizeof(struct flow), PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -166,12 +190,17 @@ int flow_table_create(const struct flow_table_options *o, struct flow_table **re
     loop_set_handler(o->loop, KIND_CLIENT, on_event, t);
     loop_set_handler(o->loop, KIND_UPSTREAM, on_event, t);
     loop_set_handler(o->loop, KIND_SWEEP, on_sweep, t);
+    loop_set_handler(o->loop, KIND_SOON, on_soon, t);
+    loop_set_handler(o->loop, KIND_KERNEL, on_kernel, t);
     loop_set_batch_end(o->loop, on_batch_end, t);
     flow_sweep(t);
     int r = listeners_register(t);
 
     if (r == 0 && o->n_holds > 0)
         r = holds_create(t);
+    if (r == 0 && o->fast)
+        r = loop_add(o->loop, o->fast->event_fd, EPOLLIN, loop_ref(KIND_KERNEL, 0, 0));
+
     if (r < 0) {
         flow_table_destroy(t);
         return r;
@@ -194,6 +223,10 @@ void flow_table_destroy(struct flow_table *t)
             flow_abort(t, f);
     }
     t->draining = false;
+    flow_soon(t);
+    loop_timer_cancel(t->o.loop, &t->soon);
+    if (t->o.fast)
+        loop_remove(t->o.loop, t->o.fast->event_fd);
     flow_batch_end(t);
     holds_destroy(t);
     fd_close(&t->reserve);
@@ -202,6 +235,8 @@ void flow_table_destroy(struct flow_table *t)
     loop_set_handler(t->o.loop, KIND_CLIENT, NULL, NULL);
     loop_set_handler(t->o.loop, KIND_UPSTREAM, NULL, NULL);
     loop_set_handler(t->o.loop, KIND_SWEEP, NULL, NULL);
+    loop_set_handler(t->o.loop, KIND_SOON, NULL, NULL);
+    loop_set_handler(t->o.loop, KIND_KERNEL, NULL, NULL);
     loop_set_batch_end(t->o.loop, NULL, NULL);
     free(t);
 }
@@ -232,6 +267,20 @@ void flow_table_stats(const struct flow_table *t, struct message_stats *ret)
     ret->to_copy = c->to_copy;
     ret->no_pipe = c->no_pipe;
     ret->no_stash = c->no_stash;
+    if (t->o.fast) {
+        struct fastpath_counters k;
+
+        t->o.fast->ops->counters(t->o.fast->ctx, &k);
+        ret->bytes_redirected = k.redirected;
+        ret->bytes_passed = k.passed;
+        ret->sockmap_joined = k.joined;
+        ret->sockmap_left = k.left;
+        ret->sockmap_demoted = k.demoted;
+        ret->sockmap_full = k.full;
+        ret->sockmap_refused = k.refused;
+        ret->sockmap_overrun = k.overrun;
+        ret->sockmap_lost = k.lost;
+    }
 }
 
 static void fill_record(const struct flow_table *t, const struct flow *f, struct message_flow *ret)
@@ -239,15 +288,17 @@ static void fill_record(const struct flow_table *t, const struct flow *f, struct
     memset(ret, 0, sizeof(*ret));
     ret->header = (struct message_header)MESSAGE_HEADER(MESSAGE_FLOW, sizeof(*ret));
     ret->id = flow_id(t, f);
+    ret->protocol = IPPROTO_TCP;
     ret->client = f->client;
     ret->origin = f->origin;
     ret->age_ms = (uint64_t)(loop_now(t->o.loop) - f->started) / 1000000;
     snprintf(ret->capture, sizeof(ret->capture), "%s", t->o.captures[f->capture].name);
     snprintf(ret->upstream, sizeof(ret->upstream), "%s", f->upstream ? f->upstream->name : "");
+    snprintf(ret->name, sizeof(ret->name), "%s", f->name ? f->name : "");
     snprintf(ret->state, sizeof(ret->state), "%s", flow_state_name(f->state));
     if (f->state == FLOW_RELAY || f->state == FLOW_HALF_CLOSED) {
-        ret->bytes_up = f->relay.dir[SIDE_CLIENT].bytes;
-        ret->bytes_down = f->relay.dir[SIDE_UPSTREAM].bytes;
+        ret->bytes_up = relay_bytes(&f->relay, t->o.pool, SIDE_CLIENT);
+        ret->bytes_down = relay_bytes(&f->relay, t->o.pool, SIDE_UPSTREAM);
         snprintf(ret->engine, sizeof(ret->engine), "%s",
                  relay_engine_name(relay_shown_engine(&f->relay)));
     }

@@ -6,7 +6,15 @@
 #include "flow/flow.h"
 #include "upstream/dial.h"
 
-enum { KIND_LISTENER = 1, KIND_CLIENT, KIND_UPSTREAM, KIND_SWEEP, KIND_HOLD };
+enum {
+    KIND_LISTENER = 1,
+    KIND_CLIENT,
+    KIND_UPSTREAM,
+    KIND_SWEEP,
+    KIND_SOON,
+    KIND_KERNEL,
+    KIND_HOLD
+};
 enum { SIDE_CLIENT, SIDE_UPSTREAM };
 
 #define FLOW_NONE   UINT32_MAX
@@ -32,7 +40,7 @@ struct flow {
     uint16_t capture;
     uint8_t state;       /* enum flow_state */
     bool held;           /* began as a held SYN, and the application is not connected yet */
-    bool queued;         /* in the again list */
+    bool queued;         /* in the again or the later list */
     bool reaping;        /* in the reap list */
     uint8_t linger_left; /* CLOSING: looks at the survivor's queue that remain */
     bool orderly;        /* ended with FIN both ways */
@@ -41,6 +49,8 @@ struct flow {
     struct addr client;
     struct origin origin;
     const struct upstream *upstream;
+    char *name; /* owned: of a destination that stands for one; NULL: none */
+    uint32_t name_slot;
     int64_t started, active;
     struct timer timer;
     union {
@@ -54,7 +64,11 @@ struct flow_table {
     struct flow *flows;
     uint32_t n_used; /* slots ever used: those beyond are untouched memory */
     uint32_t free, again, reap;
-    int reserve; /* a descriptor to give up for an accept() when none is left */
+    uint32_t later;     /* pumped again in a millisecond or a few */
+    int64_t later_wait; /* how long that is: doubled each time, and short again for a new one */
+    bool in_soon;       /* flow_soon() is at work */
+    struct timer soon;  /* see `later` */
+    int reserve;        /* a descriptor to give up for an accept() when none is left */
     bool draining, paused;
     bool said_loop, said_stray;
     int64_t next_full_log;
@@ -109,6 +123,10 @@ bool flow_batch_end(struct flow_table *t);
 /* Now and then: flows that have lived for a while get keepalive on their upstream's socket (the
  * client's has it from the listener). Arms itself again. */
 void flow_sweep(struct flow_table *t);
+/* The flows that wait for the kernel are tried again. */
+void flow_soon(struct flow_table *t);
+/* The kernel has begun to pass a flow's bytes. */
+void flow_passed(struct flow_table *t, uint64_t ref, uint32_t stream);
 /* Ends it: resets both sides, or closes in order. Reaped after the batch. */
 void flow_end(struct flow_table *t, struct flow *f, bool orderly);
 /* Ends it with this batch, whatever a survivor has not been handed yet. */

@@ -33,6 +33,7 @@ struct captures {
     struct loop *loop;
     unsigned event_kind;
     struct nft_owner *nft;
+    unsigned instance; /* capture_set.instance */
     bool routed;
     struct attached attached[CAPTURES_MAX];
 };
@@ -140,10 +141,23 @@ static void detach(struct captures *c, struct attached *a)
     *a = (struct attached){.bpf = NULL};
 }
 
+/* Something of a cgroup capture that is nftables' business. */
+static bool needs_rules(const struct generation *g)
+{
+    for (size_t i = 0; i < g->set.n_policies; i++) {
+        if (g->policies[i].udp != CAPTURE_UDP_LEAVE || g->policies[i].dns)
+            return true;
+    }
+    return false;
+}
+
 static bool needs_routes(const struct generation *g)
 {
     for (size_t i = 0; i < g->set.n_policies; i++) {
-        if (g->policies[i].hook == CAPTURE_GATEWAY && g->policies[i].action == CAPTURE_PROXY)
+        const struct capture_policy *p = &g->policies[i];
+
+        if (p->action == CAPTURE_PROXY &&
+            (p->hook == CAPTURE_GATEWAY || p->dns || p->udp == CAPTURE_UDP_TAKE))
             return true;
     }
     return false;
@@ -167,6 +181,24 @@ static int apply_rules(struct captures *c, struct generation *g, char *why, size
     return r;
 }
 
+/* A `run` has a table, marks and routes of its own, for its UDP. */
+static int claim(struct captures *c, struct generation *g, char *why, size_t why_size)
+{
+    char cause[400];
+    int r = 0;
+
+    if (!g->marked && c->instance == 0 && needs_rules(g)) {
+        r = nft_owner_claim(&c->nft, &c->instance, cause, sizeof(cause));
+        if (r < 0)
+            snprintf(why, why_size,
+                     "UDP and DNS cannot be redirected: %s; \"-o udp=bypass -o dns=bypass\" lets "
+                     "them go direct",
+                     cause);
+    }
+    g->set.instance = c->instance;
+    return r;
+}
+
 /*
  * The policy routes come before the rules that set the mark; what no gateway needs any more goes
  * after them, at the end. The table says whose this namespace is: with -EBUSY the routes, too, are
@@ -175,14 +207,16 @@ static int apply_rules(struct captures *c, struct generation *g, char *why, size
 static int apply_nft(struct captures *c, struct generation *g, char *why, size_t why_size)
 {
     bool routed = needs_routes(g);
-    int r = routed ? routes_install(NULL, why, why_size) : 0;
+    int r = claim(c, g, why, why_size);
 
+    if (r == 0 && routed)
+        r = routes_install(c->instance, NULL, why, why_size);
     if (r == 0)
         r = apply_rules(c, g, why, why_size);
     if (r == 0)
         c->routed |= routed;
     else if (routed && !c->routed && r != -EBUSY)
-        routes_remove();
+        routes_remove(c->instance);
     return r;
 }
 
@@ -295,7 +329,7 @@ void captures_remove(struct captures *c, bool lift)
         log_error("%s", why);
     nft_owner_close(c->nft);
     if (c->routed)
-        routes_remove();
+        routes_remove(c->instance);
     for (size_t i = 0; i < CAPTURES_MAX; i++) {
         if (c->attached[i].bpf)
             detach(c, &c->attached[i]);

@@ -10,6 +10,8 @@
 
 #include "base/fd.h"
 #include "bpf/probe.h"
+#include "dns/real.h"
+#include "keeper/datagrams.h"
 #include "keeper/local_upstream.h"
 #include "log.h"
 #include "nft/probe.h"
@@ -219,12 +221,15 @@ static int describe_captures(struct generation *g)
 
     g->policies = calloc(c->n_captures + 1, sizeof(*g->policies));
     g->upstream_addrs = calloc(c->n_upstreams * UPSTREAM_ADDRS + 1, sizeof(*g->upstream_addrs));
-    if (!g->policies || !g->upstream_addrs)
+    g->udp = calloc(c->n_captures + 1, sizeof(*g->udp));
+    if (!g->policies || !g->upstream_addrs || !g->udp)
         return -ENOMEM;
     for (size_t i = 0; i < c->n_captures; i++) {
         g->policies[i] = c->captures[i].policy;
         g->policies[i].fail_closed = c->captures[i].on_exit == ON_EXIT_CLOSED;
         g->policies[i].reset_established = c->captures[i].established == ESTABLISHED_RESET;
+        datagrams_decide(c, i, !g->marked, &g->policies[i], &g->udp[i]);
+        g->takes_udp |= datagrams_needs_listener(&g->policies[i]);
     }
     g->set = (struct capture_set){
         .policies = g->policies,
@@ -396,6 +401,8 @@ int generation_plan(struct config *config, struct generation **ret, char *why, s
     for (size_t i = 0; i < config->n_captures; i++) {
         if (needs_listener(&g->policies[i]))
             g->policies[i].port_v4 = g->policies[i].port_v6 = planned_port(i);
+        if (datagrams_needs_listener(&g->policies[i]))
+            g->policies[i].udp_port_v4 = g->policies[i].udp_port_v6 = planned_port(i);
     }
     r = provide_seats(g, NULL, why, why_size);
     if (r < 0) {
@@ -441,7 +448,7 @@ static void deal_to(struct generation *g, struct listeners *pool, unsigned w)
 
         for (struct listener *l = NULL; (l = listeners_next(pool, &g->policies[i], l));) {
             if (l->row % g->n_workers == w)
-                add_listener(g, l->fd, &l->at, c, origin_of(l->hook));
+                add_listener(g, l->fd, &l->at, c, l->udp ? WORKER_UDP : origin_of(l->hook));
         }
         if (g->seats) {
             add_seat(g, cgroup_seat(g, i, w, true), c);
@@ -484,6 +491,13 @@ int generation_create(struct config *config, bool marked, struct listeners *pool
         if (needs_listener(&g->policies[i]))
             r = listeners_provide(pool, &g->policies[i], g->n_workers, marked ? planned_port(i) : 0,
                                   why, why_size);
+        if (r == 0 && datagrams_needs_listener(&g->policies[i]))
+            r = listeners_provide_udp(pool, &g->policies[i], g->n_workers,
+                                      marked ? planned_port(i) : 0, why, why_size);
+    }
+    if (r == 0 && g->takes_udp) {
+        datagrams_find_resolver(&g->resolver);
+        r = datagrams_list_real(config, &g->real);
     }
     if (r == 0)
         r = provide_seats(g, seats, why, why_size);
@@ -508,6 +522,8 @@ void generation_free(struct generation *g)
         fd_close(&g->cgroup_seats[i].fd);
     if (g->seats)
         seats_release(g->seats, g->first_seat, g->n_workers);
+    real_free(g->real);
+    free(g->udp);
     free(g->cgroup_seats);
     free(g->seat_ports);
     free(g->holds);

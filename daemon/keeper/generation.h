@@ -33,6 +33,12 @@ struct generation {
     size_t n_listeners;
     size_t *first; /* worker i has those from first[i] to first[i + 1] */
 
+    struct worker_udp *udp; /* of each capture */
+    bool takes_udp;         /* some capture has UDP listeners */
+    struct addr resolver;   /* for queries to a resolver on loopback */
+    struct fake *fake;      /* the keeper's, of all generations; NULL: no names */
+    struct real *real;
+
     /* Honest connect: worker i has seat first_seat + i. */
     struct seats *seats; /* NULL: no capture is honest */
     unsigned first_seat;

@@ -24,6 +24,7 @@
 
 #include "base/fd.h"
 #include "control/server.h"
+#include "dns/fake.h"
 #include "keeper/captures.h"
 #include "keeper/cgroup.h"
 #include "keeper/command.h"
@@ -50,6 +51,7 @@ struct keeper {
     struct loop *loop;
     struct listeners *listeners;
     struct seats *seats;
+    struct fake *fake; /* made once, and for good: addresses that were given out must last */
     struct generation *generation;
     struct captures *captures;
     struct workers *workers;
@@ -160,6 +162,21 @@ static void keep_listeners_of(struct keeper *k, const struct generation *g)
     listeners_prune(k->listeners);
 }
 
+/* The table of fake addresses, when the generation gives any. */
+static int provide_names(struct keeper *k, struct generation *g, char *why, size_t why_size)
+{
+    int r = 0;
+
+    for (size_t i = 0; i < g->set.n_policies && !k->fake && r == 0; i++) {
+        if (g->udp[i].fake)
+            r = fake_new(FAKE_NAMES_DEFAULT, &k->fake);
+    }
+    if (r < 0)
+        snprintf(why, why_size, "no memory for the table of names: %s", strerror(-r));
+    g->fake = k->fake;
+    return r;
+}
+
 /* `client`: who asked, for the error lines; -1: a signal. The daemon goes on as it was after a
  * failure. */
 static int reload(struct keeper *k, int client)
@@ -185,8 +202,15 @@ static int reload(struct keeper *k, int client)
         listeners_unmark(k->listeners);
         r = generation_create(config, old->marked, k->listeners, k->seats, &fresh, why,
                               sizeof(why));
-        if (r < 0)
+        if (r < 0) {
             config_error(&client, why);
+        } else {
+            r = provide_names(k, fresh, why, sizeof(why));
+            if (r < 0) {
+                config_error(&client, why);
+                generation_free(fresh);
+            }
+        }
     }
     if (r == 0 && !workers_room(k->workers, fresh->n_workers)) {
         r = -ENOSPC;
@@ -427,6 +451,19 @@ static int make_cgroup(struct keeper *k, char *why, size_t why_size)
     return fd < 0 ? fd : 0;
 }
 
+/* The capture's cgroup as nftables knows it: below the root. */
+static int name_cgroup(const struct keeper *k, struct config *config)
+{
+    char root[CGROUP_PATH_MAX];
+    int r = cgroup_root(root, sizeof(root));
+
+    if (r < 0)
+        return r;
+    free((void *)config->captures[0].policy.cgroup);
+    config->captures[0].policy.cgroup = strdup(k->cgroup + strlen(root));
+    return config->captures[0].policy.cgroup ? 0 : -ENOMEM;
+}
+
 static int start_janitor(struct keeper *k, char *why, size_t why_size)
 {
     int links[64];
@@ -449,8 +486,6 @@ static int bring_up(struct keeper *k, char *why, size_t why_size)
         config_free(config);
         return r;
     }
-    if (o->command && isatty(STDERR_FILENO))
-        missing_say_names(config);
     /* First of all, as it is how another daemon is noticed. Nobody is answered before the loop
      * runs.
      */
@@ -461,12 +496,20 @@ static int bring_up(struct keeper *k, char *why, size_t why_size)
         config_free(config);
         return r;
     }
+    if (o->command) {
+        r = make_cgroup(k, why, why_size);
+        if (r == 0)
+            r = name_cgroup(k, config);
+        if (r < 0) {
+            config_free(config);
+            return r;
+        }
+    }
     r = generation_create(config, !o->command, k->listeners, k->seats, &k->generation, why,
                           why_size);
     if (r < 0)
         return r;
-    if (o->command)
-        r = make_cgroup(k, why, why_size);
+    r = provide_names(k, k->generation, why, why_size);
     if (r == 0)
         r = captures_create(k->loop, KIND_CAPTURE, &k->captures);
     if (r == 0)
@@ -494,6 +537,7 @@ static void take_down(struct keeper *k)
     fd_close(&k->cgroup_fd);
     generation_free(k->generation);
     seats_destroy(k->seats);
+    fake_free(k->fake);
     fd_close(&k->signals);
     loop_destroy(k->loop);
 }

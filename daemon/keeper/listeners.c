@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "base/fd.h"
 
@@ -87,7 +88,17 @@ static struct addr loopback(bool v4, uint16_t port)
     return a;
 }
 
-static int add(struct listeners *l, const struct capture_policy *p, bool v4, unsigned row,
+static int open_listener(const struct capture_policy *p, bool udp, const struct addr *at,
+                         struct addr *ret_at)
+{
+    if (udp)
+        return fd_listen_udp(at, ret_at);
+    return fd_listen(
+        at, FD_LISTEN_REUSE_PORT | (p->hook == CAPTURE_GATEWAY ? FD_LISTEN_TRANSPARENT : 0),
+        ret_at);
+}
+
+static int add(struct listeners *l, const struct capture_policy *p, bool udp, bool v4, unsigned row,
                uint16_t port)
 {
     struct listener *i = calloc(1, sizeof(*i));
@@ -95,15 +106,14 @@ static int add(struct listeners *l, const struct capture_policy *p, bool v4, uns
 
     if (!i)
         return -ENOMEM;
-    i->fd = fd_listen(
-        &at, FD_LISTEN_REUSE_PORT | (p->hook == CAPTURE_GATEWAY ? FD_LISTEN_TRANSPARENT : 0),
-        &i->at);
+    i->fd = open_listener(p, udp, &at, &i->at);
     if (i->fd < 0) {
         int r = i->fd;
 
         free(i);
         return r;
     }
+    i->udp = udp;
     i->v4 = v4;
     i->row = row;
     i->hook = p->hook;
@@ -118,19 +128,28 @@ static int add(struct listeners *l, const struct capture_policy *p, bool v4, uns
  * Whether the port is free. SO_REUSEPORT would let us in beside another root process that uses it
  * too, and we would share its connections: so ask without.
  */
-static int try_port(bool v4, uint16_t port)
+static int try_port(bool udp, bool v4, uint16_t port)
 {
     struct addr at = loopback(v4, port), bound;
-    int fd = fd_listen(&at, 0, &bound);
+    struct sockaddr_storage sa;
+    socklen_t len = addr_to_sockaddr(&at, &sa);
+    int fd = udp ? socket(sa.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0) : fd_listen(&at, 0, &bound);
+    int r = fd < 0 ? (udp ? -errno : fd) : 0;
 
-    if (fd < 0)
-        return fd;
+    if (r == 0 && udp && bind(fd, (struct sockaddr *)&sa, len) < 0)
+        r = -errno;
+    if (r == 0 && udp) {
+        len = sizeof(sa);
+        r = getsockname(fd, (struct sockaddr *)&sa, &len) < 0
+                ? -errno
+                : addr_from_sockaddr((struct sockaddr *)&sa, len, &bound);
+    }
     fd_close(&fd);
-    return bound.port;
+    return r < 0 ? r : bound.port;
 }
 
 /* A port that is free in both families, or in IPv4 alone on a host without IPv6. */
-static int find_port(uint16_t first, bool *ret_v6)
+static int find_port(bool udp, uint16_t first, bool *ret_v6)
 {
     int v4 = -EADDRINUSE, v6;
 
@@ -139,12 +158,12 @@ static int find_port(uint16_t first, bool *ret_v6)
 
         if (candidate > UINT16_MAX)
             first = 0, candidate = 0;
-        v4 = try_port(true, (uint16_t)candidate);
+        v4 = try_port(udp, true, (uint16_t)candidate);
         if (v4 == -EADDRINUSE)
             continue;
         if (v4 < 0)
             return v4;
-        v6 = try_port(false, (uint16_t)v4);
+        v6 = try_port(udp, false, (uint16_t)v4);
         *ret_v6 = v6 > 0;
         if (v6 != -EADDRINUSE)
             return v4;
@@ -152,8 +171,8 @@ static int find_port(uint16_t first, bool *ret_v6)
     return -EADDRINUSE;
 }
 
-int listeners_provide(struct listeners *l, struct capture_policy *policy, unsigned rows,
-                      uint16_t port, char *why, size_t why_size)
+static int provide(struct listeners *l, const struct capture_policy *policy, bool udp,
+                   unsigned rows, uint16_t port, uint16_t ret_ports[2], char *why, size_t why_size)
 {
     unsigned have[2] = {0, 0};
     uint16_t ports[2] = {0, 0};
@@ -161,12 +180,14 @@ int listeners_provide(struct listeners *l, struct capture_policy *policy, unsign
 
     for (struct listener *i = listeners_next(l, policy, NULL); i;
          i = listeners_next(l, policy, i)) {
+        if (i->udp != udp)
+            continue;
         i->wanted = true;
         have[i->v4]++;
         ports[i->v4] = i->at.port;
     }
     if (have[true] == 0) {
-        int r = find_port(port, &v6);
+        int r = find_port(udp, port, &v6);
 
         if (r < 0) {
             snprintf(why, why_size, "capture %s: cannot listen on 127.0.0.1: %s; is lo up?",
@@ -178,16 +199,42 @@ int listeners_provide(struct listeners *l, struct capture_policy *policy, unsign
     }
     for (unsigned family = 0; family < 2; family++) {
         for (unsigned row = have[family]; ports[family] != 0 && row < rows; row++) {
-            int r = add(l, policy, family, row, ports[family]);
+            int r = add(l, policy, udp, family, row, ports[family]);
 
             if (r < 0) {
-                snprintf(why, why_size, "capture %s: cannot listen on port %u: %s", policy->name,
-                         ports[family], strerror(-r));
+                snprintf(why, why_size, "capture %s: cannot listen on %sport %u: %s", policy->name,
+                         udp ? "UDP " : "", ports[family], strerror(-r));
                 return r;
             }
         }
     }
-    policy->port_v4 = ports[true];
-    policy->port_v6 = ports[false];
+    ret_ports[true] = ports[true];
+    ret_ports[false] = ports[false];
     return 0;
+}
+
+int listeners_provide(struct listeners *l, struct capture_policy *policy, unsigned rows,
+                      uint16_t port, char *why, size_t why_size)
+{
+    uint16_t ports[2];
+    int r = provide(l, policy, false, rows, port, ports, why, why_size);
+
+    if (r == 0) {
+        policy->port_v4 = ports[true];
+        policy->port_v6 = ports[false];
+    }
+    return r;
+}
+
+int listeners_provide_udp(struct listeners *l, struct capture_policy *policy, unsigned rows,
+                          uint16_t port, char *why, size_t why_size)
+{
+    uint16_t ports[2];
+    int r = provide(l, policy, true, rows, port, ports, why, why_size);
+
+    if (r == 0) {
+        policy->udp_port_v4 = ports[true];
+        policy->udp_port_v6 = ports[false];
+    }
+    return r;
 }

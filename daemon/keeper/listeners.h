@@ -28,6 +28,7 @@ struct listener {
     struct listener *next;
     char name[CAPTURE_NAME_MAX + 1];
     enum capture_hook hook;
+    bool udp; /* of datagrams; its ports are others */
     bool wanted;
 };
 
@@ -43,7 +44,11 @@ void listeners_destroy(struct listeners *l);
  */
 int listeners_provide(struct listeners *l, struct capture_policy *policy, unsigned rows,
                       uint16_t port, char *why, size_t why_size);
-/* The listeners of a capture, one after the other: start with NULL; NULL at the end. */
+/* The same for the UDP listeners, with udp_port_v4 and udp_port_v6 of the policy. */
+int listeners_provide_udp(struct listeners *l, struct capture_policy *policy, unsigned rows,
+                          uint16_t port, char *why, size_t why_size);
+/* The listeners of a capture, of both kinds, one after the other: start with NULL; NULL at the end.
+ */
 struct listener *listeners_next(struct listeners *l, const struct capture_policy *policy,
                                 struct listener *after);
 /* Forgets all marks; listeners_prune() closes what was not marked since. */

@@ -12,7 +12,5 @@
  * otherwise, after one warning for each thing that is done differently.
  */
 int missing_check(const struct config *c, char *why, size_t why_size);
-/* One warning where a user could think otherwise: names are still resolved by this host. */
-void missing_say_names(const struct config *c);
 
 #endif

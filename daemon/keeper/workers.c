@@ -22,10 +22,11 @@
 #include "message.h"
 #include "worker/worker.h"
 
-#define SLOTS        128 /* draining ones included; <= 256, as the slot is part of a flow's id */
-#define BACKOFF_STEP INT64_C(100000000)
-#define BACKOFF_MAX  INT64_C(5000000000)
-#define STABLE       INT64_C(10000000000)
+#define SLOTS            128 /* draining ones included; <= 256, as the slot is part of a flow's id */
+#define BACKOFF_STEP     INT64_C(100000000)
+#define BACKOFF_MAX      INT64_C(5000000000)
+#define MAX_ASSOCIATIONS 16384
+#define STABLE           INT64_C(10000000000)
 
 struct slot {
     struct generation *generation; /* NULL: free */
@@ -85,6 +86,15 @@ static uint32_t share(const struct generation *g, unsigned n)
     return (n + g->n_workers - 1) / g->n_workers;
 }
 
+/* Two descriptors each: at most a quarter of what there is, the rest is for flows. */
+static uint32_t associations(const struct generation *g)
+{
+    uint64_t room = fd_raise_limit() / 8;
+    uint32_t wanted = share(g, MAX_ASSOCIATIONS);
+
+    return room < wanted ? (uint32_t)room : wanted;
+}
+
 static int spawn(struct workers *w, struct slot *s)
 {
     struct generation *g = s->generation;
@@ -108,6 +118,11 @@ static int spawn(struct workers *w, struct slot *s)
         .max_flows = share(g, g->config->max_flows),
         .max_held = share(g, g->config->max_held),
         .own_mark = g->set.own_mark,
+        .udp = g->takes_udp ? g->udp : NULL,
+        .fake = g->fake,
+        .real = g->real,
+        .resolver = g->resolver,
+        .max_associations = associations(g),
         .needs_mark = g->marked,
         .hold = g->hold,
         .uid = w->uid,

@@ -42,6 +42,8 @@ enum relay_step relay_copy_flush(struct relay *r, struct relay_pool *p, unsigned
     d->stash_pos += (uint32_t)n;
     d->bytes += (uint64_t)n;
     p->counters.bytes_copied += (uint64_t)n;
+    if (d->engine == RELAY_SOCKMAP)
+        relay_sockmap_sent(d, p, (size_t)n);
     if (d->stash_pos < d->stash_len)
         return STEP_BLOCKED;
     p->stash_used -= d->stash_len;
@@ -95,10 +97,16 @@ enum relay_step relay_copy_step(struct relay *r, struct relay_pool *p, unsigned 
         p->counters.no_stash++;
         if (sent < n)
             r->readable[from] = true;
-        if (sent > 0 && recv(r->fd[from], NULL, (size_t)sent, MSG_DONTWAIT | MSG_TRUNC) != sent)
+        /* A socket in the sockmap knows no MSG_TRUNC. */
+        bool trunc = d->engine != RELAY_SOCKMAP;
+
+        if (sent > 0 && recv(r->fd[from], trunc ? NULL : p->scratch, (size_t)sent,
+                             MSG_DONTWAIT | (trunc ? MSG_TRUNC : 0)) != sent)
             return STEP_BROKEN;
     } else if (sent < n && !stash(d, p, p->scratch + sent, (size_t)(n - sent))) {
         return STEP_BROKEN;
     }
+    if (d->engine == RELAY_SOCKMAP)
+        relay_sockmap_sent(d, p, (size_t)sent);
     return STEP_MOVED;
 }

@@ -22,7 +22,8 @@ struct relay_pipe {
 
 struct relay_pool {
     enum relay_choice choice;
-    struct relay_pipe *free; /* empty ones */
+    const struct fastpath *fast; /* NULL: none */
+    struct relay_pipe *free;     /* empty ones */
     unsigned n_pipes, max_pipes;
     size_t stash_used, stash_budget;
     struct relay_counters counters;
@@ -52,5 +53,40 @@ enum relay_step relay_copy_flush(struct relay *r, struct relay_pool *p, unsigned
 enum relay_step relay_splice_step(struct relay *r, struct relay_pool *p, unsigned from,
                                   size_t *ret_n);
 enum relay_step relay_splice_flush(struct relay *r, struct relay_pool *p, unsigned from);
+
+/*
+ * The sockmap engine (relay/sockmap.c). How far user space is in taking over from the kernel:
+ */
+enum relay_phase {
+    PHASE_QUIET,   /* the kernel moves the bytes, nobody here looks */
+    PHASE_LOOK,    /* somebody must look: an end, an error, or the kernel passes bytes */
+    PHASE_HELD,    /* the kernel redirects no more; what it had taken over may be on its way */
+    PHASE_SETTLED, /* that has arrived: what is passed may be read and sent */
+};
+
+#define RELAY_NEVER UINT8_MAX
+
+/* What a step of copying read: does this direction move messages? */
+void relay_sockmap_saw(struct relay_direction *d, size_t n);
+/*
+ * A direction with nothing left to read: goes into the sockmap if the time has come. True: it did
+ * not, as bytes have come meanwhile, and `readable` says so.
+ */
+bool relay_sockmap_join(struct relay *r, struct relay_pool *p, unsigned from);
+/* As the other steps, for a direction that is not quiet, with nothing pending; also when nothing is
+ * readable. Sets PHASE_QUIET, or another engine, when the time has come. */
+enum relay_step relay_sockmap_step(struct relay *r, struct relay_pool *p, unsigned from,
+                                   size_t *ret_n);
+/* `n` bytes that were read have gone to the receiver. */
+void relay_sockmap_sent(const struct relay_direction *d, struct relay_pool *p, size_t n);
+/* Somebody must look at direction `from`. */
+void relay_sockmap_look(struct relay *r, unsigned from);
+/* The relay is over. */
+void relay_sockmap_finish(struct relay *r, struct relay_pool *p, unsigned from);
+
+static inline bool relay_quiet(const struct relay_direction *d)
+{
+    return d->engine == RELAY_SOCKMAP && d->phase == PHASE_QUIET;
+}
 
 #endif

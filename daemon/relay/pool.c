@@ -54,6 +54,11 @@ int relay_pool_create(unsigned max_pipes, unsigned preopened, size_t stash_budge
     return 0;
 }
 
+void relay_pool_use(struct relay_pool *p, const struct fastpath *fast)
+{
+    p->fast = fast && fast->ops ? fast : NULL;
+}
+
 void relay_pool_destroy(struct relay_pool *p)
 {
     if (!p)

@@ -26,6 +26,7 @@ void relay_init(struct relay *r, int fd0, int fd1)
     r->fd[1] = fd1;
     for (unsigned i = 0; i < 2; i++)
         r->readable[i] = r->writable[i] = r->unsure[i] = true;
+    r->watch[0] = r->watch[1] = RELAY_EVENTS;
 }
 
 void relay_finish(struct relay *r, struct relay_pool *p)
@@ -33,6 +34,7 @@ void relay_finish(struct relay *r, struct relay_pool *p)
     for (unsigned i = 0; i < 2; i++) {
         struct relay_direction *d = &r->dir[i];
 
+        relay_sockmap_finish(r, p, i);
         if (d->pipe)
             relay_pipe_drop(p, d->pipe);
         p->stash_used -= d->stash_len;
@@ -48,6 +50,7 @@ static void mark_dead(struct relay *r, unsigned side)
 {
     r->dead[side] = true;
     r->readable[side] = r->unsure[side] = true;
+    relay_sockmap_look(r, side);
 }
 
 void relay_event(struct relay *r, unsigned side, uint32_t events)
@@ -58,6 +61,8 @@ void relay_event(struct relay *r, unsigned side, uint32_t events)
         r->writable[side] = true;
     if (events & (EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
         r->unsure[side] = true;
+    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        relay_sockmap_look(r, side);
     if ((events & EPOLLERR) && !r->dead[side]) {
         int error = 0;
         socklen_t len = sizeof(error);
@@ -76,7 +81,7 @@ static bool pending(const struct relay_direction *d)
 static void choose(struct relay_direction *d, struct relay_pool *p, size_t turn_bytes,
                    bool full_read)
 {
-    if (p->choice != RELAY_CHOICE_AUTO)
+    if (p->choice != RELAY_CHOICE_AUTO && p->choice != RELAY_CHOICE_SOCKMAP)
         return;
     if (d->engine == RELAY_COPY) {
         d->streak = full_read ? (uint8_t)(d->streak + 1) : 0;
@@ -119,6 +124,18 @@ static bool deliver(struct relay *r, struct relay_pool *p, unsigned from)
     return step == STEP_MOVED;
 }
 
+static enum relay_step step_of(struct relay *r, struct relay_pool *p, unsigned from, size_t *ret_n)
+{
+    switch (r->dir[from].engine) {
+    case RELAY_SPLICE:
+        return relay_splice_step(r, p, from, ret_n);
+    case RELAY_SOCKMAP:
+        return relay_sockmap_step(r, p, from, ret_n);
+    default:
+        return relay_copy_step(r, p, from, ret_n);
+    }
+}
+
 /*
  * One turn of one direction. True: it could go on and only its turn is over. `ret_over`: nothing
  * will ever come from this side any more, and all that came was delivered (or cannot be).
@@ -133,7 +150,7 @@ static bool pump_direction(struct relay *r, struct relay_pool *p, unsigned from,
         d->engine = RELAY_SPLICE;
     *ret_over = d->fin_sent;
     while (!d->fin_sent && !r->dead[!from]) {
-        if (pending(d) && !deliver(r, p, from))
+        if (relay_quiet(d) || (pending(d) && !deliver(r, p, from)))
             break;
         if (d->eof) {
             if (r->dead[from])
@@ -143,20 +160,21 @@ static bool pump_direction(struct relay *r, struct relay_pool *p, unsigned from,
             *ret_over |= d->fin_sent;
             break;
         }
-        if (!r->readable[from] || !r->writable[!from])
+        if (!r->writable[!from] || (!r->readable[from] && d->engine != RELAY_SOCKMAP))
             break;
         if (moved >= RELAY_TURN) {
             more = true;
             break;
         }
-        enum relay_step step = d->engine == RELAY_SPLICE ? relay_splice_step(r, p, from, &n)
-                                                         : relay_copy_step(r, p, from, &n);
+        enum relay_step step = step_of(r, p, from, &n);
 
         if (step == STEP_MOVED) {
             moved += n;
             read_any = true;
-            if (d->engine == RELAY_COPY)
+            if (d->engine == RELAY_COPY) {
+                relay_sockmap_saw(d, n);
                 choose(d, p, moved, n == RELAY_CHUNK);
+            }
         } else if (step == STEP_EOF) {
             d->eof = true;
         } else if (step == STEP_BROKEN) {
@@ -173,13 +191,16 @@ static bool pump_direction(struct relay *r, struct relay_pool *p, unsigned from,
     /* Nobody is left to deliver to: the rest of this direction is over by itself. */
     if (r->dead[!from])
         *ret_over = true;
-    return more;
+    return more | relay_sockmap_join(r, p, from);
 }
 
 enum relay_status relay_pump(struct relay *r, struct relay_pool *p)
 {
     bool over[2], more = false;
 
+    r->soon = false;
+    if (r->overrun)
+        return RELAY_RESET;
     for (unsigned i = 0; i < 2; i++)
         more |= pump_direction(r, p, i, &over[i]);
     for (unsigned i = 0; i < 2; i++) {
@@ -194,7 +215,7 @@ enum relay_status relay_pump(struct relay *r, struct relay_pool *p)
     }
     if (r->dir[0].fin_sent && r->dir[1].fin_sent)
         return RELAY_DONE;
-    return more ? RELAY_MORE : RELAY_IDLE;
+    return more ? RELAY_MORE : r->soon ? RELAY_SOON : RELAY_IDLE;
 }
 
 bool relay_half_closed(const struct relay *r)
@@ -204,11 +225,12 @@ bool relay_half_closed(const struct relay *r)
 
 enum relay_engine relay_shown_engine(const struct relay *r)
 {
-    return r->dir[0].engine == RELAY_SPLICE || r->dir[1].engine == RELAY_SPLICE ? RELAY_SPLICE
-                                                                                : RELAY_COPY;
+    return r->dir[0].engine > r->dir[1].engine ? r->dir[0].engine : r->dir[1].engine;
 }
 
 const char *relay_engine_name(enum relay_engine e)
 {
-    return e == RELAY_SPLICE ? "splice" : "copy";
+    static const char *const names[] = {"copy", "splice", "sockmap"};
+
+    return names[e];
 }

@@ -22,16 +22,28 @@
 #include <stdint.h>
 #include <sys/epoll.h>
 
+#include "fastpath.h"
+
 #define RELAY_EVENTS (EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET)
 
+/* What is bulk to the in-kernel fast path (relay/sockmap.c): nanoseconds, bytes within them. */
+#define RELAY_BURST_TIME  10000000u
+#define RELAY_BURST_BYTES (1024u * 1024u)
+
 /* How the bytes of one direction are moved just now. */
-enum relay_engine { RELAY_COPY, RELAY_SPLICE };
+enum relay_engine { RELAY_COPY, RELAY_SPLICE, RELAY_SOCKMAP };
 
 /* What the owner allows (configuration `fast-path`). */
-enum relay_choice { RELAY_CHOICE_AUTO, RELAY_CHOICE_COPY, RELAY_CHOICE_SPLICE };
+enum relay_choice {
+    RELAY_CHOICE_AUTO,
+    RELAY_CHOICE_COPY,
+    RELAY_CHOICE_SPLICE,
+    RELAY_CHOICE_SOCKMAP, /* every direction that can; the others as AUTO */
+};
 
 enum relay_status {
     RELAY_IDLE,  /* nothing more to do until the next event */
+    RELAY_SOON,  /* waits for the kernel: call relay_pump() again in about a millisecond */
     RELAY_MORE,  /* its turn is over, but it can go on: call relay_pump() again after the others */
     RELAY_DONE,  /* both directions ended with FIN and were passed on: close in order */
     RELAY_RESET, /* one side was reset, or an error: reset both */
@@ -40,8 +52,9 @@ enum relay_status {
 struct relay_counters {
     uint64_t bytes_copied, bytes_spliced;
     uint64_t to_splice, to_copy; /* engine changes */
-    uint64_t no_pipe;            /* splice was wanted and no pipe was to be had */
-    uint64_t no_stash;           /* the stash budget was used up: peeked instead */
+    uint64_t to_sockmap;
+    uint64_t no_pipe;  /* splice was wanted and no pipe was to be had */
+    uint64_t no_stash; /* the stash budget was used up: peeked instead */
 };
 
 struct relay_pool;
@@ -54,8 +67,14 @@ struct relay_direction {
     uint8_t *stash;          /* owned; bytes read that the receiver did not take */
     uint32_t stash_pos, stash_len;
     uint32_t pipe_len; /* bytes in the pipe */
+    uint32_t stream;   /* RELAY_SOCKMAP: its number */
     uint8_t engine;    /* enum relay_engine */
     uint8_t streak;    /* consecutive turns that speak for the other engine */
+    uint8_t calm;      /* messages in a row that speak for the sockmap */
+    uint8_t joins;     /* times that it went into the sockmap; RELAY_NEVER: it cannot */
+    uint8_t phase;     /* RELAY_SOCKMAP: enum relay_phase */
+    uint8_t demoted;   /* RELAY_SOCKMAP: times that the kernel gave up */
+    bool leaving;      /* RELAY_SOCKMAP: to be taken out when nothing is waiting */
     bool eof;          /* the sender's FIN was read */
     bool fin_sent;     /* and passed on */
 };
@@ -63,8 +82,13 @@ struct relay_direction {
 struct relay {
     int fd[2];
     bool readable[2], writable[2]; /* what epoll last said, not yet contradicted */
-    bool unsure[2]; /* a FIN or urgent data may be behind a short read, its edge over: read on */
-    bool dead[2];   /* reset, or an error: nothing can be sent there */
+    bool unsure[2];    /* a FIN or urgent data may be behind a short read, its edge over: read on */
+    bool dead[2];      /* reset, or an error: nothing can be sent there */
+    bool overrun;      /* the kernel holds more than it may: RELAY_RESET */
+    bool kernel;       /* may use the in-kernel fast path */
+    bool soon;         /* of the pump that is running: RELAY_SOON */
+    uint64_t owner;    /* comes back with the sockmap's events */
+    uint32_t watch[2]; /* what relay_watch() said last */
     struct relay_direction dir[2];
 };
 
@@ -74,12 +98,17 @@ struct relay {
  */
 int relay_pool_create(unsigned max_pipes, unsigned preopened, size_t stash_budget,
                       enum relay_choice choice, struct relay_pool **ret);
+/* `fast` (may be NULL: none) stays the caller's, and outlives the pool. Before the first relay. */
+void relay_pool_use(struct relay_pool *p, const struct fastpath *fast);
 void relay_pool_destroy(struct relay_pool *p);
 const struct relay_counters *relay_pool_counters(const struct relay_pool *p);
 
 /* Starts with nothing known: the first relay_pump() tries everything, also to the end of what came
  * before the owner passed events on. */
 void relay_init(struct relay *r, int fd0, int fd1);
+/* Allows it the in-kernel fast path, if the pool has one: events of the kernel come with `owner`
+ * and a stream (fastpath_ops.events), to be passed on by relay_passed(). */
+void relay_allow_kernel(struct relay *r, uint64_t owner);
 /* Gives pipes and stash back. The relay may be forgotten afterwards; descriptors stay the owner's.
  */
 void relay_finish(struct relay *r, struct relay_pool *p);
@@ -89,9 +118,22 @@ void relay_event(struct relay *r, unsigned side, uint32_t events);
 /* Moves what can be moved, within a turn's budget. */
 enum relay_status relay_pump(struct relay *r, struct relay_pool *p);
 
+/* The kernel has begun to pass the bytes of `stream`; relay_pump() is due. */
+void relay_passed(struct relay *r, const struct relay_pool *p, uint32_t stream);
+/*
+ * After each relay_pump() of a relay that is allowed the kernel: the events for which `side` must
+ * be registered from now on, or 0 when nothing has changed (RELAY_EVENTS at first).
+ */
+uint32_t relay_watch(struct relay *r, unsigned side);
+
+/* Bytes from `side` to the other, those that the kernel moves included. */
+uint64_t relay_bytes(const struct relay *r, const struct relay_pool *p, unsigned side);
+/* When the kernel moved bytes last (CLOCK_MONOTONIC, nanoseconds); 0: never. */
+int64_t relay_kernel_active(const struct relay *r, const struct relay_pool *p);
+
 /* Either direction has ended, the other has not. */
 bool relay_half_closed(const struct relay *r);
-/* The engine to show for the flow: splice as soon as one direction uses it. */
+/* The engine to show for the flow: the sockmap if one direction is in it, splice if one uses it. */
 enum relay_engine relay_shown_engine(const struct relay *r);
 const char *relay_engine_name(enum relay_engine e);
 

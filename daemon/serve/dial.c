@@ -12,16 +12,11 @@
 #include <unistd.h>
 
 #include "base/fd.h"
-#include "base/wire.h"
 #include "log.h"
 #include "serve/session.h"
+#include "serve/udp.h"
 #include "socks/socks4.h"
 #include "socks/socks5_server.h"
-
-static void refuse_errno(struct serve *sv, struct session *s, int error)
-{
-    session_refuse(sv, s, socks5_reply_from_errno(error), socks4_reply_from_errno(error));
-}
 
 void session_dial_finish(struct session *s)
 {
@@ -65,8 +60,7 @@ static int start_connect(struct serve *sv, struct session *s, const struct addr 
 
     if (fd < 0)
         return -errno;
-    if (sv->mark != 0) /* a privilege: who lacks it is told apart by its user */
-        (void)setsockopt(fd, SOL_SOCKET, SO_MARK, &sv->mark, sizeof(sv->mark));
+    serve_mark(sv, fd);
     r = fd_tcp_options(fd);
     if (r == 0)
         r = fd_keepalive(fd);
@@ -111,20 +105,22 @@ static void dial_next(struct serve *sv, struct session *s)
     sv->counters.connect_failed++;
     log_flow(LOG_LEVEL_DEBUG, session_id(sv, s), "connect failed: %s", strerror(-error));
     session_dial_finish(s);
-    refuse_errno(sv, s, error);
+    session_refuse_errno(sv, s, error);
 }
 
-static void start_dialing(struct serve *sv, struct session *s)
+/* The candidates are there. */
+static void start(struct serve *sv, struct session *s)
 {
+    if (s->dial.bind) {
+        session_listen(sv, s);
+        return;
+    }
     session_set_state(s, SESSION_DIALING);
     dial_next(sv, s);
 }
 
-/*
- * A name that is an address: "192.0.2.1", "2001:db8::1", "[2001:db8::1]". A single colon would be a
- * port, which has its own place in the request.
- */
-static bool literal(const char *name, uint16_t port, struct addr *ret)
+/* A single colon would be a port, which has its own place in the request. */
+bool session_literal(const char *name, uint16_t port, struct addr *ret)
 {
     const char *colon = strchr(name, ':');
     size_t len = strlen(name);
@@ -136,15 +132,16 @@ static bool literal(const char *name, uint16_t port, struct addr *ret)
     return addr_parse(name, port, ret) == 0;
 }
 
-void session_connect(struct serve *sv, struct session *s, const struct socks_dest *dest)
+void session_request(struct serve *sv, struct session *s, uint8_t command,
+                     const struct socks_dest *dest)
 {
     char text[SOCKS_DEST_STRLEN];
     struct session_dial *d = &s->dial;
 
     if (log_get_level() >= LOG_LEVEL_DEBUG)
-        log_flow(LOG_LEVEL_DEBUG, session_id(sv, s), "SOCKS%u connect to %s", s->version,
-                 socks_dest_format(dest, text));
-    if (dest->addr.port == 0) {
+        log_flow(LOG_LEVEL_DEBUG, session_id(sv, s), "SOCKS%u %s %s", s->version,
+                 socks_command_name(command), socks_dest_format(dest, text));
+    if (command == SOCKS_CMD_CONNECT && dest->addr.port == 0) {
         sv->counters.connect_failed++;
         session_refuse(sv, s, SOCKS5_REP_NOT_ALLOWED, SOCKS4_REP_REJECTED);
         return;
@@ -152,14 +149,15 @@ void session_connect(struct serve *sv, struct session *s, const struct socks_des
     memset(d, 0, sizeof(*d));
     d->candidates = &d->single;
     d->n = 1;
+    d->bind = command == SOCKS_CMD_BIND;
     d->deadline = loop_now(sv->loop) + sv->connect_timeout;
     if (dest->type == SOCKS_DEST_ADDR) {
         d->single = dest->addr;
-        start_dialing(sv, s);
+        start(sv, s);
         return;
     }
-    if (literal(dest->name, dest->addr.port, &d->single)) {
-        start_dialing(sv, s);
+    if (session_literal(dest->name, dest->addr.port, &d->single)) {
+        start(sv, s);
         return;
     }
     d->n = 0;
@@ -176,13 +174,18 @@ void session_connect(struct serve *sv, struct session *s, const struct socks_des
 
     if (r < 0) {
         sv->counters.lookup_failed++;
-        refuse_errno(sv, s, r == -EINVAL ? -EHOSTUNREACH : r);
+        session_refuse_errno(sv, s, r == -EINVAL ? -EHOSTUNREACH : r);
     }
 }
 
 void session_resolved(void *ctx, uint64_t ref, int status, const struct addr *addresses, size_t n)
 {
     struct serve *sv = ctx;
+
+    if (loop_ref_kind(ref) == SERVE_KIND_UDP_NAME) {
+        udp_name_resolved(sv, ref, status, addresses, n);
+        return;
+    }
     struct session *s = session_find(sv, ref);
 
     if (!s || s->state != SESSION_RESOLVING)
@@ -195,44 +198,17 @@ void session_resolved(void *ctx, uint64_t ref, int status, const struct addr *ad
     if (status < 0) {
         sv->counters.lookup_failed++;
         log_flow(LOG_LEVEL_DEBUG, session_id(sv, s), "lookup failed: %s", strerror(-status));
-        refuse_errno(sv, s, status);
+        session_refuse_errno(sv, s, status);
         return;
     }
     memcpy(s->dial.candidates, addresses, n * sizeof(*addresses));
     s->dial.n = (uint8_t)n;
-    start_dialing(sv, s);
+    start(sv, s);
 }
 
-/* Connected: tells the client, and joins the two. `events` are what epoll said of the target. */
-static void grant(struct serve *sv, struct session *s, uint32_t events)
+void session_grant(struct serve *sv, struct session *s, const struct addr *bound, uint32_t events)
 {
-    struct sockaddr_storage sa;
-    socklen_t len = sizeof(sa);
-    uint8_t buf[SOCKS5_REPLY_MAX];
-    struct wire_writer w = wire_writer(buf, sizeof(buf));
-    struct addr bound;
-    int r = getsockname(s->target, (struct sockaddr *)&sa, &len) < 0
-                ? -errno
-                : addr_from_sockaddr((struct sockaddr *)&sa, len, &bound);
-
-    /* A free port of our own that connected to itself: nobody listens there. */
-    if (r == 0 && addr_equal(&bound, &s->dial.candidates[s->dial.next - 1])) {
-        fd_close(&s->target);
-        dial_failed(s, -ECONNREFUSED);
-        dial_next(sv, s);
-        return;
-    }
-    if (r == 0 && s->version == SOCKS4_VERSION) {
-        r = socks4_encode_reply(&w, SOCKS4_REP_GRANTED, &bound);
-    } else if (r == 0) {
-        struct socks_dest dest;
-
-        socks_dest_set_addr(&dest, &bound);
-        r = socks5_encode_reply(&w, SOCKS5_REP_SUCCEEDED, &dest);
-    }
-    if (r == 0)
-        r = session_send(s, w.data, w.pos);
-    if (r < 0) {
+    if (session_reply(s, bound) < 0) {
         session_close(sv, s, false);
         return;
     }
@@ -247,6 +223,27 @@ static void grant(struct serve *sv, struct session *s, uint32_t events)
     session_ready(sv, s);
 }
 
+static void connected(struct serve *sv, struct session *s, uint32_t events)
+{
+    struct sockaddr_storage sa;
+    socklen_t len = sizeof(sa);
+    struct addr bound;
+
+    if (getsockname(s->target, (struct sockaddr *)&sa, &len) < 0 ||
+        addr_from_sockaddr((struct sockaddr *)&sa, len, &bound) < 0) {
+        session_close(sv, s, false);
+        return;
+    }
+    /* A free port of our own that connected to itself: nobody listens there. */
+    if (addr_equal(&bound, &s->dial.candidates[s->dial.next - 1])) {
+        fd_close(&s->target);
+        dial_failed(s, -ECONNREFUSED);
+        dial_next(sv, s);
+        return;
+    }
+    session_grant(sv, s, &bound, events);
+}
+
 void session_target_event(struct serve *sv, struct session *s, uint32_t events)
 {
     int error = 0;
@@ -259,7 +256,7 @@ void session_target_event(struct serve *sv, struct session *s, uint32_t events)
     if (error == 0 && !(events & EPOLLOUT))
         error = ECONNRESET;
     if (error == 0) {
-        grant(sv, s, events);
+        connected(sv, s, events);
         return;
     }
     fd_close(&s->target);
@@ -271,7 +268,7 @@ void session_dial_timeout(struct serve *sv, struct session *s)
 {
     if (s->state == SESSION_RESOLVING) {
         sv->counters.lookup_failed++;
-        refuse_errno(sv, s, -ETIMEDOUT);
+        session_refuse_errno(sv, s, -ETIMEDOUT);
         return;
     }
     fd_close(&s->target);

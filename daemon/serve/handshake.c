@@ -95,20 +95,38 @@ void session_refuse(struct serve *sv, struct session *s, uint8_t rep5, uint8_t r
     say_goodbye(sv, s, &w);
 }
 
+void session_refuse_errno(struct serve *sv, struct session *s, int error)
+{
+    session_refuse(sv, s, socks5_reply_from_errno(error), socks4_reply_from_errno(error));
+}
+
+int session_reply(const struct session *s, const struct addr *bound)
+{
+    uint8_t buf[SOCKS5_REPLY_MAX];
+    struct wire_writer w = wire_writer(buf, sizeof(buf));
+    int r;
+
+    if (s->version == SOCKS4_VERSION) {
+        r = socks4_encode_reply(&w, SOCKS4_REP_GRANTED, bound);
+    } else {
+        struct socks_dest dest;
+
+        socks_dest_set_addr(&dest, bound);
+        r = socks5_encode_reply(&w, SOCKS5_REP_SUCCEEDED, &dest);
+    }
+    return r < 0 ? r : session_send(s, w.data, w.pos);
+}
+
 /* Says who keeps failing, not what was tried. */
 static void count_auth_failure(struct serve *sv, const struct session *s, const char *what)
 {
-    struct sockaddr_storage sa;
-    socklen_t len = sizeof(sa);
     struct addr peer;
     char text[ADDR_STRLEN];
     uint64_t suppressed;
 
     sv->counters.auth_failed++;
-    if (!serve_log_allowed(sv, &sv->log_auth, &suppressed))
-        return;
-    if (getpeername(s->client, (struct sockaddr *)&sa, &len) < 0 ||
-        addr_from_sockaddr((struct sockaddr *)&sa, len, &peer) < 0)
+    if (!serve_log_allowed(sv, &sv->log_auth, &suppressed) ||
+        session_client_address(s, false, &peer) < 0)
         return;
     log_warning("client %s refused: %s (%llu more such refusals since the last line)",
                 addr_format_ip(&peer, text), what, (unsigned long long)suppressed);
@@ -168,12 +186,14 @@ static void on_request(struct serve *sv, struct session *s, uint8_t command,
         session_refuse(sv, s, SOCKS5_REP_NOT_ALLOWED, SOCKS4_REP_IDENT_MISMATCH);
         return;
     }
-    if (command != SOCKS_CMD_CONNECT) {
+    if (command == SOCKS_CMD_CONNECT || (command == SOCKS_CMD_BIND && !sv->no_bind)) {
+        session_request(sv, s, command, dest);
+    } else if (command == SOCKS_CMD_UDP_ASSOCIATE && s->version == SOCKS5_VERSION && sv->udp) {
+        session_associate(sv, s, dest);
+    } else {
         sv->counters.unsupported++;
         session_refuse(sv, s, SOCKS5_REP_COMMAND, SOCKS4_REP_REJECTED);
-        return;
     }
-    session_connect(sv, s, dest);
 }
 
 static int decode(const struct session *s, const uint8_t *data, size_t len, union message *ret)

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include "base/loop.h"
@@ -32,6 +33,7 @@ struct lookup {
 struct resolver {
     struct loop *loop;
     unsigned fd_kind, tick_kind;
+    uint32_t mark;
     resolver_done_fn done;
     void *ctx;
     ares_channel channel;
@@ -65,6 +67,16 @@ static void on_socket(void *data, ares_socket_t fd, int readable, int writable)
         log_warning("resolver: cannot watch a socket: %s; its lookups will time out", strerror(-e));
 }
 
+/* So that no capture takes what the server asks, and brings it back to the server. */
+static int on_new_socket(ares_socket_t fd, int type, void *data)
+{
+    const struct resolver *r = data;
+
+    (void)type;
+    (void)setsockopt(fd, SOL_SOCKET, SO_MARK, &r->mark, sizeof(r->mark));
+    return 0;
+}
+
 static int channel_open(struct resolver *r)
 {
     char lookups[] = "fb"; /* the hosts file, then DNS */
@@ -79,6 +91,8 @@ static int channel_open(struct resolver *r)
 
     if (e != ARES_SUCCESS)
         return e == ARES_ENOMEM ? -ENOMEM : -EIO;
+    if (r->mark != 0)
+        ares_set_socket_configure_callback(r->channel, on_new_socket, r);
     r->has_channel = true;
     return 0;
 }
@@ -146,7 +160,7 @@ static void on_tick(void *ctx, uint64_t ref, uint32_t events)
 }
 
 int resolver_create(struct loop *l, unsigned fd_kind, unsigned tick_kind, unsigned max_lookups,
-                    resolver_done_fn done, void *ctx, struct resolver **ret)
+                    uint32_t mark, resolver_done_fn done, void *ctx, struct resolver **ret)
 {
     if (ares_library_init(ARES_LIB_INIT_ALL) != ARES_SUCCESS)
         return -ENOMEM;
@@ -160,6 +174,7 @@ int resolver_create(struct loop *l, unsigned fd_kind, unsigned tick_kind, unsign
         r->done = done;
         r->ctx = ctx;
         r->max = max_lookups;
+        r->mark = mark;
         r->checked = loop_now(l);
         r->free = max_lookups > 0 ? 0 : NONE;
         for (uint32_t i = 0; i < max_lookups; i++) {

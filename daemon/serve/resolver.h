@@ -28,10 +28,10 @@ typedef void (*resolver_done_fn)(void *ctx, uint64_t ref, int status, const stru
 
 /*
  * Takes the kinds `fd_kind` and `tick_kind` of the loop, and one timer. At most `max_lookups` at a
- * time. 0 or -errno.
+ * time. `mark`: SO_MARK of its sockets where we may set it; 0: none. 0 or -errno.
  */
 int resolver_create(struct loop *l, unsigned fd_kind, unsigned tick_kind, unsigned max_lookups,
-                    resolver_done_fn done, void *ctx, struct resolver **ret);
+                    uint32_t mark, resolver_done_fn done, void *ctx, struct resolver **ret);
 /* Lookups in flight are forgotten: `done` is not called. */
 void resolver_destroy(struct resolver *r);
 

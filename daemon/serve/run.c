@@ -79,9 +79,12 @@ int serve_run(const struct serve_options *o)
 
     const struct serve_counters *c = serve_counters(sv);
 
-    log_info("served %llu sessions, %llu connected, %llu refused for want of room",
-             (unsigned long long)c->accepted, (unsigned long long)c->granted,
-             (unsigned long long)(c->refused_full + c->refused_fds));
+    log_info(
+        "served %llu sessions, %llu connected, %llu UDP associations, %llu refused for want of "
+        "room",
+        (unsigned long long)c->accepted, (unsigned long long)c->granted,
+        (unsigned long long)c->associated,
+        (unsigned long long)(c->refused_full + c->refused_fds + c->udp_full));
 out:
     serve_destroy(sv);
     fd_close(&run.signals);

@@ -25,21 +25,25 @@
 #include "base/fd.h"
 #include "log.h"
 #include "serve/session.h"
+#include "serve/udp.h"
 
 #define SECOND            INT64_C(1000000000)
 #define HANDSHAKE_TIMEOUT (15 * SECOND)
 #define CONNECT_TIMEOUT   (12 * SECOND) /* leaves a client with 15 s the time to hear of it */
 #define ADDRESS_TIMEOUT   (3 * SECOND)
+#define BIND_TIMEOUT      (120 * SECOND) /* as the SOCKS4 note has it */
+#define UDP_IDLE          (300 * SECOND) /* RFC 4787 has no less than 2 minutes, and names 5 */
 #define PAUSE             (SECOND / 10)
 
 #define SESSIONS_DEFAULT 65536
 #define SESSIONS_MAX     1000000
+#define ASSOCIATIONS_MAX 4096 /* by default */
 #define PIPES_MAX        512
 #define LOOKUPS_MAX      1024
 #define STASH_BUDGET     (32 * 1024 * 1024)
 #define ACCEPT_BUDGET    64
 /* Descriptors that are neither a session's nor a pipe's: standard streams, loop, listeners,
- * resolver. */
+ * resolver, and the one more that BIND has while its peer is accepted. */
 #define FDS_BESIDE 32
 
 /* Takes `fd`, which is closed on failure. */
@@ -173,11 +177,11 @@ static void on_client(void *ctx, uint64_t ref, uint32_t events)
     }
     if (events & (EPOLLRDHUP | EPOLLHUP))
         s->client_hangup = true;
-    if (s->state == SESSION_DRAINING) {
+    if (s->state == SESSION_DRAINING || s->state == SESSION_ASSOCIATED) {
         session_drain(sv, s);
         return;
     }
-    if (events & (EPOLLERR | EPOLLHUP)) {
+    if (events & (EPOLLERR | EPOLLHUP) || (s->state == SESSION_BINDING && s->client_hangup)) {
         session_close(sv, s, false);
         return;
     }
@@ -196,7 +200,28 @@ static void on_target(void *ctx, uint64_t ref, uint32_t events)
         session_ready(sv, s);
     } else if (s->state == SESSION_DIALING) {
         session_target_event(sv, s, events);
+    } else if (s->state == SESSION_BINDING) {
+        session_bind_event(sv, s);
     }
+}
+
+static void on_datagrams(void *ctx, uint64_t ref, uint32_t events)
+{
+    struct serve *sv = ctx;
+    uint32_t index = loop_ref_index(ref);
+    unsigned kind = loop_ref_kind(ref);
+
+    (void)events;
+    if (index >= sv->udp->n)
+        return;
+    struct association *a = &sv->udp->associations[index];
+
+    if ((a->generation & 0xffffff) != loop_ref_generation(ref))
+        return; /* it ended in this batch */
+    if (kind == SERVE_KIND_UDP_INNER)
+        udp_from_client(sv, a);
+    else
+        udp_from_outside(sv, a, kind == SERVE_KIND_UDP_OUTER_V4 ? UDP_V4 : UDP_V6);
 }
 
 static void on_timer(void *ctx, uint64_t ref, uint32_t events)
@@ -217,6 +242,12 @@ static void on_timer(void *ctx, uint64_t ref, uint32_t events)
     case SESSION_RESOLVING:
     case SESSION_DIALING:
         session_dial_timeout(sv, s);
+        break;
+    case SESSION_BINDING:
+        session_bind_timeout(sv, s);
+        break;
+    case SESSION_ASSOCIATED:
+        session_associate_idle(sv, s);
         break;
     case SESSION_DRAINING:
         session_close(sv, s, false);
@@ -241,6 +272,7 @@ static bool on_batch_end(void *ctx)
             continue;
         switch (relay_pump(&s->relay, sv->pool)) {
         case RELAY_IDLE:
+        case RELAY_SOON: /* never: no kernel here */
             break;
         case RELAY_MORE:
             session_ready(sv, s);
@@ -279,14 +311,19 @@ uint32_t serve_timers(const struct serve_options *o)
     return asked_sessions(o) + 2; /* the pause, and the resolver's tick */
 }
 
-/* Two descriptors a session, two a pipe. */
-static int create_table(struct serve *sv, const struct serve_options *o, char *why, size_t why_size)
+/*
+ * How many of each the limit of descriptors allows: two a pipe, two a session, two more an
+ * association; an eighth of the sessions at most are kept free to be associations.
+ */
+static int divide_descriptors(struct serve *sv, const struct serve_options *o, uint32_t *ret_pipes,
+                              uint32_t *ret_associations, char *why, size_t why_size)
 {
     uint64_t limit = fd_raise_limit();
-    unsigned asked = asked_sessions(o);
     uint64_t pipes = limit / 16 < PIPES_MAX ? limit / 16 : PIPES_MAX;
+    uint64_t associations = o->max_associations > 0 ? o->max_associations : ASSOCIATIONS_MAX;
+    unsigned asked = asked_sessions(o);
 
-    if (limit < FDS_BESIDE + 2 * pipes + 2) {
+    if (limit < FDS_BESIDE + 2 * pipes + 4) {
         snprintf(why, why_size,
                  "the limit of open files is %" PRIu64
                  ", too few to serve; raise it: ulimit -n 1024",
@@ -295,10 +332,31 @@ static int create_table(struct serve *sv, const struct serve_options *o, char *w
     }
     uint64_t fit = (limit - FDS_BESIDE - 2 * pipes) / 2;
 
+    if (associations > fit / 8)
+        associations = fit / 8 > 0 ? fit / 8 : 1;
+    if (o->no_udp)
+        associations = 0;
+    else if (associations < o->max_associations)
+        log_warning("%" PRIu64
+                    " UDP associations instead of %u: the limit of open files is %" PRIu64,
+                    associations, o->max_associations, limit);
+    fit -= associations;
     sv->n_sessions = fit < asked ? (uint32_t)fit : asked;
     if (fit < o->max_sessions)
         log_warning("%u sessions instead of %u: the limit of open files is %" PRIu64,
                     sv->n_sessions, o->max_sessions, limit);
+    *ret_pipes = (uint32_t)pipes;
+    *ret_associations = associations < sv->n_sessions ? (uint32_t)associations : sv->n_sessions;
+    return 0;
+}
+
+static int create_table(struct serve *sv, const struct serve_options *o, char *why, size_t why_size)
+{
+    uint32_t pipes, associations;
+    int r = divide_descriptors(sv, o, &pipes, &associations, why, why_size);
+
+    if (r < 0)
+        return r;
     sv->sessions = calloc(sv->n_sessions, sizeof(*sv->sessions));
     if (!sv->sessions) {
         snprintf(why, why_size, "out of memory for %u sessions", sv->n_sessions);
@@ -311,11 +369,14 @@ static int create_table(struct serve *sv, const struct serve_options *o, char *w
     sv->free = 0;
 
     unsigned lookups = sv->n_sessions < LOOKUPS_MAX ? sv->n_sessions : LOOKUPS_MAX;
-    int r = relay_pool_create((unsigned)pipes, 0, STASH_BUDGET, o->relay, &sv->pool);
+
+    r = relay_pool_create(pipes, 0, STASH_BUDGET, o->relay, &sv->pool);
 
     if (r == 0)
         r = resolver_create(sv->loop, SERVE_KIND_RESOLVER_FD, SERVE_KIND_RESOLVER_TICK, lookups,
-                            session_resolved, sv, &sv->resolver);
+                            sv->mark, session_resolved, sv, &sv->resolver);
+    if (r == 0 && associations > 0)
+        r = udp_create(associations, lookups > 1 ? lookups / 2 : 1, &sv->udp);
     if (r < 0)
         snprintf(why, why_size, "cannot set up the server: %s", strerror(-r));
     return r;
@@ -381,12 +442,18 @@ int serve_create(struct loop *l, const struct serve_options *o, struct serve **r
     sv->handshake_timeout = o->handshake_timeout > 0 ? o->handshake_timeout : HANDSHAKE_TIMEOUT;
     sv->connect_timeout = o->connect_timeout > 0 ? o->connect_timeout : CONNECT_TIMEOUT;
     sv->address_timeout = o->address_timeout > 0 ? o->address_timeout : ADDRESS_TIMEOUT;
+    sv->bind_timeout = o->bind_timeout > 0 ? o->bind_timeout : BIND_TIMEOUT;
+    sv->udp_idle = o->udp_idle > 0 ? o->udp_idle : UDP_IDLE;
+    sv->no_bind = o->no_bind;
     sv->reserve = open_reserve();
     loop_set_handler(l, SERVE_KIND_LISTENER, on_listener, sv);
     loop_set_handler(l, SERVE_KIND_CLIENT, on_client, sv);
     loop_set_handler(l, SERVE_KIND_TARGET, on_target, sv);
     loop_set_handler(l, SERVE_KIND_TIMER, on_timer, sv);
     loop_set_handler(l, SERVE_KIND_PAUSE, on_pause_over, sv);
+    loop_set_handler(l, SERVE_KIND_UDP_INNER, on_datagrams, sv);
+    loop_set_handler(l, SERVE_KIND_UDP_OUTER_V4, on_datagrams, sv);
+    loop_set_handler(l, SERVE_KIND_UDP_OUTER_V6, on_datagrams, sv);
     loop_set_batch_end(l, on_batch_end, sv);
 
     r = o->user_file ? users_load(o->user_file, &sv->users, why, why_size) : 0;
@@ -416,6 +483,7 @@ void serve_destroy(struct serve *sv)
         fd_close(&sv->listeners[i]);
     fd_close(&sv->reserve);
     resolver_destroy(sv->resolver);
+    udp_destroy(sv->udp);
     relay_pool_destroy(sv->pool);
     loop_timer_cancel(sv->loop, &sv->pause_timer);
     for (unsigned kind = SERVE_KIND_LISTENER; kind <= SERVE_KIND_PAUSE; kind++)

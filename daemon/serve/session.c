@@ -5,8 +5,10 @@
  */
 #include "serve/session.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 
 #include "base/fd.h"
 #include "base/ident.h"
@@ -21,13 +23,17 @@ void session_set_state(struct session *s, enum session_state state)
     static const uint16_t allowed[SESSION_STATES] = {
         [SESSION_FREE] = BIT(SESSION_GREETING),
         [SESSION_GREETING] = BIT(SESSION_AUTH) | BIT(SESSION_REQUEST) | BIT(SESSION_RESOLVING) |
-                             BIT(SESSION_DIALING) | BIT(SESSION_DRAINING) | BIT(SESSION_CLOSED),
+                             BIT(SESSION_DIALING) | BIT(SESSION_BINDING) | BIT(SESSION_DRAINING) |
+                             BIT(SESSION_CLOSED),
         [SESSION_AUTH] = BIT(SESSION_REQUEST) | BIT(SESSION_DRAINING) | BIT(SESSION_CLOSED),
-        [SESSION_REQUEST] = BIT(SESSION_RESOLVING) | BIT(SESSION_DIALING) | BIT(SESSION_DRAINING) |
-                            BIT(SESSION_CLOSED),
-        [SESSION_RESOLVING] = BIT(SESSION_DIALING) | BIT(SESSION_DRAINING) | BIT(SESSION_CLOSED),
+        [SESSION_REQUEST] = BIT(SESSION_RESOLVING) | BIT(SESSION_DIALING) | BIT(SESSION_BINDING) |
+                            BIT(SESSION_ASSOCIATED) | BIT(SESSION_DRAINING) | BIT(SESSION_CLOSED),
+        [SESSION_RESOLVING] = BIT(SESSION_DIALING) | BIT(SESSION_BINDING) | BIT(SESSION_DRAINING) |
+                              BIT(SESSION_CLOSED),
         [SESSION_DIALING] = BIT(SESSION_RELAY) | BIT(SESSION_DRAINING) | BIT(SESSION_CLOSED),
+        [SESSION_BINDING] = BIT(SESSION_RELAY) | BIT(SESSION_DRAINING) | BIT(SESSION_CLOSED),
         [SESSION_RELAY] = BIT(SESSION_CLOSED),
+        [SESSION_ASSOCIATED] = BIT(SESSION_CLOSED),
         [SESSION_DRAINING] = BIT(SESSION_CLOSED),
         [SESSION_CLOSED] = BIT(SESSION_FREE),
     };
@@ -83,6 +89,22 @@ bool serve_log_allowed(struct serve *sv, struct serve_log_limit *limit, uint64_t
     return true;
 }
 
+void serve_mark(const struct serve *sv, int fd)
+{
+    if (sv->mark != 0) /* a privilege: who lacks it is told apart by its user */
+        (void)setsockopt(fd, SOL_SOCKET, SO_MARK, &sv->mark, sizeof(sv->mark));
+}
+
+int session_client_address(const struct session *s, bool local, struct addr *ret)
+{
+    struct sockaddr_storage sa;
+    socklen_t len = sizeof(sa);
+    int r = local ? getsockname(s->client, (struct sockaddr *)&sa, &len)
+                  : getpeername(s->client, (struct sockaddr *)&sa, &len);
+
+    return r < 0 ? -errno : addr_from_sockaddr((struct sockaddr *)&sa, len, ret);
+}
+
 void session_ready(struct serve *sv, struct session *s)
 {
     if (s->ready)
@@ -100,7 +122,10 @@ void session_close(struct serve *sv, struct session *s, bool orderly)
         relay_finish(&s->relay, sv->pool);
         if (!orderly)
             sv->counters.reset++;
-    } else if (s->state == SESSION_RESOLVING || s->state == SESSION_DIALING) {
+    } else if (s->state == SESSION_ASSOCIATED) {
+        session_associate_finish(sv, s);
+    } else if (s->state == SESSION_RESOLVING || s->state == SESSION_DIALING ||
+               s->state == SESSION_BINDING) {
         session_dial_finish(s);
     }
     if (orderly) {

@@ -111,9 +111,18 @@ static enum dial_result try_next_address(struct dial *d, int error, const struct
 static void set_target(const struct dial *d, struct socks_dest *ret)
 {
     const struct upstream *u = d->upstream;
-    enum config_scheme s = u->hops[d->hop].config->url.scheme;
-    bool names = s == SCHEME_SOCKS5H || s == SCHEME_SOCKS4A || s == SCHEME_HTTP;
 
+    if (d->associate) {
+        /* We do not know yet where our datagrams will come from. */
+        static const uint8_t any[16];
+
+        ret->type = SOCKS_DEST_ADDR;
+        if (addr_is_v4(dial_peer(d)))
+            addr_set_v4(&ret->addr, any, 0);
+        else
+            addr_set_v6(&ret->addr, any, 0);
+        return;
+    }
     if (d->hop + 1u < u->n_hops) {
         const struct upstream_hop *next = &u->hops[d->hop + 1];
 
@@ -121,7 +130,8 @@ static void set_target(const struct dial *d, struct socks_dest *ret)
             socks_dest_set_addr(ret, &next->addrs[0]);
         else
             socks_dest_set_name(ret, next->config->url.host, next->config->url.port);
-    } else if (names && d->name) {
+    } else if (d->name) {
+        /* Whatever the scheme: the address only stands for the name, and nobody else could tell. */
         socks_dest_set_name(ret, d->name, d->destination->port);
     } else {
         socks_dest_set_addr(ret, d->destination);
@@ -137,6 +147,7 @@ static enum dial_result start_hop(struct dial *d, const struct dial_env *env)
     set_target(d, &target);
     int r = handshake_start(&d->handshake, &c->url, &target, &w);
 
+    d->handshake.associate = d->associate;
     d->buffer->out_len = w.pos;
     d->buffer->out_pos = d->buffer->in_len = 0;
     if (r < 0)
@@ -222,6 +233,44 @@ enum dial_result dial_start(struct dial *d, struct upstream *u, const struct add
 {
     *d = (struct dial){.upstream = u, .destination = destination, .name = name, .fd = -1};
     return connect_next(d, EHOSTUNREACH, env);
+}
+
+enum dial_result dial_associate(struct dial *d, struct upstream *u, const struct dial_env *env)
+{
+    *d = (struct dial){.upstream = u, .fd = -1, .associate = true};
+    return connect_next(d, EHOSTUNREACH, env);
+}
+
+const struct addr *dial_peer(const struct dial *d)
+{
+    return &d->upstream->hops[0].addrs[d->address];
+}
+
+static bool is_private(const struct addr *a)
+{
+    for (size_t i = 0; i < addr_n_private_prefixes; i++) {
+        if (prefix_contains(&addr_private_prefixes[i], a))
+            return true;
+    }
+    return false;
+}
+
+int dial_relay(const struct dial *d, struct addr *ret, bool *ret_named)
+{
+    const struct addr *peer = dial_peer(d), *bound = &d->handshake.bound;
+    bool multicast = addr_is_v4(bound) ? bound->ip[12] >= 224 : bound->ip[0] == 0xff;
+    /* Of a name the codec leaves an address of zeros; so does an upstream that names none. */
+    bool named = !addr_is_any(bound) && !multicast &&
+                 (addr_is_loopback(peer) || !addr_is_loopback(bound)) &&
+                 (is_private(peer) || !is_private(bound));
+
+    if (bound->port == 0)
+        return -EPROTO;
+    if (ret_named)
+        *ret_named = named;
+    *ret = named ? *bound : *peer;
+    ret->port = bound->port;
+    return 0;
 }
 
 enum dial_result dial_event(struct dial *d, uint32_t events, const struct dial_env *env)
@@ -319,6 +368,14 @@ bool dial_worth_a_line(const struct dial *d)
     default:
         return true;
     }
+}
+
+bool dial_udp_denied(const struct dial *d)
+{
+    /* Some that know no UDP close the connection at the question, or leave it without an answer. */
+    return (d->fault == DIAL_HANDSHAKE || d->fault == DIAL_CLOSED ||
+            d->fault == DIAL_HANDSHAKE_TIMEOUT) &&
+           handshake_awaits_reply(&d->handshake);
 }
 
 static void describe_handshake(const struct dial *d, char *buf, size_t size)

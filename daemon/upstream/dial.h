@@ -45,6 +45,7 @@ struct dial {
     uint8_t hop, address;
     uint8_t fault; /* enum dial_fault */
     bool connected;
+    bool associate; /* asks for UDP */
 };
 
 struct dial_env {
@@ -56,12 +57,27 @@ struct dial_env {
 /* Begins. DIAL_PENDING or DIAL_FAILED. */
 enum dial_result dial_start(struct dial *d, struct upstream *u, const struct addr *destination,
                             const char *name, const struct dial_env *env);
+/*
+ * Begins to ask for a UDP association instead, of an upstream with one SOCKS5 hop. Granted, the
+ * socket is the control connection: the association lasts as long as it does.
+ */
+enum dial_result dial_associate(struct dial *d, struct upstream *u, const struct dial_env *env);
 /* An epoll event of the socket, or LOOP_TIMEOUT. */
 enum dial_result dial_event(struct dial *d, uint32_t events, const struct dial_env *env);
 /* The socket is the caller's now (it stays in the loop, registered with RELAY_EVENTS). */
 int dial_take(struct dial *d);
 /* Closes and frees what the dial still holds. Idempotent. */
 void dial_finish(struct dial *d);
+
+/* The address of the first hop that was dialled last. Not of "direct". */
+const struct addr *dial_peer(const struct dial *d);
+/*
+ * Granted by dial_associate(): where the datagrams go. What the upstream named, or, where that
+ * cannot be meant, its own address with the port it named: it named no address, a name or a
+ * multicast one; loopback, though it is elsewhere; a private one, though it is not itself at one.
+ * `ret_named` (may be NULL): it is the one that was named. -EPROTO: it named no port.
+ */
+int dial_relay(const struct dial *d, struct addr *ret, bool *ret_named);
 
 /* After DIAL_FAILED: what the application is to see, a positive errno. */
 int dial_errno(const struct dial *d);
@@ -72,6 +88,11 @@ bool dial_was_answered(const struct dial *d);
 /* False when the answer is about the destination alone, as an application is told without a proxy
  * too. */
 bool dial_worth_a_line(const struct dial *d);
+/*
+ * After DIAL_FAILED of dial_associate(): the upstream was there and talked SOCKS, but gave no
+ * association; that says nothing of its health. Else dial_upstream_at_fault() has the word.
+ */
+bool dial_udp_denied(const struct dial *d);
 /* One clause for the log; no credentials. */
 const char *dial_describe(const struct dial *d, char *buf, size_t size);
 

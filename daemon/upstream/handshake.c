@@ -71,7 +71,8 @@ size_t handshake_want(const struct handshake *h, const uint8_t *in, size_t len)
 static int request(struct handshake *h, const struct socks_dest *target, struct wire_writer *out)
 {
     h->step = STEP_REPLY;
-    if (socks5_encode_request(out, SOCKS_CMD_CONNECT, target) < 0)
+    if (socks5_encode_request(out, h->associate ? SOCKS_CMD_UDP_ASSOCIATE : SOCKS_CMD_CONNECT,
+                              target) < 0)
         return fail(h, HANDSHAKE_REQUEST, -ECONNREFUSED);
     return 1;
 }
@@ -127,8 +128,10 @@ int handshake_input(struct handshake *h, const struct socks_dest *target, const 
         return input_auth(h, target, in, len, out);
     case STEP_REPLY:
         r = socks5_decode_reply(in, len, &reply5);
-        if (r > 0)
+        if (r > 0) {
+            h->bound = reply5.bound.addr;
             return verdict(h, reply5.rep, socks5_reply_errno(reply5.rep));
+        }
         break;
     default:
         r = socks4_decode_reply(in, len, &reply4);

@@ -32,8 +32,10 @@ enum handshake_fault {
 struct handshake {
     const struct config_url *url;
     uint8_t step;
-    uint8_t fault; /* enum handshake_fault */
-    uint8_t rep;   /* of the reply */
+    uint8_t fault;     /* enum handshake_fault */
+    uint8_t rep;       /* of the reply */
+    bool associate;    /* UDP ASSOCIATE instead of CONNECT (SOCKS5 only); set after the start */
+    struct addr bound; /* granted by SOCKS5: BND; of a name, the port alone */
 };
 
 /* Begins; writes the first message. 0, or -errno with `fault` set. */

@@ -37,8 +37,9 @@ struct upstream {
     bool healthy;     /* the last attempt got an answer from it */
     uint64_t granted, failed;
     char last_error[128];
-    bool said_down;   /* the log's last word about it is a complaint */
-    int64_t next_log; /* no complaint before this time */
+    bool said_down;            /* the log's last word about it is a complaint */
+    int64_t next_log;          /* no complaint before this time */
+    int64_t udp_refused_until; /* it has no UDP ASSOCIATE; not asked for one before this time */
     unsigned suppressed;
 };
 

@@ -35,9 +35,13 @@ static int send_status(struct queries *all, struct query *q)
         .pid = (uint32_t)getpid(),
         .max_flows = all->max_flows,
         .draining = flow_table_draining(all->flows),
+        .sockmap = all->sockmap,
     };
 
+    if (all->sockmap_why)
+        snprintf(m.sockmap_why, sizeof(m.sockmap_why), "%s", all->sockmap_why);
     flow_table_stats(all->flows, &m.stats);
+    datagrams_stats(all->datagrams, &m.udp, &m.names);
     return send_record(q, &m, sizeof(m));
 }
 
@@ -73,7 +77,11 @@ static int step(struct queries *all, struct query *q)
         struct message_flow m;
         uint32_t at = q->cursor;
 
-        if (flow_table_records(all->flows, &at, &m, 1) == 0)
+        if (!q->flows_done && flow_table_records(all->flows, &at, &m, 1) == 0) {
+            q->flows_done = true;
+            at = 0;
+        }
+        if (q->flows_done && datagrams_records(all->datagrams, &at, &m, 1) == 0)
             return send_end(q);
         r = send_record(q, &m, sizeof(m));
         if (r == 0)

@@ -13,6 +13,7 @@
 #include "base/loop.h"
 #include "flow/flow.h"
 #include "upstream/upstream.h"
+#include "worker/datagrams.h"
 
 #define QUERIES_MAX 8
 
@@ -21,16 +22,20 @@ struct query {
     uint16_t type; /* 0: free */
     uint32_t cursor;
     bool watched;
+    bool flows_done; /* MESSAGE_FLOWS: the cursor is of the datagrams by now */
 };
 
 struct queries {
     struct loop *loop;
     unsigned kind; /* loop kind of the clients' sockets */
     struct flow_table *flows;
+    struct datagrams *datagrams; /* NULL: none */
     const struct upstream *upstreams;
     size_t n_upstreams;
     unsigned worker;
     uint32_t max_flows;
+    uint32_t sockmap;        /* enum message_sockmap */
+    const char *sockmap_why; /* if it failed */
     struct query items[QUERIES_MAX];
 };
 

@@ -68,46 +68,25 @@ int sandbox_drop(uid_t uid, gid_t gid, bool keep_net_raw, char *why, size_t why_
 }
 
 static const int allowed[] = {
-    SCMP_SYS(read),
-    SCMP_SYS(write),
-    SCMP_SYS(close),
-    SCMP_SYS(recvfrom),
-    SCMP_SYS(recvmsg),
-    SCMP_SYS(sendto),
-    SCMP_SYS(sendmsg),
-    SCMP_SYS(connect),
-    SCMP_SYS(accept4),
-    SCMP_SYS(epoll_wait),
-    SCMP_SYS(epoll_pwait),
-    SCMP_SYS(epoll_ctl),
-    SCMP_SYS(splice),
-    SCMP_SYS(pipe2),
-    SCMP_SYS(fcntl),
-    SCMP_SYS(setsockopt),
-    SCMP_SYS(getsockopt),
-    SCMP_SYS(getsockname),
-    SCMP_SYS(shutdown),
-    SCMP_SYS(dup),
-    SCMP_SYS(clock_gettime),
-    SCMP_SYS(exit),
-    SCMP_SYS(exit_group),
-    SCMP_SYS(munmap),
-    SCMP_SYS(mremap),
-    SCMP_SYS(madvise),
-    SCMP_SYS(brk),
-    SCMP_SYS(rt_sigreturn),
-    SCMP_SYS(futex),
-    SCMP_SYS(getrandom),
-    SCMP_SYS(restart_syscall),
-    SCMP_SYS(getpid),
-    SCMP_SYS(gettid),
-    SCMP_SYS(rt_sigprocmask),
+    SCMP_SYS(read),        SCMP_SYS(write),         SCMP_SYS(close),
+    SCMP_SYS(recvfrom),    SCMP_SYS(recvmsg),       SCMP_SYS(sendto),
+    SCMP_SYS(sendmsg),     SCMP_SYS(recvmmsg),      SCMP_SYS(sendmmsg),
+    SCMP_SYS(connect),     SCMP_SYS(accept4),       SCMP_SYS(epoll_wait),
+    SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_ctl),     SCMP_SYS(splice),
+    SCMP_SYS(pipe2),       SCMP_SYS(fcntl),         SCMP_SYS(setsockopt),
+    SCMP_SYS(getsockopt),  SCMP_SYS(getsockname),   SCMP_SYS(shutdown),
+    SCMP_SYS(dup),         SCMP_SYS(clock_gettime), SCMP_SYS(exit),
+    SCMP_SYS(exit_group),  SCMP_SYS(munmap),        SCMP_SYS(mremap),
+    SCMP_SYS(madvise),     SCMP_SYS(brk),           SCMP_SYS(rt_sigreturn),
+    SCMP_SYS(futex),       SCMP_SYS(getrandom),     SCMP_SYS(restart_syscall),
+    SCMP_SYS(getpid),      SCMP_SYS(gettid),        SCMP_SYS(rt_sigprocmask),
 };
 
 static int allow_some(scmp_filter_ctx ctx)
 {
-    const unsigned bpf_commands[] = {BPF_MAP_LOOKUP_ELEM, BPF_MAP_DELETE_ELEM,
+    const unsigned bpf_commands[] = {BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM,
                                      BPF_MAP_LOOKUP_AND_DELETE_ELEM};
+    const unsigned ioctls[] = {SIOCOUTQ, SIOCINQ};
     const unsigned families[] = {AF_INET, AF_INET6};
     int r = 0;
 
@@ -117,9 +96,9 @@ static int allow_some(scmp_filter_ctx ctx)
     for (size_t i = 0; r == 0 && i < sizeof(families) / sizeof(families[0]); i++)
         r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
                              SCMP_A0(SCMP_CMP_EQ, families[i], 0));
-    if (r == 0)
+    for (size_t i = 0; r == 0 && i < sizeof(ioctls) / sizeof(ioctls[0]); i++)
         r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-                             SCMP_A1(SCMP_CMP_EQ, SIOCOUTQ, 0));
+                             SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
     if (r == 0)
         r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
                              SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));

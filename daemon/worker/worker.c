@@ -19,29 +19,38 @@
 #include "base/fd.h"
 #include "bpf/hold.h"
 #include "bpf/origin.h"
+#include "bpf/sockmap.h"
 #include "flow/flow.h"
 #include "flow/inject.h"
 #include "flow/origin_socket.h"
 #include "log.h"
 #include "nft/log.h"
+#include "worker/datagrams.h"
 #include "worker/query.h"
 #include "worker/sandbox.h"
 
 #define MAX_PIPES        256
 #define PREOPENED        16
 #define STASH_BUDGET     (32u * 1024 * 1024)
-#define SPARE_FDS        32 /* loop, channel, queries, log, reserve */
+#define SPARE_FDS        (32 + SOCKMAP_FDS) /* loop, channel, queries, log, reserve */
 #define RECHECK_INTERVAL INT64_C(100000000)
 
-#define KIND_CHANNEL 8
-#define KIND_QUERY   9
+/* Streams, two a flow; each costs about 90 bytes of kernel memory, used or not. More flows than
+ * that are copied and spliced. */
+#define MAX_STREAMS 32768
+
+#define KIND_CHANNEL   8
+#define KIND_QUERY     9
+#define KIND_DATAGRAMS 10 /* and the next DATAGRAMS_KINDS - 1 */
 
 struct worker {
     const struct worker_options *o;
     struct loop *loop;
     struct relay_pool *pool;
     struct flow_table *flows;
+    struct datagrams *datagrams;
     struct flow_listener *listeners;
+    size_t n_listeners;
     struct flow_capture *captures;
     struct flow_hold *holds;
     struct nft_log_source *logs; /* of those holds that are nfnetlink_log's */
@@ -50,6 +59,8 @@ struct worker {
     struct queries queries;
     uint32_t max_flows;
     int64_t next_recheck;
+    struct fastpath fast; /* ops NULL: none */
+    char sockmap_why[160];
 };
 
 _Noreturn static void die(const struct worker_options *o, const char *what, int error)
@@ -65,6 +76,8 @@ static enum relay_choice relay_choice(enum config_fast_path f)
         return RELAY_CHOICE_COPY;
     case FAST_SPLICE:
         return RELAY_CHOICE_SPLICE;
+    case FAST_SOCKMAP:
+        return RELAY_CHOICE_SOCKMAP;
     default:
         return RELAY_CHOICE_AUTO;
     }
@@ -74,7 +87,8 @@ static enum relay_choice relay_choice(enum config_fast_path f)
 static unsigned share_descriptors(struct worker *w)
 {
     uint64_t limit = fd_raise_limit();
-    uint64_t fixed = SPARE_FDS + w->o->n_listeners * 2 + w->o->n_holds * 2 + 8;
+    uint64_t fixed =
+        SPARE_FDS + w->o->n_listeners * 2 + w->o->n_holds * 2 + 8 + datagrams_fds(w->o);
     uint64_t left = limit > fixed ? limit - fixed : 0;
     uint64_t pipes = left / 32 < MAX_PIPES ? left / 32 : MAX_PIPES;
     uint64_t flows = (left - 2 * pipes) / 2;
@@ -144,11 +158,15 @@ static int set_up_listeners(struct worker *w)
         return -ENOMEM;
     for (size_t i = 0; i < o->n_listeners; i++) {
         const struct worker_listener *l = &o->listeners[i];
-        struct flow_listener *f = &w->listeners[i];
+        struct flow_listener *f = &w->listeners[w->n_listeners];
+
+        if (l->origin == WORKER_UDP)
+            continue; /* worker/datagrams.c has those */
         int r = open_origin(w, l, f);
 
         if (r < 0)
             return r;
+        w->n_listeners++;
         f->fd = l->fd;
         f->at = l->at;
         f->capture = capture_index(w, l->capture);
@@ -198,11 +216,28 @@ static struct addr *upstream_addresses(const struct worker_options *o, size_t *r
     return list;
 }
 
+/* Those and our listeners' own: nobody's datagrams are for them. */
+static struct addr *our_addresses(const struct worker *w, const struct addr *upstreams,
+                                  size_t n_upstreams, size_t *ret_n)
+{
+    struct addr *list = calloc(n_upstreams + w->o->n_listeners + 1, sizeof(*list));
+
+    *ret_n = 0;
+    for (size_t i = 0; list && i < n_upstreams; i++)
+        list[(*ret_n)++] = upstreams[i];
+    for (size_t i = 0; list && i < w->o->n_listeners; i++)
+        list[(*ret_n)++] = w->o->listeners[i].at;
+    return list;
+}
+
 static void on_empty(void *ctx)
 {
     struct worker *w = ctx;
+    struct message_stats s;
 
-    loop_stop(w->loop);
+    flow_table_stats(w->flows, &s);
+    if (s.flows == 0 && datagrams_empty(w->datagrams))
+        loop_stop(w->loop);
 }
 
 static void on_unproven(void *ctx)
@@ -237,9 +272,10 @@ static void on_channel(void *ctx, uint64_t ref, uint32_t events)
     if (n <= 0)
         _exit(0); /* the keeper is gone: every socket is reset by the kernel */
     if ((size_t)n >= sizeof(m.header) && m.header.version == MESSAGE_VERSION) {
-        if (m.header.type == MESSAGE_DRAIN)
+        if (m.header.type == MESSAGE_DRAIN) {
+            datagrams_drain(w->datagrams);
             flow_table_drain(w->flows);
-        else if (m.header.type == MESSAGE_PROVEN)
+        } else if (m.header.type == MESSAGE_PROVEN)
             set_proven(w, true);
         else if (m.header.type == MESSAGE_UNPROVEN)
             set_proven(w, false);
@@ -258,13 +294,35 @@ static void on_query(void *ctx, uint64_t ref, uint32_t events)
     queries_continue(&w->queries, loop_ref_index(ref));
 }
 
+/* The in-kernel fast path, unless the configuration wants none or this kernel fails its proof. */
+static void open_fastpath(struct worker *w)
+{
+    enum config_fast_path wanted = w->o->config->fast_path;
+    uint32_t streams = w->max_flows < MAX_STREAMS / 2 ? 2 * w->max_flows : MAX_STREAMS;
+    struct sockmap_options o = {.streams = streams,
+                                .burst_time = RELAY_BURST_TIME,
+                                .burst_bytes = wanted == FAST_SOCKMAP ? 0 : RELAY_BURST_BYTES};
+
+    if (wanted == FAST_COPY || wanted == FAST_SPLICE)
+        return;
+    w->queries.sockmap = MESSAGE_SOCKMAP_ON;
+    if (bpf_sockmap_open(&o, w->o->needs_mark ? CAPTURE_OWN_MARK : 0, &w->fast, w->sockmap_why,
+                         sizeof(w->sockmap_why)) == 0) {
+        relay_pool_use(w->pool, &w->fast);
+        return;
+    }
+    w->queries.sockmap = MESSAGE_SOCKMAP_FAILED;
+    if (w->o->number == 0)
+        log_warning("the in-kernel fast path is off: %s", w->sockmap_why);
+}
+
 static int set_up(struct worker *w)
 {
     const struct worker_options *o = w->o;
     unsigned pipes = share_descriptors(w);
     size_t n_upstreams;
     struct addr *upstreams = upstream_addresses(o, &n_upstreams);
-    int r = upstreams ? loop_create(w->max_flows + 8, &w->loop) : -ENOMEM;
+    int r = upstreams ? loop_create(w->max_flows + 8 + datagrams_timers(o), &w->loop) : -ENOMEM;
 
     if (r == 0)
         r = relay_pool_create(pipes, PREOPENED < pipes ? PREOPENED : pipes, STASH_BUDGET,
@@ -277,13 +335,24 @@ static int set_up(struct worker *w)
         r = set_up_holds(w);
     if (r < 0)
         return r;
+    open_fastpath(w);
+    size_t n_ours;
+    struct addr *ours = our_addresses(w, upstreams, n_upstreams, &n_ours);
+
+    r = ours ? datagrams_open(o, w->loop, KIND_DATAGRAMS, w->choices, ours, n_ours, on_empty,
+                              on_unproven, w, &w->datagrams)
+             : -ENOMEM;
+    if (r < 0)
+        return r;
     struct flow_table_options f = {
         .loop = w->loop,
         .pool = w->pool,
         .captures = w->captures,
         .n_captures = o->config->n_captures,
+        .fast = w->fast.ops ? &w->fast : NULL,
         .listeners = w->listeners,
-        .n_listeners = o->n_listeners,
+        .n_listeners = w->n_listeners,
+        .names = datagrams_names(w->datagrams),
         .holds = w->holds,
         .n_holds = o->n_holds,
         .inject = {.send = injector_send, .ctx = &w->injector},
@@ -305,10 +374,13 @@ static int set_up(struct worker *w)
     w->queries = (struct queries){.loop = w->loop,
                                   .kind = KIND_QUERY,
                                   .flows = w->flows,
+                                  .datagrams = w->datagrams,
                                   .upstreams = o->upstreams,
                                   .n_upstreams = o->config->n_upstreams,
                                   .worker = o->number,
-                                  .max_flows = w->max_flows};
+                                  .max_flows = w->max_flows,
+                                  .sockmap = w->queries.sockmap,
+                                  .sockmap_why = w->sockmap_why};
     loop_set_handler(w->loop, KIND_CHANNEL, on_channel, w);
     loop_set_handler(w->loop, KIND_QUERY, on_query, w);
     return loop_add(w->loop, o->channel, EPOLLIN, loop_ref(KIND_CHANNEL, 0, 0));

@@ -15,12 +15,25 @@
 #include "config/config.h"
 #include "upstream/upstream.h"
 
+struct fake;
+struct real;
+
 /* How a listener's connections are traced back. */
 enum worker_origin {
     WORKER_ORIGIN_NAT,
     WORKER_ORIGIN_LOCAL,
     WORKER_ORIGIN_BPF,
     WORKER_ORIGIN_SEAT, /* their SYN was held */
+    WORKER_UDP,         /* none: it is a UDP listener */
+};
+
+/* What a worker does about a capture's datagrams. */
+struct worker_udp {
+    bool associate;         /* through the upstream; else refused */
+    bool dns;               /* queries are answered or forwarded as TCP */
+    bool fake;              /* with dns: names get addresses that stand for them */
+    bool no_v6;             /* with fake: not of IPv6, which is not captured */
+    struct addr dns_server; /* port 0: where the application sent it */
 };
 
 struct worker_listener {
@@ -49,12 +62,17 @@ struct worker_options {
     unsigned seat; /* where held SYNs and their connections come in */
     const struct worker_hold *holds;
     size_t n_holds;
-    uint32_t max_flows; /* this worker's share */
-    uint32_t max_held;  /* likewise */
-    uint32_t own_mark;  /* of our own packets, 0: none */
-    bool needs_mark;    /* SO_MARK is used: keep CAP_NET_RAW */
-    int hold;           /* kept open until the last flow's sockets are closed; -1: none */
-    uid_t uid;          /* becomes this user; 0: stays (not root anyway) */
+    const struct worker_udp *udp; /* of each capture of the configuration; NULL: no UDP is taken */
+    struct fake *fake;            /* the table of all workers; NULL: none */
+    const struct real *real;      /* with fake */
+    struct addr resolver;         /* asked instead of one on loopback; port 0: none */
+    uint32_t max_associations;    /* this worker's share, as the next two */
+    uint32_t max_flows;
+    uint32_t max_held;
+    uint32_t own_mark; /* of our own packets, 0: none */
+    bool needs_mark;   /* SO_MARK is used: keep CAP_NET_RAW */
+    int hold;          /* kept open until the last flow's sockets are closed; -1: none */
+    uid_t uid;         /* becomes this user; 0: stays (not root anyway) */
     gid_t gid;
 };
 

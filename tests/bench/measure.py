@@ -30,9 +30,12 @@ CGROUP = os.environ.get("BENCH_CGROUP", "")
 # The SOCKS server's address for each row.
 GATE = {"native": "10.77.10.1", "redsocks": "10.77.11.1",
         "output": "10.77.12.1", "cgroup": "10.77.13.1",
-        "forward": "10.77.14.1", "gw-redsocks": "10.77.15.1", "gw-ours": "10.77.16.1"}
+        "forward": "10.77.14.1", "gw-redsocks": "10.77.15.1", "gw-ours": "10.77.16.1",
+        "copy": "10.77.17.1", "splice": "10.77.18.1", "sockmap": "10.77.19.1"}
 ROWS = list(GATE)
-HOOK = {"output": "output", "cgroup": "cgroup", "gw-ours": "gateway"}
+FORCED = ("copy", "splice", "sockmap")  # the row's fast-path; not measured unless asked for
+HOOK = {"output": "output", "cgroup": "cgroup", "gw-ours": "gateway",
+        **{row: "output" for row in FORCED}}
 TARGET = "203.0.113.10"
 SINK_PORT = "9000"
 SOCKS_PORT = "1080"
@@ -255,7 +258,7 @@ class Bench:
         control = f"{TMP}/{row}.sock"
         conf = template("undersock.conf.in", f"{TMP}/{row}.conf", socks_ip=GATE[row],
                         socks_port=SOCKS_PORT, hook=HOOK[row], workers=self.args.workers,
-                        fast_path=self.args.fast_path, control=control,
+                        fast_path=row if row in FORCED else self.args.fast_path, control=control,
                         cgroup=f'cgroup = "/{CGROUP}"' if row == "cgroup" else "")
         p = start(row, nsenter(place(row), UNDERSOCK, "daemon", "-c", conf))
         # The socket is there before the captures are; an answer comes after them.
@@ -265,7 +268,8 @@ class Bench:
         return p
 
     def start_rows(self):
-        only = self.args.only.split(",") if self.args.only else ROWS
+        only = (self.args.only.split(",") if self.args.only else
+                [row for row in ROWS if row not in FORCED])
         for row in only:
             if row not in ROWS:
                 sys.exit(f"bench: no row {row}; there are {', '.join(ROWS)}")
@@ -335,8 +339,12 @@ class Bench:
             self.note(row, f"{key}_busy", busy * GIB / r["bytes"])
 
     def round_trips(self, row):
+        busy = busy_seconds()
         r = self.load(row, "rr", "-s", "64", "-n", str(self.args.trips))
+        busy = busy_seconds() - busy
         self.note_errors(row, "rr", r["errors"])
+        if r["done"]:
+            self.note(row, "rr_busy", busy * 1e6 / r["done"])
         self.note(row, "rr_p50", r["p50_us"])
         self.note(row, "rr_p99", r["p99_us"])
 

@@ -15,11 +15,13 @@ UNDERSOCK = os.environ["UNDERSOCK"]
 
 TITLE = {"native": "native", "redsocks": "redsocks", "output": "ours output",
          "cgroup": "ours cgroup", "forward": "forward", "gw-redsocks": "gw-redsocks",
-         "gw-ours": "gw-ours"}
+         "gw-ours": "gw-ours", "copy": "ours copy", "splice": "ours splice",
+         "sockmap": "ours sockmap"}
 GATEWAYS = ("forward", "gw-redsocks", "gw-ours")
 # Each table: what it is about, the limit, the peer, ours.
 TABLES = [
-    ("This host's own connections", "native", "redsocks", ("output", "cgroup")),
+    ("This host's own connections", "native", "redsocks",
+     ("output", "cgroup", "copy", "splice", "sockmap")),
     ("A gateway's", "forward", "gw-redsocks", ("gw-ours",)),
 ]
 
@@ -39,6 +41,7 @@ FIGURES = [
     ("down8_busy", "whole machine busy, down 8", "s/GiB", False, 3),
     ("rr_p50", "64 B round trip, p50", "us", False, 1),
     ("rr_p99", "64 B round trip, p99", "us", False, 1),
+    ("rr_busy", "whole machine busy, round trip", "us", False, 1),
     ("conn1", "connections, one after another", "/s", True, 0),
     ("conn32", "connections, 32 at once", "/s", True, 0),
     ("conn1_p50", "connect and answer, p50", "us", False, 1),

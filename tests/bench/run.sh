@@ -13,6 +13,7 @@
 #     redsocks   the package, its splice on, nft redirect in the host's namespace
 #     output     undersock daemon, hook = "output"
 #     cgroup     undersock daemon, hook = "cgroup", the load tool inside that cgroup
+#     copy, splice, sockmap   as output, with that fast-path forced; only with --only
 #
 # and the same for a gateway: a client's namespace, behind it the gateway's ("gate-ROW"), behind that
 # "proxy":
@@ -85,11 +86,14 @@ host native 10
 host redsocks 11
 host output 12
 host cgroup 13
+host copy 17
+host splice 18
+host sockmap 19
 gateway forward 14
 gateway gw-redsocks 15
 gateway gw-ours 16
 # Every worker's reconnects leave TIME_WAIT behind; the ports must last for all rounds.
-for n in native redsocks output cgroup proxy {,gate-}{forward,gw-redsocks,gw-ours}; do
+for n in native redsocks output cgroup copy splice sockmap proxy {,gate-}{forward,gw-redsocks,gw-ours}; do
     ns "$n" sh -c 'echo "2000 65000" >/proc/sys/net/ipv4/ip_local_port_range'
 done
 if [[ $CGROUP2 ]]; then

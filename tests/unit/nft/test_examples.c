@@ -93,7 +93,7 @@ static struct lan set_up(bool gateway)
     CHECK(r == 0);
     nft_ruleset_free(rs);
     if (gateway)
-        CHECK(routes_install(NULL, why, sizeof(why)) == 0);
+        CHECK(routes_install(0, NULL, why, sizeof(why)) == 0);
     return lan;
 }
 

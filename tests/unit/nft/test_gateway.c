@@ -35,7 +35,7 @@ static struct nft_owner *install(const struct capture_set *set)
         skip_because(why);
     CHECK(r == 0);
     replace(owner, set);
-    r = routes_install(NULL, why, sizeof(why));
+    r = routes_install(0, NULL, why, sizeof(why));
     if (r == -EOPNOTSUPP)
         skip_because(why);
     CHECK(r == 0);

@@ -43,7 +43,7 @@ static struct nft_owner *install(const struct capture_set *set)
     CHECK(nft_owner_replace(owner, rs, why, sizeof(why)) == 0);
     nft_ruleset_free(rs);
     if (set->tproxy_mark != 0)
-        CHECK(routes_install(NULL, why, sizeof(why)) == 0);
+        CHECK(routes_install(0, NULL, why, sizeof(why)) == 0);
     guard(set);
     return owner;
 }

@@ -210,11 +210,11 @@ static void without_the_policy_route_nothing_leaves(void)
     for (unsigned f = 0; f < 2; f++) {
         struct held h = hold_client(&lan, f);
 
-        routes_remove();
+        routes_remove(0);
         (void)send_again(&h, capture_injected_mark(INJECTED_ACCEPT_TPROXY, SEAT));
         (void)send_again(&h, capture_injected_mark(INJECTED_EARLY_TPROXY, 0));
         expect_silence(&lan);
-        CHECK(routes_install(NULL, why, sizeof(why)) == 0);
+        CHECK(routes_install(0, NULL, why, sizeof(why)) == 0);
         let_go(&lan, &h);
     }
 }

@@ -144,6 +144,8 @@ static inline void rig_open(struct rig *g, struct relay_pool *pool, int buffer)
         g->peer[i].read_max = g->peer[i].write_max = PIECE_MAX;
     }
     relay_init(&g->r, ours[0], ours[1]);
+    if (pool->fast)
+        relay_allow_kernel(&g->r, 1);
     rig_watch(g);
 }
 
@@ -189,6 +191,34 @@ static inline bool rig_end(struct rig *g)
     return true;
 }
 
+static inline void rig_passed(void *ctx, uint64_t owner, uint32_t stream)
+{
+    struct rig *g = ctx;
+
+    /* The sockmap may be shared with a relay that was closed a moment ago. */
+    if (owner == 1 && !g->closed)
+        relay_passed(&g->r, g->pool, stream);
+}
+
+/* What the owner does with the in-kernel fast path, before and after a pump. */
+static inline void rig_kernel_events(struct rig *g)
+{
+    const struct fastpath *fast = g->pool->fast;
+
+    if (fast && !g->deaf)
+        fast->ops->events(fast->ctx, rig_passed, g);
+}
+
+static inline void rig_rewatch(struct rig *g)
+{
+    for (unsigned i = 0; g->pool->fast && i < 2; i++) {
+        struct epoll_event ev = {.events = relay_watch(&g->r, i), .data.u32 = i};
+
+        if (ev.events)
+            assert_int_equal(epoll_ctl(g->epoll, EPOLL_CTL_MOD, g->r.fd[i], &ev), 0);
+    }
+}
+
 /* Events to the relay, and a pump. True when there was something to do. */
 static inline bool rig_pump(struct rig *g)
 {
@@ -201,9 +231,11 @@ static inline bool rig_pump(struct rig *g)
         return rig_end(g);
     for (int i = 0; i < n; i++)
         relay_event(&g->r, ev[i].data.u32, ev[i].events);
+    rig_kernel_events(g);
     for (unsigned i = 0; g->flip && i < 2; i++)
         g->r.dir[i].engine = some(g, 2) == 1 ? RELAY_COPY : RELAY_SPLICE;
     g->status = relay_pump(&g->r, g->pool);
+    rig_rewatch(g);
     if (g->pool->stash_used > g->stash_peak)
         g->stash_peak = g->pool->stash_used;
     return n > 0 || g->status != RELAY_IDLE;
@@ -278,7 +310,7 @@ static inline bool rig_turn(struct rig *g)
 /* Nobody could do anything: until somebody can. False: nothing happened for `ms`. */
 static inline bool rig_wait(struct rig *g, int ms)
 {
-    struct pollfd p[3] = {{.fd = g->closed || g->deaf ? -1 : g->epoll, .events = POLLIN}};
+    struct pollfd p[4] = {{.fd = g->closed || g->deaf ? -1 : g->epoll, .events = POLLIN}};
     bool ending = g->status == RELAY_RESET && !g->closed;
 
     for (unsigned i = 0; i < 2; i++) {
@@ -293,8 +325,10 @@ static inline bool rig_wait(struct rig *g, int ms)
         if (p[i + 1].events == 0)
             p[i + 1].fd = -1;
     }
+    p[3] = (struct pollfd){.fd = g->pool->fast && !g->deaf ? g->pool->fast->event_fd : -1,
+                           .events = POLLIN};
     /* What is still under way to a survivor has no event of its own. */
-    return poll(p, 3, ending ? 5 : ms) > 0 || ending;
+    return poll(p, 4, ending ? 5 : ms) > 0 || ending;
 }
 
 typedef bool (*rig_condition)(const struct rig *g);

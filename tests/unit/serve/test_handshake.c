@@ -273,14 +273,14 @@ static void test_other_commands(void **state)
     size_t n = request5(buf, &target_at);
     uint64_t before = server_counters(&open_server).unsupported;
 
-    buf[1] = 2;
+    buf[1] = 0;
     expect_reply5(buf, n, 0x07);
-    buf[1] = 3;
+    buf[1] = 4;
     expect_reply5(buf, n, 0x07);
-    buf[1] = 9;
+    buf[1] = 255;
     expect_reply5(buf, n, 0x07);
     n = request4(buf, &target_at, "u", NULL);
-    buf[1] = 2;
+    buf[1] = 3;
     expect_reply4(buf, n, 0x5b);
     expect_reply5(BYTES("\x05\x01\x00\x02xxxxxx"), 0x08);
     assert_int_equal(server_counters(&open_server).unsupported, before + 5);
@@ -337,7 +337,7 @@ static void test_refusal_arrives_behind_payload(void **state)
     int client = dial(&open_server.at);
 
     (void)state;
-    memcpy(buf, "\x05\x01\x00\x05\x02\x00\x01\x7f\x00\x00\x01\x00\x50", 13);
+    memcpy(buf, "\x05\x01\x00\x05\x04\x00\x01\x7f\x00\x00\x01\x00\x50", 13);
     put(client, buf, sizeof(buf));
     expect(client, BYTES("\x05\x00\x05\x07\x00\x01\0\0\0\0\0\0"));
     expect_end(client);
@@ -404,6 +404,41 @@ static void test_early_close(void **state)
     fcntl(listener, F_SETFL, 0);
 }
 
+/* So it is with the commands that leave more behind than a connection. */
+static void test_early_close_of_bind_and_associate(void **state)
+{
+    static const struct {
+        const char *bytes;
+        size_t len;
+    } said[] = {
+        {BYTES("\x05\x01\x00\x05\x02\x00\x01\x7f\x00\x00\x01\x00\x15tail")},
+        {BYTES("\x05\x01\x00\x05\x02\x00\x03\x09localhost\x00\x15tail")},
+        {BYTES("\x05\x01\x00\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00tail")},
+        {BYTES("\x05\x01\x00\x05\x03\x00\x01\x7f\x00\x00\x01\x12\x34tail")},
+        {BYTES("\x04\x02\x00\x15\x00\x00\x00\x01user\0localhost\0tail")},
+    };
+
+    (void)state;
+    for (size_t k = 0; k < sizeof(said) / sizeof(said[0]); k++) {
+        for (size_t i = 0; i <= said[k].len; i++) {
+            for (unsigned how = 0; how < 3; how++) {
+                int client = dial(&open_server.at);
+
+                if (i > 0)
+                    put(client, said[k].bytes, i);
+                if (how == 1)
+                    reset(client);
+                else if (how == 2)
+                    shutdown(client, SHUT_WR);
+                if (how != 1)
+                    close(client);
+            }
+        }
+        server_wait_idle(&open_server);
+    }
+    assert_int_equal(server_counters(&open_server).associations, 0);
+}
+
 static void test_slow_client(void **state)
 {
     static const char *const said[] = {"", "\x05", "\x05\x01", "\x04\x01"};
@@ -455,6 +490,7 @@ int main(void)
         cmocka_unit_test(test_garbage),
         cmocka_unit_test(test_refusal_arrives_behind_payload),
         cmocka_unit_test(test_early_close),
+        cmocka_unit_test(test_early_close_of_bind_and_associate),
         cmocka_unit_test(test_slow_client),
     };
 

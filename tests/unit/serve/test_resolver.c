@@ -33,7 +33,7 @@ static void test_localhost(void **state)
 
     (void)state;
     assert_int_equal(loop_create(8, &a.loop), 0);
-    assert_int_equal(resolver_create(a.loop, 2, 3, 1, on_done, &a, &r), 0);
+    assert_int_equal(resolver_create(a.loop, 2, 3, 1, 0, on_done, &a, &r), 0);
     /* More often than there are slots: each is given back. */
     for (unsigned i = 1; i <= 5; i++) {
         assert_int_equal(resolver_lookup(r, "localhost", 443, 0x1234 + i), 0);
@@ -62,12 +62,12 @@ static void test_what_is_not_asked(void **state)
 
     (void)state;
     assert_int_equal(loop_create(8, &a.loop), 0);
-    assert_int_equal(resolver_create(a.loop, 2, 3, 4, on_done, &a, &r), 0);
+    assert_int_equal(resolver_create(a.loop, 2, 3, 4, 0, on_done, &a, &r), 0);
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         assert_int_equal(resolver_lookup(r, names[i], 1, 1), -EINVAL);
     resolver_destroy(r);
 
-    assert_int_equal(resolver_create(a.loop, 2, 3, 0, on_done, &a, &r), 0);
+    assert_int_equal(resolver_create(a.loop, 2, 3, 0, 0, on_done, &a, &r), 0);
     assert_int_equal(resolver_lookup(r, "localhost", 1, 1), -EBUSY);
     resolver_destroy(r);
     assert_int_equal(a.calls, 0);

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* keeper/datagrams.h */
+#include "keeper/datagrams.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dns/real.h"
+
+#define DNS_PORT 53
+
+/* Calls `test` for each upstream that the capture may use. */
+static bool every(const struct config *c, const struct config_capture *k,
+                  bool (*test)(const struct config_upstream *u))
+{
+    if (k->target == TARGET_UPSTREAM)
+        return test(&c->upstreams[k->target_index]);
+    const struct config_group *g = &c->groups[k->target_index];
+    bool all = true;
+
+    for (size_t i = 0; i < g->n_members; i++)
+        all &= test(&c->upstreams[g->members[i]]);
+    return all;
+}
+
+static bool takes_names(const struct config_upstream *u)
+{
+    return u->url.scheme == SCHEME_SOCKS5H || u->url.scheme == SCHEME_SOCKS4A;
+}
+
+static bool cannot_udp(const struct config_upstream *u)
+{
+    return u->via >= 0 || u->udp == TOGGLE_OFF ||
+           (u->url.scheme != SCHEME_SOCKS5 && u->url.scheme != SCHEME_SOCKS5H);
+}
+
+static enum config_dns decide_dns(const struct config *c, const struct config_capture *k, bool run)
+{
+    const struct capture_policy *p = &k->policy;
+
+    if (k->dns != DNS_AUTO)
+        return k->dns;
+    if (!run && p->n_to + p->n_tcp_ports + p->n_udp_ports > 0)
+        return DNS_BYPASS;
+    return every(c, k, takes_names) ? DNS_FAKE : DNS_TCP;
+}
+
+static enum config_udp decide_udp(const struct config *c, const struct config_capture *k)
+{
+    if (k->udp != UDP_AUTO)
+        return k->udp;
+    return every(c, k, cannot_udp) ? UDP_REJECT : UDP_ASSOCIATE;
+}
+
+void datagrams_decide(const struct config *c, size_t i, bool run, struct capture_policy *policy,
+                      struct worker_udp *ret)
+{
+    const struct config_capture *k = &c->captures[i];
+    struct worker_udp u = {.associate = false};
+
+    policy->udp = CAPTURE_UDP_LEAVE;
+    if (policy->action != CAPTURE_PROXY) {
+        /* What is refused is refused of UDP, too, unless it is to be left alone. */
+        if (policy->action == CAPTURE_REFUSE && k->udp != UDP_BYPASS)
+            policy->udp = CAPTURE_UDP_REJECT;
+        *ret = u;
+        return;
+    }
+    enum config_udp udp = decide_udp(c, k);
+    enum config_dns dns = decide_dns(c, k, run);
+
+    policy->udp = udp == UDP_ASSOCIATE ? CAPTURE_UDP_TAKE
+                  : udp == UDP_REJECT  ? CAPTURE_UDP_REJECT
+                                       : CAPTURE_UDP_LEAVE;
+    policy->dns = dns != DNS_BYPASS;
+    policy->dns_local = policy->dns && k->dns != DNS_AUTO;
+    policy->fake = dns == DNS_FAKE;
+    u.associate = udp == UDP_ASSOCIATE || dns == DNS_ASSOCIATE;
+    u.dns = dns == DNS_FAKE || dns == DNS_TCP;
+    u.fake = dns == DNS_FAKE;
+    if (k->dns_server)
+        addr_parse(k->dns_server, DNS_PORT, &u.dns_server);
+    *ret = u;
+}
+
+bool datagrams_needs_listener(const struct capture_policy *policy)
+{
+    return policy->action == CAPTURE_PROXY && (policy->udp == CAPTURE_UDP_TAKE || policy->dns);
+}
+
+int datagrams_list_real(const struct config *c, struct real **ret)
+{
+    const char **list = calloc(c->n_dns_real + c->n_upstreams + 1, sizeof(*list));
+    size_t n = 0, bad;
+
+    if (!list)
+        return -ENOMEM;
+    for (size_t i = 0; i < c->n_dns_real; i++)
+        list[n++] = c->dns_real[i];
+    for (size_t i = 0; i < c->n_upstreams; i++) {
+        const char *host = c->upstreams[i].url.host;
+        struct addr literal;
+
+        if (addr_parse(host, 0, &literal) < 0 && real_pattern_ok(host))
+            list[n++] = host;
+    }
+    int r = real_new(list, n, ret, &bad);
+
+    free(list);
+    return r;
+}
+
+/* The first "nameserver" of the file that is not on loopback. */
+static bool find_in(const char *path, struct addr *ret)
+{
+    FILE *f = fopen(path, "re");
+    char line[256], text[128];
+    bool found = false;
+
+    while (f && !found && fgets(line, sizeof(line), f)) {
+        struct addr a;
+
+        if (sscanf(line, " nameserver %127s", text) != 1 || addr_parse(text, DNS_PORT, &a) < 0 ||
+            addr_is_loopback(&a))
+            continue;
+        *ret = a;
+        found = true;
+    }
+    if (f)
+        fclose(f);
+    return found;
+}
+
+void datagrams_find_resolver(struct addr *ret)
+{
+    memset(ret, 0, sizeof(*ret));
+    if (!find_in("/run/systemd/resolve/resolv.conf", ret))
+        find_in("/etc/resolv.conf", ret);
+}

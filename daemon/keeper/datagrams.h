@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What a configuration says about UDP and DNS, made out for each capture. */
+#ifndef UNDERSOCK_KEEPER_DATAGRAMS_H
+#define UNDERSOCK_KEEPER_DATAGRAMS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "capture.h"
+#include "config/config.h"
+#include "worker/worker.h"
+
+/*
+ * Sets the fields about UDP and DNS of capture `i`'s policy, and what its worker does. "auto":
+ * udp    associate where some upstream of the capture can, else reject
+ * dns    fake where all of its upstreams take names (socks5h, socks4a), else tcp; for a capture
+ * that selects by destination or port, bypass, as names say nothing of those. `run` has it always
+ */
+void datagrams_decide(const struct config *c, size_t i, bool run, struct capture_policy *policy,
+                      struct worker_udp *ret);
+/* Whether the capture needs UDP listeners. */
+bool datagrams_needs_listener(const struct capture_policy *policy);
+/* The names that keep their addresses: those of the configuration, and the upstreams' own, which we
+ * have to resolve ourselves at each reload. 0 or -ENOMEM. */
+int datagrams_list_real(const struct config *c, struct real **ret);
+/* Who resolves for this host, beyond a stub on loopback: for queries that were sent to that. Port
+ * 0: nobody known. */
+void datagrams_find_resolver(struct addr *ret);
+
+#endif
