@@ -240,6 +240,10 @@ static bool is_ours(const struct scan *s, const struct entry *e)
         if (e->reply_from.port == s->set->policies[i].port_v4 ||
             e->reply_from.port == s->set->policies[i].port_v6)
             return true;
+    for (size_t i = 0; i < s->set->n_seats; i++)
+        if (e->reply_from.port == s->set->seats[i].port_v4 ||
+            e->reply_from.port == s->set->seats[i].port_v6)
+            return true;
     return false;
 }
 

@@ -1,42 +1,51 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# An upstream that fails, in each way there is: the application sees a reset, never a clean end and
-# never a hang; the log says once which upstream and why; status knows that it is down, and that it
-# is up again. Passwords are nowhere to be seen.
+# An upstream that fails, in each way there is: with connect = "early" the application sees a reset,
+# never a clean end and never a hang; an honest connect() fails, with the error that the answer stands
+# for, or by silence where there was no answer. The log says once which upstream and why; status knows
+# that it is down, and that it is up again. Passwords are nowhere to be seen.
 #
-# Each case is an upstream of its own with a capture of its own, chosen by the destination's port.
+# Each case is an upstream of its own with a capture of its own, chosen by the destination's port. All
+# of them are early; one of each kind is there a second time, as "honest-NAME".
 . "$(dirname "$0")/lib.sh"
 
 need python3
 topology
 net_who
 cg_new app
+impatient client
 
 CASES=() CONF='' port=1100 SERVERS=0
-declare -A WANT HEALTH DEST TO
+declare -A WANT HEALTH DEST TO TO6 SEES SERVER SCHEME_OF USER_OF KEYS
 
 # upstream NAME SERVER-PORT HEALTHY REGEX [KEY...]: configures it; NAME may begin with a scheme.
 upstream() {
-    local name=$1 server=$2 scheme=${SCHEME:-socks5} k
+    local name=$1 server=$2
     HEALTH[$name]=$3 WANT[$name]=$4 DEST[$name]=${DEST[$name]:-$((server + 1000))}
-    CONF+="upstream \"$name\" {
-    url = \"$scheme://${USER_IN_URL:-}$PROXY4:$server\"
-"
-    for k in "${@:5}"; do CONF+="    $k"$'\n'; done
-    CONF+="}
-capture \"$name\" {
-    hook      = \"${HOOK:-output}\"
-    upstream  = \"$name\"
-    tcp-ports = { \"${DEST[$name]}\" }
-"
-    [[ ${TO[$name]:-} ]] && CONF+="    to = { \"${TO[$name]}\" }
-"
-    [[ ${HOOK:-} == cgroup ]] && CONF+="    cgroup = \"/$US-app\"
-"
-    CONF+="}
-"
+    SERVER[$name]=$server SCHEME_OF[$name]=${SCHEME:-socks5} USER_OF[$name]=${USER_IN_URL:-}
+    KEYS[$name]=$(printf '    %s\n' "${@:5}")
+    SEES[$name]="lost=RST lost=RST"
+    CONF+=$(configure "$name" "$name" early)$'\n'
     CASES+=("$name")
+}
+
+# configure NAME CASE CONNECT: an upstream and a capture NAME, with the server of CASE.
+configure() {
+    cat <<-CONF
+	upstream "$1" {
+	    url = "${SCHEME_OF[$2]}://${USER_OF[$2]}$PROXY4:${SERVER[$2]}"
+	${KEYS[$2]}
+	}
+	capture "$1" {
+	    hook      = "${HOOK:-output}"
+	    upstream  = "$1"
+	    connect   = "$3"
+	    tcp-ports = { "${DEST[$1]}" }
+	    ${TO[$1]:+to = { \"${TO[$1]}\"${TO6[$1]:+, \"${TO6[$1]}\"} \}}
+	    $([[ ${HOOK:-} == cgroup ]] && echo "cgroup = \"/$US-app\"")
+	}
+	CONF
 }
 
 # bad NAME HEALTHY REGEX MODE [ARG...]: a badsocks server of that mode, and an upstream for it.
@@ -132,6 +141,31 @@ for mode in reset drop-reset garbage hang code; do
 done
 HOOK=
 
+# --- one of each kind once more, honest: the same servers, ports and answers, at addresses of their own;
+# their captures are the first in the file.
+HONEST=() EARLY=("${CASES[@]}") early=$CONF CONF=''
+honest() { # NAME WHAT-IPV4-SEES [WHAT-IPV6-SEES]
+    local name=honest-$1
+    HEALTH[$name]=${HEALTH[$1]} WANT[$name]=${WANT[$1]} DEST[$name]=${DEST[$1]} SEES[$name]="$2 ${3:-$2}"
+    TO[$name]=203.0.113.15 TO6[$name]=2001:db8:113::15
+    [[ $1 == *socks4* ]] && TO[$name]=203.0.113.16 TO6[$name]=''
+    [[ $1 == cg-* ]] && HOOK=cgroup
+    CONF+=$(configure "$name" "$1" honest)$'\n'
+    HOOK=
+    CASES+=("$name")
+    HONEST+=("$name")
+}
+for name in refusing reset close drop-1 drop-7 drop-reset-2 garbage endless-reply http method no-method \
+    password-wrong auth-fail socks4-91 code-1 code-5 code-7 code-8 cg-refusing cg-reset cg-garbage cg-code; do
+    honest $name connect=ECONNREFUSED
+done
+honest code-2 connect=ECONNREFUSED connect=EACCES
+honest code-3 connect=ENETUNREACH
+honest code-4 connect=EHOSTUNREACH
+honest code-6 connect=EHOSTUNREACH
+for name in hang mute hang-request cg-hang; do honest $name connect=ETIMEDOUT; done
+CONF+=$early
+
 all_listen() { [[ $(ns proxy ss -Hlnt "src $PROXY4" | wc -l) == "$SERVERS" ]]; }
 wait_for 15 all_listen || bail "not all of the $SERVERS servers are up"
 
@@ -140,25 +174,37 @@ begin=$SECONDS
 us_daemon client <<<"workers = 1
 $CONF"
 
-application() { # NAME [ADDRESS]
-    local wrap=(ns client)
-    [[ $1 == cg-* ]] && wrap+=(cg app)
-    "${wrap[@]}" "$TOOLS/who" -t 20 "${2:-${TO[$1]:-$NET4}}" "${DEST[$1]}"
+application() { # NAME [4|6]
+    local wrap=(ns client) to=${TO[$1]:-$NET4}
+    # The protocol of some has no IPv6.
+    [[ ${2:-4} == 6 && $1 != *socks4* ]] && to=${TO6[$1]:-$NET6}
+    [[ $1 == *cg-* ]] && wrap+=(cg app)
+    "${wrap[@]}" "$TOOLS/who" -t 20 "$to" "${DEST[$1]}"
 }
 
-# Three times each, the second over IPv6 where the protocol can; twice at once.
+# Three times each, one of them over IPv6 where the protocol can; twice at once.
+thrice() { # NAME
+    local twice
+    application "$1" >"$TMP/$1.at-once" &
+    twice="$(application "$1") $(application "$1" 6)"
+    wait $!
+    echo "$twice $(cat "$TMP/$1.at-once")" >"$TMP/$1.sees"
+}
 total=0
+# Those that wait for nothing but their own patience do so together.
+patient=()
+for name in "${HONEST[@]}"; do
+    thrice "$name" &
+    patient+=($!)
+done
+wait "${patient[@]}"
+for name in "${EARLY[@]}"; do [[ $name == password-right ]] || thrice "$name"; done
 for name in "${CASES[@]}"; do
     [[ $name == password-right ]] && continue
-    six=$NET6
-    [[ $name == *socks4* ]] && six=
-    application "$name" >"$TMP/second" &
-    third=$!
-    got="$(application "$name") $(application "$name" "$six")"
-    wait $third
-    got+=" $(cat "$TMP/second")"
     total=$((total + 3))
-    is "$got" "lost=RST lost=RST lost=RST" "$name: the application's connections are reset"
+    want="${SEES[$name]} ${SEES[$name]% *}"
+    [[ $name == honest-* ]] && what="connect() says so" || what="the application's connections are reset"
+    is "$(cat "$TMP/$name.sees")" "$want" "$name: $what"
 done
 wait_for 10 us_is undersock flows -eq 0
 is "$(us_sum undersock flows)" 0 "no flow is left behind"
@@ -192,19 +238,23 @@ for _ in 1 2 3 4; do
     ns client "$TOOLS/load" conn -n 100 -c 10 "$NET4" "${DEST[refusing]}" >>"$TMP/conn.json"
 done
 is "$(grep -c '"ECONNRESET": 100\|"EPIPE": 100' "$TMP/conn.json")" 4 "400 more failures, all reset"
+like "$(ns client "$TOOLS/load" conn -n 100 -c 10 "${TO[honest-refusing]}" "${DEST[honest-refusing]}")" \
+    '"errors": \{"ECONNREFUSED": 100\}' "honest: 100 more, all refused"
 may_be=$((1 + (SECONDS - begin) / 10))
-num "$(grep -cF 'upstream refusing: ' "${LOG[undersock]}")" -le $may_be "the log has a line in ten seconds at most"
+for name in refusing honest-refusing; do
+    num "$(grep -cF "upstream $name: " "${LOG[undersock]}")" -le $may_be "$name: the log has a line in ten seconds at most"
+done
 like "$(us_status undersock '[u for u in s["upstreams"] if u["name"] == "refusing"][0]["last_error"]')" \
     'Connection refused' "status has the last error"
 PEER_NAME=mended peer_bad proxy "$PROXY4" 1100 good
-DEST[refusing]=9000
+DEST[refusing]=9000 DEST[honest-refusing]=9000
 sed -i 's/"2100"/"9000"/' "$TMP/undersock.conf"
 check "reload" -- us_reload undersock
 stop mended
-is "$(application refusing)" 'lost=RST' "after a reload: still refusing"
+is "$(application refusing) $(application honest-refusing)" 'lost=RST connect=ECONNREFUSED' "after a reload: still refusing"
 is "$(us_status undersock '[u for u in s["upstreams"] if u["name"] == "refusing"][-1]["healthy"]')" False "status: down"
 PEER_NAME=mended peer_bad proxy "$PROXY4" 1100 good
-is "$(application refusing)" "$EXIT4" "it listens: the next connection goes through"
+is "$(application refusing) $(application honest-refusing)" "$EXIT4 $EXIT4" "it listens: the next connection goes through"
 is "$(us_status undersock '[u for u in s["upstreams"] if u["name"] == "refusing"][-1]["healthy"]')" True "status: healthy again"
 check "the log says so" -- grep -q 'upstream refusing: answers again' "${LOG[undersock]}"
 
@@ -241,7 +291,7 @@ held environment "$SECRET" "socks5://alice@$PROXY4:1190"
 is "$(cat "$TMP/environment.who")" "$EXIT4" "UNDERSOCK_PASSWORD opens the proxy"
 nowhere environment
 held mistaken "$WRONG" "socks5://alice@$PROXY4:1190"
-is "$(cat "$TMP/mistaken.who")" "lost=RST" "a wrong UNDERSOCK_PASSWORD does not"
+is "$(cat "$TMP/mistaken.who")" "connect=ECONNREFUSED" "a wrong UNDERSOCK_PASSWORD does not"
 check "and the log says so" -- grep -q 'it refused the user name or password' "${LOG[mistaken]}"
 nowhere mistaken
 held argument '' "socks5://alice:$SECRET@$PROXY4:1190"

@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
 # Groups and chains when a part is down: the next member of a group is used before the application
-# notices anything; without any that answers it is reset; a chain fails as one upstream, and says
+# notices anything; without any that answers connect() fails; a chain fails as one upstream, and says
 # which hop it was.
 . "$(dirname "$0")/lib.sh"
 
 need python3
 topology
+impatient client
 cg_new app
 start who -- ns net "$TOOLS/who" serve 9000
 wait_port net tcp :: 9000
@@ -62,6 +63,8 @@ capture "cgroup" {
 }
 CONF
 
+REFUSED=connect=ECONNREFUSED
+
 # Through both hooks and both families.
 through() { # WANT4 WANT6 DESCRIPTION
     is "$(ns client "$TOOLS/who" "$NET4" 9000) $(ns client "$TOOLS/who" "$NET6" 9000)" "$1 $2" "$3 (output)"
@@ -101,23 +104,39 @@ stop second
 is "$(ns client "$TOOLS/who" "$NET4" 9000)" "$EXIT4" "the first is back, the second gone: the first is used"
 second good
 : >"${LOG[first]}"
-is "$(ns client "$TOOLS/who" "$NET4" 1)" "lost=RST" "the destination refuses: reset"
+is "$(ns client "$TOOLS/who" "$NET4" 1)" $REFUSED "the destination refuses: connect() says so"
 is "$(asked first) $(asked second)" "1 0" "and the second is not asked too"
 is "$(healthy first)" True "the first is healthy again"
 
 # --- both down, and back
 stop first
 stop second
-through lost=RST lost=RST "both gone: reset"
+through $REFUSED $REFUSED "both gone: refused"
 second good
 through "$EXIT4" "$EXIT6" "the second is back: it is used at once"
 first good
 stop second
 through "$EXIT4" "$EXIT6" "then only the first: it is used"
-second hang
+stop first
+first hang
+second drop-reset 3
+through $REFUSED $REFUSED "both there, both useless: what is said last counts"
 stop first
 first drop-reset 3
-through lost=RST lost=RST "both there, both useless: reset"
+stop second
+second hang
+silent=()
+for to in "$NET4" "$NET6"; do
+    for hook in output cgroup; do
+        [[ $hook == cgroup ]] && wrap=(cg app) || wrap=()
+        start "silent-$hook-$to" -- ns client "${wrap[@]}" "$TOOLS/who" "$to" 9000
+        silent+=("silent-$hook-$to")
+    done
+done
+for n in "${silent[@]}"; do
+    wait_exit "$n" 10
+    is "$(<"${LOG[$n]}")" "connect=ETIMEDOUT" "both there, the last one silent: so are we ($n)"
+done
 stop second
 stop first
 
@@ -130,18 +149,18 @@ is "$(chain 203.0.113.11) $(chain 2001:db8:113::11)" "$EXIT4 $EXIT6" "chain: thr
 check "the first hop is asked for the second" -- grep -q "address=$EXIT4 port=1104" "${LOG[entry]}"
 check "the second for the destination" -- grep -q "address=203.0.113.11 port=9000" "${LOG[last]}"
 stop last
-is "$(chain 203.0.113.11) $(chain 2001:db8:113::11)" "lost=RST lost=RST" "chain: the second hop is gone: reset"
+is "$(chain 203.0.113.11) $(chain 2001:db8:113::11)" "$REFUSED $REFUSED" "chain: the second hop is gone: refused"
 check "the log names the hop" -- grep -Eq "upstream last: hop 1 .*: reply 0x05" "${LOG[undersock]}"
 is "$(chain 203.0.113.12)" "$EXIT4" "a chain in a group: the other member is used"
 PEER_NAME=last peer_bad proxy "$EXIT4" 1104 close
-is "$(chain 203.0.113.11) $(chain 2001:db8:113::11)" "lost=RST lost=RST" "chain: the second hop closes: reset"
+is "$(chain 203.0.113.11) $(chain 2001:db8:113::11)" "$REFUSED $REFUSED" "chain: the second hop closes: refused"
 is "$(us_status undersock "[u for u in s['upstreams'] if u['name'] == 'last'][0]['last_error']")" \
     "hop 2 ($EXIT4:1104): it closed the connection during the handshake" "status names the hop"
 stop last
 PEER_NAME=last peer_bad proxy "$EXIT4" 1104 good
 is "$(chain 203.0.113.11) $(chain 2001:db8:113::11)" "$EXIT4 $EXIT6" "chain: the second hop is back"
 stop entry
-is "$(chain 203.0.113.11)" "lost=RST" "chain: the first hop is gone: reset"
+is "$(chain 203.0.113.11)" $REFUSED "chain: the first hop is gone: refused"
 is "$(chain 203.0.113.12)" "$EXIT4" "a chain in a group: the other member is used"
 
 is "$(leaks who)" 0 "not one connection went around the upstreams"

@@ -52,7 +52,7 @@ who() { ns client "$@"; }
 us_daemon client < <(conf false)
 mapfile -t ports4 < <(listeners undersock 4)
 mapfile -t ports6 < <(listeners undersock 6)
-is "${#ports4[@]} ${#ports6[@]}" "2 2" "a listener for each capture and family"
+is "${#ports4[@]} ${#ports6[@]}" "4 4" "two listeners for each capture and family: who is connected early, and who was held"
 n=0
 for p in "${ports4[@]}"; do
     is "$(who "$TOOLS/who" 127.0.0.1 "$p")" "lost=RST" "a direct connection to our listener, 127.0.0.1:$p: reset"
@@ -114,7 +114,7 @@ is "$(who "$TOOLS/who" "$PROXY4" 1080)" "lost=RST" "a connection to the upstream
 is "$(us_sum undersock refused_loop)" 1 "and counted"
 is "$(who "$TOOLS/who" 127.0.0.1 "${ports4[1]}")" "lost=RST" "one to our own listener: reset"
 is "$(us_sum undersock refused_loop)" 2 "and counted"
-is "$(who "$TOOLS/who" "$NET4" 9000)" "lost=RST" "a flow whose upstream connection comes back to us: reset"
+is "$(who "$TOOLS/who" "$NET4" 9000)" "connect=ECONNREFUSED" "a flow whose upstream connection comes back to us: refused"
 is "$(us_sum undersock refused_loop)" 3 "and counted, once: it does not go round"
 who "$TOOLS/load" conn -n 100 -c 10 "$NET4" 9000 >/dev/null
 is "$(us_sum undersock refused_loop)" 103 "a hundred more: a hundred"

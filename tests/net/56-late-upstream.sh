@@ -32,7 +32,7 @@ ask() { bounded 30 ns client "$TOOLS/who" "$NET4" 9000; }
 count() { us_sum undersock "$1"; }
 lines() { grep -Ec "$1" "${LOG[undersock]}"; }
 
-is "$(ask)" "lost=RST" "nobody listens there: the connection is reset"
+is "$(ask)" "connect=ECONNREFUSED" "nobody listens there: the connection is refused"
 
 as 65533
 is "$(ask)" "$CLIENT4" "it has come up: served, by its own direct connection to the target"
@@ -42,9 +42,9 @@ for _ in 1 2 3 4 5; do ask; done >/dev/null
 is $(($(count accepted) - before)) 5 "five connections are five flows: none of them came back"
 stop proxy
 
-is "$(ask)" "lost=RST" "it is gone again: reset"
+is "$(ask)" "connect=ECONNREFUSED" "it is gone again: refused"
 as 0
-is "$(ask)" "lost=RST" "root's server in its place: refused, not looped"
+is "$(ask)" "connect=ECONNREFUSED" "root's server in its place: refused, not looped"
 num "$(lines 'uid 0.*add not-uid = . "root" .')" -ge 1 "and the log has the line to add"
 num "$(count accepted)" -lt 20 "no flood of flows"
 stop proxy
@@ -57,7 +57,7 @@ complaints=$(lines 'uid 0.*add not-uid')
 as 0
 # Nobody has asked meanwhile: the daemon sees by itself that another socket listens there.
 check "it says so" -- wait_for 20 seen_again
-is "$(ask)" "lost=RST" "root's server again, with no connection tried between the two: refused"
+is "$(ask)" "connect=ECONNREFUSED" "root's server again, with no connection tried between the two: refused"
 num "$(count accepted)" -lt 40 "no flood of flows"
 is "$(count refused_loop)" 0 "no loop was met anywhere"
 us_stop=$(bounded 20 "$UNDERSOCK" stop -s "$TMP/undersock.sock" 2>&1)

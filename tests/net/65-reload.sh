@@ -56,8 +56,11 @@ us_daemon client < <(conf 2 1080 output cgroup)
 sees "$EXIT4" "$EXIT4" "both hooks: through the proxy"
 
 # --- under load
-keeper_fds=$(fd_count "${PID[undersock]}")
 first=$(pids)
+# What the rules have for the seats of earlier workers goes with the next reload only.
+check "a reload of idle workers" -- reload
+check "the old ones go" -- wait_for 10 workers_are 2
+keeper_fds=$(fd_count "${PID[undersock]}")
 hold held 40 ns client
 hold held-cgroup 40 ns client cg app
 held held 40
@@ -95,7 +98,9 @@ release held-cgroup 40 "cgroup: likewise"
 check "with their last flow the old workers go" -- wait_for 10 workers_are 2
 isnt "$(pids)" "$first" "the workers are others now"
 is "$(us_workers undersock | wc -w)" 2 "no process of theirs is left"
-is "$(fd_count "${PID[undersock]}")" "$keeper_fds" "the keeper has as many descriptors as at first"
+check "one more reload of idle workers" -- reload
+check "these go too" -- wait_for 10 workers_are 2
+is "$(fd_count "${PID[undersock]}")" "$keeper_fds" "the keeper has as many descriptors as before"
 
 # --- a bad configuration
 same() { # DESCRIPTION; BEFORE is what there was
@@ -172,7 +177,15 @@ check "the BPF links and programs of the cgroup's capture are gone" -- wait_for 
 configure 2 1080
 check "without captures" -- reload
 sees "$CLIENT4" "$CLIENT4" "everything goes direct"
-is "$(ns client nft list ruleset | grep -c redirect)" 0 "no rule redirects"
+# Who was held before may be answered yet: by the mark of what we send, as the first rule says.
+is "$(ns client nft list chain inet undersock output | grep -c .)" 8 "nothing selects"
+like "$(ns client nft list chain inet undersock output)" '
+		ct status dnat return
+		meta mark 0x55538000/17 goto granted
+		ct label 86 fib saddr type != local drop
+	}' "but for what was held before"
+is "$(ns client nft list ruleset | grep redirect | grep -vc 'meta mark 0x55538.* redirect to')" 0 "no other rule redirects"
+is "$(ns client nft list ruleset | grep -c '  log \|log prefix')" 0 "and none holds"
 configure 2 1080 output cgroup
 check "both again" -- reload
 sees "$EXIT4" "$EXIT4" "both go through the proxy"

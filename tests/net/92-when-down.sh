@@ -10,6 +10,7 @@
 need python3 nft
 topology
 lan
+impatient client one
 cg_new app
 net_who 9000
 start refusing -- ns net "$TOOLS/who" serve 9001
@@ -78,10 +79,29 @@ seen() { "${APP[@]}" "$TOOLS/who" "$@"; }
 sees() { # PORT WANT4 WANT6 DESCRIPTION
     is "$(seen "$NET4" "$1") $(seen "$NET6" "$1")" "$2 $3" "$4"
 }
-FAILS='^(lost=RST|connect=ECONNREFUSED)$'
+REFUSED=connect=ECONNREFUSED
 fails() { # PORT DESCRIPTION
-    like "$(seen "$NET4" "$1")" "$FAILS" "$2 (IPv4)"
-    like "$(seen "$NET6" "$1")" "$FAILS" "$2 (IPv6)"
+    sees "$1" $REFUSED $REFUSED "$2"
+}
+# The same of every hook at once, for answers that do not come: all_fail ERROR DESCRIPTION after begin_all.
+begin_all() { # PORT
+    local h
+    for h in "${HOOKS[@]}"; do
+        within "$h"
+        start "all-$h-4" -- "${APP[@]}" "$TOOLS/who" "$NET4" "$1"
+        start "all-$h-6" -- "${APP[@]}" "$TOOLS/who" "$NET6" "$1"
+    done
+}
+all_fail() {
+    local h f
+    for h in "${HOOKS[@]}"; do
+        for f in 4 6; do
+            wait_exit "all-$h-$f" 10
+            is "$(<"${LOG[all-$h-$f]}")" "$1" "$h: $2 (IPv$f)"
+            stop "all-$h-$f"
+            rm -f "${LOG[all-$h-$f]}"
+        done
+    done
 }
 up() {
     PEER_NAME=u peer_serve proxy "$PROXY4" 1080
@@ -128,16 +148,17 @@ ask() { # NAME OPEN DESCRIPTION
     done
 }
 
-# is_down HOW: what each capture does then.
+# is_down HOW ERROR: what each capture does then; where it refuses, connect() fails with this error.
 is_down() {
+    begin_all 9001
     for h in "${HOOKS[@]}"; do
         within "$h"
         sees 9000 "$CLIENT4" "$CLIENT6" "$h: direct, the upstream $1: the daemon connects"
         check "$h: direct, the upstream $1: 100 connections, none fails" -- "${APP[@]}" "$TOOLS/load" conn -n 100 -c 4 "$NET6" 9003
-        fails 9001 "$h: refuse, the upstream $1: refused"
-        like "$(seen "$NET4" 9005)" "$FAILS" "$h: direct, a destination that refuses: it fails"
+        is "$(seen "$NET4" 9005)" $REFUSED "$h: direct, a destination that refuses: it fails"
         sees 9006 "$EXIT4" "$EXIT6" "$h: a group with another member: through that one"
     done
+    all_fail "connect=$2" "refuse, the upstream $1: it fails"
     is "$(passed_by)" 0 "refuse, the upstream $1: not one packet got past"
 }
 # is_back HOW: and it is used again. One flow every two seconds finds out.
@@ -154,7 +175,7 @@ is_back() {
 idle before
 down
 ask before 0 "the flows that stood are reset when the upstream dies"
-is_down "is gone"
+is_down "is gone" ECONNREFUSED
 is "$(within output; us_flows undersock 'len(s)')" 0 "no flow is left"
 idle direct
 is "$(us_flows undersock 'sorted(set((f["capture"], f["upstream"]) for f in s))')" \
@@ -164,14 +185,14 @@ is_back "is back"
 ask direct 5 "the flows that went direct go on"
 
 kill -STOP "${PID[u]}"
-is_down "does not answer"
+is_down "does not answer" ETIMEDOUT
 kill -CONT "${PID[u]}"
 is_back "answers again"
 
 # Its host is silent: to the port of the upstream alone.
 ns proxy nft add chain inet watch input '{ type filter hook input priority 0; }'
 ns proxy nft add rule inet watch input tcp dport 1080 drop
-is_down "cannot be reached"
+is_down "cannot be reached" ECONNREFUSED
 ns proxy nft flush chain inet watch input
 is_back "can be reached again"
 

@@ -92,7 +92,7 @@ excluded ssh "ssh \(pid ${PID[tunnel]}" "ssh -D"
 works ssh "$EXIT4" "$EXIT6" "ssh -D" 127.0.0.1:1080
 # It comes back after a while, as another process.
 stop tunnel
-is "$(seen "$NET4" 9000)" "lost=RST" "ssh -D is gone: refused"
+is "$(seen "$NET4" 9000)" "connect=ECONNREFUSED" "ssh -D is gone: refused"
 local_ssh tunnel games 127.0.0.1 1080
 is "$(seen "$NET4" 9000) $(seen "$NET6" 9000)" "$EXIT4 $EXIT6" "ssh -D is back: goes through"
 check "a reload" -- us_reload ssh
@@ -176,7 +176,7 @@ stop by-own-games
 
 # --- it comes up after the daemon
 us_daemon client before < <(config 127.0.0.1:1088)
-is "$(seen "$NET4" 9000)" "lost=RST" "nobody is there yet: refused"
+is "$(seen "$NET4" 9000)" "connect=ECONNREFUSED" "nobody is there yet: refused"
 local_dante late games 127.0.0.1 1088
 check "Dante comes up after the daemon: goes through" -- wait_for 10 eval '[[ $(seen "$NET4" 9000) == "$CLIENT4" ]]'
 count=$(us_sum before granted)
@@ -184,12 +184,12 @@ check "200 connections" -- ns client "$TMP/load" conn -n 200 -c 4 "$NET4" 9003
 is "$(($(us_sum before granted) - count)) $(us_sum before refused_loop)" "200 0" "each once, no loop"
 stop late
 # The same address, and now it is root's.
-is "$(seen "$NET4" 9000)" "lost=RST" "it is gone again: refused"
+is "$(seen "$NET4" 9000)" "connect=ECONNREFUSED" "it is gone again: refused"
 count=$(us_sum before accepted)
 local_dante late-root root 127.0.0.1 1088
 seen -t 10 "$NET4" 9000 >"$TMP/late.out" 2>&1
 wait_for 10 us_is before flows -eq 0
-like "$(<"$TMP/late.out")" '^lost=(RST|FIN)$' "it comes back as root: refused"
+is "$(<"$TMP/late.out")" "connect=ECONNREFUSED" "it comes back as root: refused"
 # The worker that met the failure knows; until a round ends there, others may pass it on.
 num $(($(us_sum before accepted) - count)) -lt 100 "and it does not go round and round"
 done_testing

@@ -47,10 +47,10 @@ reload() { # the captures on standard input
 }
 # A reload keeps the listeners of captures that stay; `rules` has the ports of a new start.
 same_rules() {
-    is "$(ns client nft list table inet undersock | sed 's/{ # progname .*$/{/' | without_ports)" \
-        "$(ns client "$UNDERSOCK" rules -c "$CONF" | without_ports)" "rules prints what is installed: $1"
+    is "$(ns client nft list table inet undersock | sed 's/{ # progname .*$/{/' | without_seats | without_ports)" \
+        "$(ns client "$UNDERSOCK" rules -c "$CONF" | without_seats | without_ports)" "rules prints what is installed: $1"
 }
-without_ports() { sed -E 's/61[0-9]{3}/PORT/g'; }
+without_ports() { sed -E 's/61[0-9]{3}/PORT/g; s/( . PORT,).* . SEAT/\1 SEAT/'; }
 seen() { ns client "$TMP/who" "$@"; }
 seen_as() { ns client setpriv --reuid "$1" --regid "$1" --clear-groups --inh-caps=-all "$TMP/who" "${@:2}"; }
 seen_app() { ns client cg app "$TMP/who" "$@"; }

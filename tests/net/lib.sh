@@ -406,6 +406,16 @@ topology() {
     wait_for 5 carrier || bail "the links do not come up"
 }
 
+# impatient NS...: who is not answered there is told ETIMEDOUT after two SYNs and three seconds, and not
+# after two minutes.
+impatient() {
+    local n
+    for n; do
+        ns "$n" sh -c 'cd /proc/sys/net/ipv4 && echo 1 >tcp_syn_retries &&
+            { [ ! -e tcp_syn_linear_timeouts ] || echo 0 >tcp_syn_linear_timeouts; }' || bail "tcp_syn_retries in $n"
+    done
+}
+
 carrier() {
     ns client ping -q -c 1 -W 1 "$NET4" && ns client ping -q -c 1 -W 1 "$NET6" && return 0
     command -v ping >/dev/null && return 1
@@ -692,6 +702,37 @@ us_status() { us_ask status "$1" "$2"; }
 us_flows() { us_ask flows "$1" "$2"; }
 us_sum() { us_status "$1" "sum(w['$2'] for w in s['workers'])"; }
 us_reload() { bounded 30 "$UNDERSOCK" reload -s "$TMP/$1.sock"; }
+
+# without_seats: of nft's rules, what is there for each seat (keeper/seats.h) once and without its number:
+# after a reload there are other seats than at a start, and more. What is left of a seat is what it must
+# have in common with all others, the distance between its number and its port. Chains and sets are
+# sorted, as a reload appends those that are new.
+without_seats() {
+    python3 -c '
+import re, sys
+
+def elements(m):
+    ports = lambda e: re.sub(r"(\. )(\d+)", lambda p: p[1] + ("SEAT" if 61144 <= int(p[2]) < 61336 else p[2]), e)
+    return "elements = { %s }" % ", ".join(sorted({ports(e.strip()) for e in m[1].split(",")}))
+
+def plain(block):
+    lines = []
+    for line in re.sub(r"elements = \{([^}]*)\}", elements, block).splitlines():
+        m = re.search(r"meta mark 0x55538([01])([0-9a-f]{2}) .*:(\d+)", line)
+        if m:
+            line = line.replace(":" + m[3], ":%d" % (int(m[3]) - int(m[2], 16)))
+            line = line.replace("0x55538" + m[1] + m[2], "SEAT" + m[1])
+        m = re.search(r"sport mod (\d+) .* group (\d+)", line)
+        if m:
+            line = line.replace("group " + m[2], "group %d" % ((int(m[2]) - 21760) % int(m[1])))
+        if "SEAT" not in line or line not in lines:
+            lines.append(line)
+    return "\n".join(lines)
+
+first, *rest = sys.stdin.read().rstrip("}\n").split("\n\n")
+print(plain(first), *sorted(plain(b).rstrip("}\n\t") for b in rest), sep="\n\n")
+'
+}
 
 # us_is NAME COUNTER OP NUMBER: for wait_for.
 us_is() { test "$(us_sum "$1" "$2")" "$3" "$4"; }
