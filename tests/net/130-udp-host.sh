@@ -98,6 +98,7 @@ everything() {
 cone() {
     local port
     via "$1"
+    rm -f "$TMP/cone"
     ask "${WHERE[@]}" python 's = udp()
 unconnected(sys.argv[1], data=b"port?", s=s)
 print("ready", flush=True)
