@@ -221,6 +221,7 @@ watch_reset
 : >"${LOG[echo]}"
 start one -- "${RUN[@]}" -u "socks5h://$PROXY4:1080" -- sh -c "while [ ! -e '$TMP/enough' ]; do sleep 0.1; done"
 start two -- cg app "${RUN[@]}" -u "socks5://$PROXY4:1090" -- sh -c "while [ ! -e '$TMP/enough' ]; do sleep 0.1; done"
+# Tables that are there.
 tables_are() { [[ $(ns client nft list tables | wc -l) == "$1" ]]; }
 n_tables=$(ns client nft list tables | wc -l)
 wait_for 10 tables_are $((n_tables + 2)) || not_ok "each run has a table"
@@ -235,6 +236,79 @@ is "$(ask cg app ns client python 'print(connected(sys.argv[1])[0])' "$NET4")" "
 is "$(watched leak) $(direct_ones)" "0 0" "none of it went around the proxies"
 stop undersock
 is "$(rules)" "$before" "cgroup: nothing of it is left after a signal"
+
+# --- a hostile upstream: what is wrong reaches nobody, and is counted
+cat >"$TMP/hostile.py" <<'PY'
+# A SOCKS5 server whose relay answers each datagram with `many` of the wrong kind that the payload
+# names, and then with the right one.
+import socket, struct, sys, threading
+here = sys.argv[1]
+four = lambda a, port: b'\1' + socket.inet_aton(a) + struct.pack('!H', port)
+def wrong(kind, asked):
+    "asked: ATYP, address and port of the request."
+    good, port = b'\0\0\0' + asked, asked[-2:]
+    return {
+        'frag': [b'\0\0' + bytes([f]) + asked + b'BAD' for f in (1, 2, 127, 128, 255)],
+        'short': [good[:n] for n in range(len(good))],
+        'type': [b'\0\0\0' + bytes([t]) + asked[1:] + b'BAD' for t in (0, 2, 5, 255)],
+        'source': [b'\0\0\0' + four(a, 9000) + b'BAD' for a in ('0.0.0.0', '127.0.0.1', '255.255.255.255', '224.0.0.1', '0.1.2.3')]
+            + [b'\0\0\0\1' + asked[1:-2] + b'\0\0BAD', b'\0\0\0\4' + b'\0' * 16 + port + b'BAD', b'\0\0\0\4' + b'\x20\1\r\xb8' + b'\0' * 12 + port + b'BAD'],
+        'name': [b'\0\0\0\3' + bytes([len(n)]) + n + port + b'BAD' for n in (b'', b'a.test', b'x' * 255, b'\0' * 9, b'..', b'a b')]
+            + [b'\0\0\0\3\xffabc'],
+        'long': [b'\0\0\0\4' + socket.inet_pton(socket.AF_INET6, '2001:db8:113::10') + port + b'B' * 65400],
+    }[kind]
+def relay(u):
+    while True:
+        data, peer = u.recvfrom(70000)
+        asked, payload = data[3:10], data[10:].decode()
+        other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        other.bind((here, 0))
+        bad = wrong(payload, asked) if payload != 'port' else []
+        for b in bad: u.sendto(b, peer)
+        # From another port than the relay's, which the kernel is to drop.
+        other.sendto(b'\0\0\0' + asked + b'BAD', peer)
+        u.sendto(b'\0\0\0' + asked + b'%d' % len(bad), peer)
+def serve(c):
+    c.recv(300)
+    c.sendall(b'\5\0')
+    c.recv(300)
+    u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    u.bind((here, 0))
+    threading.Thread(target=relay, args=(u,), daemon=True).start()
+    # More on the control connection than anybody asked for.
+    c.sendall(b'\5\0\0' + four('0.0.0.0', u.getsockname()[1]) + b'\5\0\0\1' * 2000)
+    while c.recv(300): pass
+s = socket.create_server((here, 1092))
+while True: threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()
+PY
+start hostile -- ns proxy python3 "$TMP/hostile.py" "$PROXY4"
+wait_port proxy tcp "$PROXY4" 1092
+us_daemon client < <(config "socks5://$PROXY4:1092" all output u)
+# What `udp` counters of all workers were, by name.
+udp_sum() { us_status undersock "' '.join(str(sum(w['udp'][k] for w in s['workers'])) for k in '$1'.split())"; }
+hostile() { # KIND COUNTER: all that were sent are counted there
+    local was got
+    was=$(udp_sum "$2")
+    got=$(ask ns client python 's = udp()
+print(*unconnected(sys.argv[1], data=sys.argv[2].encode(), s=s)[:2])
+s.settimeout(0.3)
+try: print(*s.recvfrom(70000))
+except OSError: pass' "$NET4" "$1")
+    like "$got" "^[0-9]+ $NET4\$" "hostile, $1: the application gets the right one alone"
+    [[ $2 ]] && is "$(($(udp_sum "$2") - was))" "${got%% *}" "hostile, $1: counted as $2"
+}
+hostile frag dropped_fragment
+hostile short dropped_header
+hostile type dropped_header
+hostile source dropped_source
+hostile long dropped_source
+hostile port dropped_header
+was=$(udp_sum "dropped_header dropped_source")
+got=$(ask ns client python 'print(unconnected(sys.argv[1], data=b"name")[0])' "$NET4")
+now=$(udp_sum "dropped_header dropped_source")
+is "$((${now% *} + ${now#* } - ${was% *} - ${was#* }))" "$got" "hostile, name: names that nobody asked for, headers or sources"
+stop undersock
+is "$(rules)" "$before" "nothing is left after it either"
 
 # --- SIGKILL of a run: its routes may stay until the next one
 start killed -- "${RUN[@]}" -u "socks5h://$PROXY4:1080" -- sleep 100

@@ -25,7 +25,7 @@ resolving() { # RESOLVER COMMAND...: sets HERE
 }
 RUN=(timeout -k 2 40 "$UNDERSOCK" run)
 # What a script says; of undersock itself, nothing.
-says() { "${HERE[@]}" sh -c "$1" sh "${@:2}" 2>&1 | grep -v '^undersock: '; }
+says() { "${HERE[@]}" sh -c "$1" sh "${@:2}" 2>&1 | grep --line-buffered -v '^undersock: '; }
 q="dig +short +time=3 +tries=1"
 rules() { ns client sh -c 'ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; nft list tables' | sort; }
 before=$(rules)

@@ -166,5 +166,5 @@ ask() { # COMMAND... python PYTHON ARG...
     while [[ $1 != python ]]; do where+=("$1"); shift; done
     shift
     "${where[@]}" env PYTHONPATH="$TMP" PYTHONDONTWRITEBYTECODE=1 timeout -k 2 40 python3 -c "from ask import *
-$1" "${@:2}" 2>&1 | grep -v '^undersock: '
+$1" "${@:2}" 2>&1 | grep --line-buffered -v '^undersock: '
 }
