@@ -79,7 +79,7 @@ const struct addr *udp_names_by_name(const struct udp_names *m, const char *name
         const struct udp_named *n = &m->at[i];
         const char *known = n->is_name && n->asked.port == port ? lookup(ctx, &n->asked) : NULL;
 
-        if (known && strcasecmp(known, name) == 0)
+        if (known && *known && strcasecmp(known, name) == 0)
             return &n->asked;
     }
     return NULL;

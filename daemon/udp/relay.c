@@ -27,6 +27,8 @@ static const char *name_of(struct udp_table *t, struct udp_association *a,
         return NULL;
     const char *name = t->o.name(t->o.ctx, destination);
 
+    if (name && !*name)
+        return name;
     /* Without names there is nothing to remember. */
     if (name && !a->names)
         a->names = calloc(1, sizeof(*a->names));
@@ -43,8 +45,10 @@ static int put_header(struct udp_table *t, struct udp_association *a, const stru
     struct wire_writer w = wire_writer(t->batch.header[k], sizeof(t->batch.header[k]));
     struct socks_dest dest;
 
+    if (name && (!*name || upstream_is_direct(a->upstream)))
+        return -EHOSTUNREACH;
     if (upstream_is_direct(a->upstream))
-        return name ? -EHOSTUNREACH : 0;
+        return 0;
     if (name && !a->names)
         return -ENOMEM; /* the answer would not find back */
     if (name && socks_dest_set_name(&dest, name, to->port) < 0)

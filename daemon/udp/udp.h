@@ -65,8 +65,8 @@ typedef bool (*udp_taker_fn)(void *ctx, uint32_t capture, const struct addr *cli
                              const struct addr *destination, const uint8_t *data, size_t len);
 
 /*
- * The name behind an address that stands for one (fake DNS), or NULL: then the address is a real
- * one. Valid until the next call.
+ * The name behind an address that stands for one (fake DNS); NULL: the address is a real one; "":
+ * it stands for nothing any more, and is refused. Valid until the next call.
  *
  * A datagram to such an address leaves with the name in its header, whether the upstream is socks5
  * or socks5h, as nobody else could resolve it. "direct" cannot take it: it is refused. How answers

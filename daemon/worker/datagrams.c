@@ -55,10 +55,13 @@ static const char *name_of(void *ctx, const struct addr *destination)
 {
     struct datagrams *d = ctx;
     uint32_t slot;
+    int r = -EINVAL;
 
-    if (!d->names || names_name_of(d->names, destination, NAMES_HOLD, d->name, &slot) != 0)
+    if (d->names)
+        r = names_name_of(d->names, destination, NAMES_HOLD, d->name, &slot);
+    if (r == -EINVAL)
         return NULL;
-    return d->name;
+    return r < 0 ? "" : d->name;
 }
 
 static void udp_is_empty(void *ctx)

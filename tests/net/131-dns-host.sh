@@ -1,0 +1,174 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# DNS of this host under `undersock run` and hook = "output": names become addresses that stand for
+# them, or are asked for over TCP through the upstream; the upstream resolves what only it knows;
+# nothing of it goes another way; and what was given out outlives reloads and workers.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/datagrams.sh"
+
+need python3 nft dig curl
+topology
+datagrams_net
+datagrams_watch
+ask_py
+cg_new app
+net_who 80
+serve_knows serve 1080
+PEER_NAME=plain peer_microsocks proxy "$PROXY4" 1091
+
+# A command in the namespace of the client, with a resolv.conf and a hosts file of its own.
+resolving() { # RESOLVER COMMAND...: sets HERE
+    echo "nameserver $1" >"$TMP/resolv.$1"
+    HERE=(ns client unshare -m --propagation private sh -c "mount --bind '$TMP/resolv.$1' /etc/resolv.conf &&
+        mount --bind '$TMP/hosts.client' /etc/hosts && exec \"\$@\"" sh "${@:2}")
+}
+RUN=(timeout -k 2 40 "$UNDERSOCK" run)
+# What a script says; of undersock itself, nothing.
+says() { "${HERE[@]}" sh -c "$1" sh "${@:2}" 2>&1 | grep --line-buffered -v '^undersock: '; }
+q="dig +short +time=3 +tries=1"
+rules() { ns client sh -c 'ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; nft list tables' | sort; }
+before=$(rules)
+
+# questions HOOK: dns = fake. One program asks everything; a line for each.
+cat >"$TMP/questions.sh" <<'SH'
+q="dig +short +time=3 +tries=1"
+echo "$($q a.secret A)" "$($q a.secret AAAA)"
+echo "$($q @203.0.113.11 a.secret A)" "$($q @2001:db8:113::10 a.secret A)" "$($q a.secret A)"
+echo "$($q @127.0.0.53 a.secret A | tail -n 1)"
+echo "$($q +notcp a.secret ANY)"
+echo "$($q -x "$($q a.secret A)") $($q -x "$($q a.secret AAAA)")"
+echo "$($q -x 192.0.2.1)"
+echo "$($q small.test TXT) $($q who.test TXT)"
+dig +time=3 +tries=1 a.secret HTTPS | sed -n 's/.*status: \([A-Z]*\),.*/\1/p; s/.*ANSWER: \([0-9]*\),.*/\1/p' | paste -sd ' '
+dig +time=3 +tries=1 big.test TXT | sed -n 's/.*\(retrying in TCP\).*/\1/p; s/.*ANSWER: \([0-9]*\),.*/\1/p' | paste -sd ' '
+echo "$($q +tcp who.test TXT)"
+echo "$($q localhost A) $($q printer A)"
+dig +time=3 +tries=1 nobody.test TXT | sed -n 's/.*status: \([A-Z]*\),.*/\1/p'
+SH
+questions() { # NAME NAMES-THE-STUB
+    local h=$1 seen
+    mapfile -t seen < <(says ". '$TMP/questions.sh'")
+    like "${seen[0]:-}" '^198\.1[89]\.[0-9.]+ fdf6:6931:7149:[0-9a-f:]+$' "$h: A and AAAA are of the ranges that stand for names"
+    is "$(tr ' ' '\n' <<<"${seen[1]:-} ${seen[0]%% *}" | sort -u | wc -l)" 1 "$h: whoever is asked, the same answer"
+    [[ $2 ]] && is "${seen[2]:-}" "${seen[0]%% *}" "$h: 127.0.0.53, too"
+    is "${seen[3]:-}" "${seen[0]%% *}" "$h: ANY"
+    is "${seen[4]:-}" "a.secret. a.secret." "$h: PTR of what stands for a name"
+    is "${seen[5]:-}" back.test. "$h: PTR of a real address"
+    is "${seen[6]:-}" "\"small\" \"tcp $EXIT4\"" "$h: TXT, by TCP, from the proxy"
+    is "${seen[7]:-}" "NOERROR 0" "$h: HTTPS is empty"
+    is "${seen[8]:-}" "retrying in TCP 14" "$h: an answer that is too long comes by TCP"
+    is "${seen[9]:-}" "\"tcp $EXIT4\"" "$h: dig +tcp"
+    like "${seen[10]:-}" '^127\.0\.0\.1 ' "$h: localhost"
+    is "${seen[11]:-}" NXDOMAIN "$h: what does not exist"
+}
+H5=socks5h://$PROXY4:1080
+curls="curl -sS --max-time 20"
+
+# --- run, dns = fake (auto with socks5h)
+resolving "$NET4" "${RUN[@]}" -u "$H5" --
+questions run stub
+is "$(says "$curls http://hosts.secret/; $curls http://six.secret/; $curls -4 http://other.secret/")" \
+    "$EXIT4"$'\n'"$EXIT6"$'\n'"$EXIT4" "run: names that only the proxy knows"
+is "$(ask "${HERE[@]}" python 's = udp()
+a = [socket.getaddrinfo(n, 9000, socket.AF_INET)[0][4] for n in ("hosts.secret", "other.secret")]
+got = [unconnected(*x, s=s) for x in a]
+print([g[0] for g in got], [g[1:] for g in got] == a, connected(*a[0])[1] == a[0][0])')" "['$EXIT4', '$EXIT4'] True True" \
+    "run: UDP to names: the answers come from what was asked"
+like "$(says "$curls http://missing.secret/; echo \$?")" '(^|'$'\n'')(7|28|52|56|97)$' "run: a name that nobody knows fails in curl"
+is "$(ask "${HERE[@]}" python 'print(refused("198.19.255.1"))')" ECONNREFUSED "run: UDP to an address that stands for nothing is refused"
+resolving 127.0.0.53 "${RUN[@]}" -u "$H5" --
+is "$(says "$curls http://hosts.secret/")" "$EXIT4" "run: with the stub in resolv.conf"
+ns client "$TOOLS/who" 127.0.0.1 53 >/dev/null 2>&1
+is "$(watched dns) $(watched leak)" "0 0" "run: no query and no packet to a target left this host"
+num "$(watched both)" -gt 100 "which the watch would have seen"
+is "$(grep -c 'query=a.secret' "${LOG[names]}")" 0 "run: a name that is only asked for is nobody's to hear"
+is "$(rules)" "$before" "run: nothing of it is left"
+
+# --- run, dns = tcp
+resolving "$NET4" "${RUN[@]}" -u "socks5://$PROXY4:1091" --
+is "$(says "$q four.test A; $q six.test AAAA; $q -x 192.0.2.1; $q who.test TXT; $q @203.0.113.11 who.test TXT; $q @$NET6 who.test TXT; $curls http://four.test/")" \
+    "$NET4
+$NET6
+back.test.
+\"tcp $EXIT4\"
+\"tcp $EXIT4\"
+\"tcp $EXIT6\"
+$EXIT4" "run: dns = tcp (auto with socks5): real addresses, through a proxy without UDP"
+is "$(says 'dig +time=3 +tries=1 big.test TXT | sed -n "s/.*\(retrying in TCP\).*/\1/p; s/.*ANSWER: \([0-9]*\),.*/\1/p" | paste -sd " "
+dig +time=3 +tries=1 +bufsize=4096 big.test TXT | sed -n "s/.*\(retrying in TCP\).*/\1/p; s/.*ANSWER: \([0-9]*\),.*/\1/p"')" \
+    $'retrying in TCP 14\n14' "run: dns = tcp: cut to what the client takes"
+resolving "$NET4" "${RUN[@]}" -u "$H5" -o dns=tcp -o "dns-server=$NET6" --
+is "$(says "$q @198.51.100.1 who.test TXT; $q @127.0.0.53 who.test TXT")" "\"tcp $EXIT6\"
+\"tcp $EXIT6\"" "run: dns-server is asked whoever was meant"
+is "$(watched dns) $(watched leak)" "0 0" "run: dns = tcp: no query left this host either"
+
+# --- run, dns = bypass: to the udp mode
+resolving "$NET4" "${RUN[@]}" -u "$H5" -o dns=bypass --
+is "$(says "$q who.test TXT; $q +tcp who.test TXT")" "\"udp $EXIT4\"
+\"tcp $EXIT4\"" "run: dns = bypass: UDP through the association"
+resolving "$NET4" "${RUN[@]}" -u "$H5" -o dns=associate --
+is "$(says "$q who.test TXT")" "\"udp $EXIT4\"" "run: dns = associate"
+is "$(watched dns) $(watched leak)" "0 0" "run: neither left directly"
+resolving "$NET4" "${RUN[@]}" -u "$H5" -o dns=bypass -o udp=bypass --
+is "$(says "$q who.test TXT")" "\"udp $CLIENT4\"" "run: both bypass: direct"
+num "$(watched dns)" -gt 0 "which the watch sees"
+watch_reset
+resolving "$NET4" "${RUN[@]}" -u "$H5" -o dns=bypass -o udp=reject --
+unlike "$(says "$q who.test TXT")" '"' "run: dns = bypass, udp = reject: refused"
+resolving "$NET4" "${RUN[@]}" -u "socks5h://$PROXY4:9" --
+like "$(says 'dig +time=3 +tries=1 who.test TXT | sed -n "s/.*status: \([A-Z]*\),.*/\1/p"')" SERVFAIL "run: the upstream is down: SERVFAIL"
+is "$(watched dns) $(watched leak)" "0 0" "run: and nothing went direct"
+
+# --- hook = "output"
+config() { # URL LINE...
+    printf 'control = "%s"\nworkers = 2\nupstream "u" { url = "%s" }\n' "$TMP/undersock.sock" "$1"
+    printf 'capture "all" {\n    hook = "output"\n    upstream = "u"\n'
+    printf '    %s\n' "${@:2}"
+    echo '}'
+}
+us_daemon client < <(config "$H5")
+resolving "$NET4"
+questions output ''
+given=$(says "$q hosts.secret A")
+is "$(says "$curls http://hosts.secret/")" "$EXIT4" "output: a name that only the proxy knows"
+flow_has_name() { [[ $(us_flows undersock "len([f for f in s if f['name'] == 'hosts.secret' and f['proto'] == '$1'])") -ge 1 ]]; }
+start keeper -- ns net python3 -c 'import socket
+s = socket.create_server(("203.0.113.11", 8080)); kept = []
+while True: kept.append(s.accept())'
+wait_port net tcp 203.0.113.11 8080
+mkfifo "$TMP/never"
+start held -- "${HERE[@]}" sh -c "exec curl -sSN --max-time 60 telnet://hosts.secret:8080 <>'$TMP/never'"
+check "output: flows shows the name, TCP" -- wait_for 10 flow_has_name tcp
+is "$(ask ns client python 'print(unconnected(sys.argv[1])[:2])' "$given")" "('$EXIT4', '$given')" "output: UDP to the name's address"
+check "output: flows shows the name, UDP" -- wait_for 10 flow_has_name udp
+us_reload undersock >/dev/null || bail "reload"
+is "$(ns client curl -sS --max-time 20 "http://$given/") $(says "$q hosts.secret A")" "$EXIT4 $given" "output: over a reload an address stands for its name"
+victims=$(us_workers undersock)
+for p in $victims; do kill -KILL "$p"; done
+workers_are_new() { [[ $(us_workers undersock | wc -w) -ge 2 && $(us_workers undersock) != *"${victims%% *}"* ]] && answers undersock; }
+check "output: the workers are killed and come again" -- wait_for 10 workers_are_new
+is "$(ns client curl -sS --max-time 20 "http://$given/") $(says "$q hosts.secret A")" "$EXIT4 $given" "output: and over the end of the workers"
+stop held
+
+# Others at the same time have names of their own.
+resolving "$NET4" "${RUN[@]}" -u "$H5" --
+is "$(says "for i in 1 2 3 4 5 6; do $q other.secret A >/dev/null; done; $curls http://other.secret/; $curls http://hosts.secret/")" \
+    "$EXIT4
+$EXIT4" "a run beside the daemon"
+resolving "$NET4"
+is "$(says "$curls http://hosts.secret/; $q hosts.secret A")" "$EXIT4
+$given" "the daemon has its own, after it"
+is "$(watched dns) $(watched leak)" "0 0" "output: no query and no packet to a target left this host"
+config "$H5" 'dns = "tcp"' "dns-server = \"$NET6\"" >"$TMP/undersock.conf"
+us_reload undersock >/dev/null || bail "reload"
+is "$(says "$q who.test TXT; $q four.test A")" "\"tcp $EXIT6\"
+$NET4" "output: dns = tcp and dns-server after a reload"
+is "$(ns client curl -sS --max-time 20 "http://$given/")" "$EXIT4" "output: what was given out before keeps its meaning"
+config "$H5" 'dns = "bypass"' 'udp = "bypass"' >"$TMP/undersock.conf"
+us_reload undersock >/dev/null || bail "reload"
+is "$(watched dns) $(watched leak)" "0 0" "output: nothing left until now"
+is "$(says "$q who.test TXT")" "\"udp $CLIENT4\"" "output: dns and udp = bypass: direct"
+stop undersock
+is "$(rules)" "$before" "output: nothing of it is left"
+done_testing
