@@ -187,6 +187,7 @@ int datagrams_open(const struct worker_options *o, struct loop *loop, unsigned f
         .ours = ours,
         .n_ours = n_ours,
         .max_associations = o->max_associations,
+        .idle_timeout = o->config->idle_timeout,
         .worker = o->ident,
         .taker = take,
         .name = name_of,

@@ -245,6 +245,64 @@ done
 is "$(uplink dns)" 0 "tcp: nothing for port 53 on the uplink"
 nothing_around "tcp: nor for a target's address"
 
+# --- the proxy's end
+configure socks5 1080 'udp = "associate"' 'dns = "tcp"'
+udp_sees "$EXIT4" "$EXIT6" "the proxy is up"
+start_app talk4 one "$TALK" "$NET4"
+wait_log talk4 '^5 True' || bail "no conversation"
+stop serve KILL 2>/dev/null
+check "the proxy is killed: a conversation is refused" -- wait_log talk4 ' ECONNREFUSED$'
+is "$(app one "$REFUSED" "$NET4") $(app one "$REFUSED" "$NET6")" "ECONNREFUSED ECONNREFUSED" "so are new ones"
+like "$(digs one @"$RESOLVER4" four.test A)" SERVFAIL "and DNS says so"
+nothing_around "nothing goes around it"
+from4=$(lines talk4)
+proxy_with_names serve 1080
+check "it comes back: the conversation goes on" -- wait_for 15 eval "[[ \$(tail -n +$((from4 + 1)) '${LOG[talk4]}' | tail -n 5 | grep -c ' True\$') == 5 ]]"
+stop talk4
+udp_sees "$EXIT4" "$EXIT6" "and new ones are served"
+stop serve KILL 2>/dev/null
+configure socks5 1080 'udp = "associate"' 'dns = "tcp"' 'when-down = "direct"'
+udp_sees "$CLIENT4" "$CLIENT6" 'when-down = "direct": it goes directly, from the gateway'
+configure socks5 1081 'udp = "associate"' 'dns = "bypass"' 'when-down = "direct"'
+is "$(app one "$REFUSED" "$NET4") $(app one "$REFUSED" "$NET6")" "ECONNREFUSED ECONNREFUSED" "but not because a proxy that is up has no UDP"
+proxy_with_names serve 1080
+
+# --- among a router's other duties: a strict reverse path, and masquerading of what leaves
+ns client sh -c 'for k in all up0 br-lan; do echo 1 >/proc/sys/net/ipv4/conf/$k/rp_filter; done'
+ns client nft -f - <<-NFT || bail "nft"
+	table inet router {
+	    chain postrouting {
+	        type nat hook postrouting priority 100;
+	        oifname "up0" masquerade
+	    }
+	    chain prerouting {
+	        type filter hook prerouting priority -110;
+	        fib saddr . mark . iif oif missing drop
+	    }
+	    chain forward {
+	        type filter hook forward priority 0;
+	        ct state invalid drop
+	    }
+	    chain output {
+	        type filter hook output priority 0;
+	        ct state invalid drop
+	    }
+	}
+NFT
+configure socks5 1080 'udp = "associate"' 'dns = "fake"'
+udp_sees "$EXIT4" "$EXIT6" "with strict reverse paths, masquerading, and invalid packets dropped"
+is "$(app one 's = udp(sys.argv[1], 9000)
+print(ask(s, pattern(61440)) == pattern(61440))' "$NET4")" True "so do fragments"
+like "$(digs one +short @"$RESOLVER4" four.test A)" '^198\.1[89]\.' "and DNS"
+configure socks5 1080 'udp = "reject"' 'dns = "bypass"'
+is "$(app one "$REFUSED" "$NET4") $(app one "$REFUSED" "$NET6")" "ECONNREFUSED ECONNREFUSED" "and refusals"
+configure socks5 1081 'udp = "associate"' 'dns = "bypass"'
+is "$(app one "$REFUSED" "$NET4") $(app one "$REFUSED" "$NET6")" "ECONNREFUSED ECONNREFUSED" "also those of a worker"
+ns client nft delete table inet router
+ns client sh -c 'for k in all up0 br-lan; do echo 0 >/proc/sys/net/ipv4/conf/$k/rp_filter; done'
+uplink around >/dev/null
+uplink dns >/dev/null
+
 # --- the daemon's end
 kill_keeper() {
     kill -KILL "${PID[undersock]}"
