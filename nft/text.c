@@ -281,12 +281,15 @@ static void print_icmpx(FILE *out, uint32_t code)
 {
     static const char *const words[] = {
         [NFT_REJECT_ICMPX_NO_ROUTE] = "no-route",
-        [NFT_REJECT_ICMPX_PORT_UNREACH] = "port-unreachable",
         [NFT_REJECT_ICMPX_HOST_UNREACH] = "host-unreachable",
         [NFT_REJECT_ICMPX_ADMIN_PROHIBITED] = "admin-prohibited",
     };
 
-    fprintf(out, "reject with icmpx %s", words[code]);
+    /* Which nft takes for granted. */
+    if (code == NFT_REJECT_ICMPX_PORT_UNREACH)
+        fputs("reject", out);
+    else
+        fprintf(out, "reject with icmpx %s", words[code]);
 }
 
 static void print_rule(FILE *out, const struct nft_ruleset *rs, const struct nft_rule *rule)

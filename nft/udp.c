@@ -7,7 +7,7 @@
  * answers and ICMP errors for the peer's. TPROXY works on what comes in; what this host sends
  * itself makes a loop first.
  *
- *   udp              route, output, priority -125: selects, by all captures of hook output and
+ *   select_udp       route, output, priority -125: selects, by all captures of hook output and
  *                    cgroup in their order. What is taken gets the mark of its policy, by which it
  *                    is routed again, to lo (nft/routes.h). What is rejected is rejected here.
  *   udp_destination  nat, output, and udp_source, nat, postrouting, before those of others: what is
@@ -196,17 +196,18 @@ static int append_label(struct nft_maker *m, unsigned chain)
     return r < 0 ? r : nft_append_own_mark_return(m, chain);
 }
 
-/* With the first `n` captures; needed also where only a gateway has some, for the label. */
-static int add_output(struct nft_maker *m, size_t n)
+/* With the first `n` captures; `label` is needed also where only a gateway takes something. */
+static int add_output(struct nft_maker *m, size_t n, bool label)
 {
     int priority = m->set->instance > 0 ? PRIORITY_UDP - 1 : PRIORITY_UDP;
     unsigned chain;
-    int r = nft_form_add_chain(m->rs, "udp", NFT_CHAIN_ROUTE, NF_INET_LOCAL_OUT, priority, &chain);
+    int r = nft_form_add_chain(m->rs, "select_udp", NFT_CHAIN_ROUTE, NF_INET_LOCAL_OUT, priority,
+                               &chain);
 
     if (r == 0)
         r = append_others_return(m, chain);
     if (r == 0)
-        r = append_label(m, chain);
+        r = label ? append_label(m, chain) : nft_append_own_mark_return(m, chain);
     if (r == 0 && n > 0)
         r = nft_append_udp_reply_return(m, chain);
     if (r == 0 && n > 0)
@@ -407,19 +408,24 @@ static int add_gateway(struct nft_maker *m, size_t n)
     return r < 0 ? r : append_forwarded(m, chain, n, false);
 }
 
+static bool takes_any(const struct nft_maker *m, unsigned hooks)
+{
+    for (size_t i = 0; i < m->set->n_policies; i++)
+        if (takes(m, i, hooks, NFT_V4) || takes(m, i, hooks, NFT_V6))
+            return true;
+    return false;
+}
+
 int nft_udp_add(struct nft_maker *m, struct nft_udp_counts n)
 {
-    bool taken = false;
-    int r = add_output(m, n.local);
+    bool local = takes_any(m, NFT_LOCAL_HOOKS), any = local || takes_any(m, NFT_GATEWAY_HOOKS);
+    int r = n.local > 0 || any ? add_output(m, n.local, any) : 0;
 
-    for (size_t i = 0; i < n.local; i++)
-        taken =
-            taken || takes(m, i, NFT_LOCAL_HOOKS, NFT_V4) || takes(m, i, NFT_LOCAL_HOOKS, NFT_V6);
-    if (r == 0 && taken)
+    if (r == 0 && local)
         r = add_astray(m);
-    if (r == 0 && taken)
+    if (r == 0 && local)
         r = add_loopback(m, n.local);
-    if (r == 0)
+    if (r == 0 && any)
         r = add_nat(m);
     return r == 0 && n.gateway > 0 ? add_gateway(m, n.gateway) : r;
 }

@@ -29,6 +29,7 @@ static void stats_json(cJSON *j, const struct message_stats *s)
     json_number(j, "refused_full", s->refused_full);
     json_number(j, "refused_loop", s->refused_loop);
     json_number(j, "refused_stray", s->refused_stray);
+    json_number(j, "refused_name", s->refused_name);
     json_number(j, "held", s->held);
     json_number(j, "syns", s->syns);
     json_number(j, "syns_again", s->syns_again);
@@ -104,6 +105,78 @@ static void on_capture(struct status *st, const struct message_capture *m)
     }
 }
 
+static void udp_json(cJSON *to, const struct message_udp_stats *s)
+{
+    cJSON *j = cJSON_CreateObject();
+
+    json_number(j, "associations", s->associations);
+    json_number(j, "begun", s->begun);
+    json_number(j, "granted", s->granted);
+    json_number(j, "failed", s->failed);
+    json_number(j, "ended_idle", s->ended_idle);
+    json_number(j, "ended_upstream", s->ended_upstream);
+    json_number(j, "ended_replaced", s->ended_replaced);
+    json_number(j, "datagrams_up", s->datagrams_up);
+    json_number(j, "datagrams_down", s->datagrams_down);
+    json_number(j, "bytes_up", s->bytes_up);
+    json_number(j, "bytes_down", s->bytes_down);
+    json_number(j, "taken", s->taken);
+    json_number(j, "refused", s->refused);
+    json_number(j, "refused_quietly", s->refused_quietly);
+    json_number(j, "refused_full", s->refused_full);
+    json_number(j, "dropped_loop", s->dropped_loop);
+    json_number(j, "dropped_stray", s->dropped_stray);
+    json_number(j, "dropped_waiting", s->dropped_waiting);
+    json_number(j, "dropped_up", s->dropped_up);
+    json_number(j, "dropped_header", s->dropped_header);
+    json_number(j, "dropped_fragment", s->dropped_fragment);
+    json_number(j, "dropped_source", s->dropped_source);
+    json_number(j, "dropped_down", s->dropped_down);
+    cJSON_AddItemToObject(to, "udp", j);
+}
+
+static void names_json(cJSON *to, const struct message_names_stats *s)
+{
+    cJSON *j = cJSON_CreateObject();
+
+    json_number(j, "queries", s->queries);
+    json_number(j, "answered_fake", s->answered_fake);
+    json_number(j, "answered", s->answered);
+    json_number(j, "timeouts", s->timeouts);
+    json_number(j, "failed", s->failed);
+    json_number(j, "refused", s->refused);
+    json_number(j, "malformed", s->malformed);
+    json_number(j, "repeated", s->repeated);
+    json_number(j, "waiting", s->waiting);
+    json_number(j, "forwarded", s->forwarded);
+    json_number(j, "full", s->full);
+    json_number(j, "again", s->again);
+    json_number(j, "connections", s->connections);
+    json_number(j, "no_connection", s->no_connection);
+    json_number(j, "broken", s->broken);
+    json_number(j, "truncated", s->truncated);
+    json_number(j, "unsent", s->unsent);
+    cJSON_AddItemToObject(to, "dns", j);
+}
+
+/* Nothing where no UDP is taken. */
+static void datagrams_line(const struct message_status_reply *m)
+{
+    const struct message_udp_stats *u = &m->udp;
+    uint64_t dropped = u->dropped_loop + u->dropped_stray + u->dropped_waiting + u->dropped_up +
+                       u->dropped_header + u->dropped_fragment + u->dropped_source +
+                       u->dropped_down;
+
+    if (u->begun + u->taken + u->refused + dropped == 0)
+        return;
+    printf("worker %u: UDP: associations %" PRIu64 ", datagrams up %" PRIu64 ", down %" PRIu64
+           ", refused %" PRIu64 ", dropped %" PRIu64 "; DNS: queries %" PRIu64 ", answered %" PRIu64
+           ", failed %" PRIu64 "\n",
+           m->worker, u->associations, u->datagrams_up, u->datagrams_down, u->refused, dropped,
+           m->names.queries, m->names.answered_fake + m->names.answered,
+           m->names.failed + m->names.timeouts);
+}
+
 static void on_worker(struct status *st, const struct message_status_reply *m)
 {
     if (st->json) {
@@ -116,6 +189,8 @@ static void on_worker(struct status *st, const struct message_status_reply *m)
         json_text(j, "sockmap", sockmap_words[m->sockmap % 3]);
         json_text(j, "sockmap_why", m->sockmap_why);
         stats_json(j, &m->stats);
+        udp_json(j, &m->udp);
+        names_json(j, &m->names);
         cJSON_AddItemToArray(st->workers, j);
     } else {
         const struct message_stats *s = &m->stats;
@@ -127,6 +202,7 @@ static void on_worker(struct status *st, const struct message_status_reply *m)
                s->accepted, s->granted, s->failed, s->finished, s->reset,
                s->refused_full + s->refused_stray, s->refused_loop);
         fast_path_line(m);
+        datagrams_line(m);
     }
 }
 

@@ -35,6 +35,9 @@ void config_free(struct config *c)
         policy_free(&c->captures[i].policy);
         free(c->captures[i].dns_server);
     }
+    for (size_t i = 0; i < c->n_dns_real; i++)
+        free(c->dns_real[i]);
+    free(c->dns_real);
     free(c->upstreams);
     free(c->groups);
     free(c->captures);

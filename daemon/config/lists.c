@@ -12,6 +12,7 @@
 
 #include "addr.h"
 #include "config/values.h"
+#include "dns/real.h"
 
 typedef int element_parser(struct draft *d, const struct option *o, const struct draft_value *v,
                            void *ret);
@@ -116,6 +117,25 @@ static int parse_interface(struct draft *d, const struct option *o, const struct
     return 0;
 }
 
+static int parse_name(struct draft *d, const struct option *o, const struct draft_value *v,
+                      void *ret)
+{
+    if (!real_pattern_ok(v->text)) {
+        config_draft_error(d, v->line, o->name, v->text,
+                           "give a name (\"example.net\": itself and all below), \"*.example.net\" "
+                           "(all below) or \".\" (names without a dot)");
+        return -EINVAL;
+    }
+    char *copy = strdup(v->text);
+
+    if (!copy) {
+        d->out_of_memory = true;
+        return -ENOMEM;
+    }
+    *(char **)ret = copy;
+    return 0;
+}
+
 static int compare_ports(const void *a, const void *b)
 {
     const struct port_range *x = a, *y = b;
@@ -186,7 +206,7 @@ static size_t merge_users(void *items, size_t n)
     return kept + 1;
 }
 
-static size_t merge_interfaces(void *items, size_t n)
+static size_t merge_texts(void *items, size_t n)
 {
     char **names = items;
     size_t kept = 0;
@@ -212,7 +232,8 @@ static const struct list_type {
     [OPTION_PORTS] = {sizeof(struct port_range), parse_ports, merge_ports},
     [OPTION_PREFIXES] = {sizeof(struct prefix), parse_prefix, merge_prefixes},
     [OPTION_USERS] = {sizeof(uint32_t), parse_user, merge_users},
-    [OPTION_INTERFACES] = {sizeof(char *), parse_interface, merge_interfaces},
+    [OPTION_INTERFACES] = {sizeof(char *), parse_interface, merge_texts},
+    [OPTION_NAMES] = {sizeof(char *), parse_name, merge_texts},
 };
 
 void config_set_list(struct draft *d, const struct draft_section *s, const struct option *o,

@@ -104,6 +104,7 @@ const struct option config_options[] = {
     TOP("workers", OPTION_NUMBER, workers, .max = 64, .fallback = "0"),
     TOP("max-flows", OPTION_NUMBER, max_flows, .min = 16, .max = 1048576, .fallback = "65536"),
     TOP("max-held", OPTION_NUMBER, max_held, .min = 16, .max = 1048576, .fallback = "8192"),
+    TOP("dns-real", OPTION_NAMES, dns_real, .count_offset = offsetof(struct config, n_dns_real)),
     TOP("idle-timeout", OPTION_DURATION, idle_timeout, .max = 365 * 24 * HOUR, .fallback = "0"),
     TOP("fast-path", OPTION_WORD, fast_path, .fallback = "auto", .words = words_fast_path),
     TOP("control", OPTION_PATH, control, .max = 107, .fallback = CONFIG_DEFAULT_CONTROL),

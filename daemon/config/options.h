@@ -26,6 +26,7 @@ enum option_type {
     OPTION_PREFIXES,   /* struct prefix */
     OPTION_USERS,      /* uint32_t */
     OPTION_INTERFACES, /* char * */
+    OPTION_NAMES,      /* char *: a pattern of dns/real.h */
     OPTION_MEMBERS,    /* names; references.c resolves them */
 };
 

@@ -229,6 +229,7 @@ int config_set_value(struct draft *d, const struct option *o, unsigned line, con
     case OPTION_PREFIXES:
     case OPTION_USERS:
     case OPTION_INTERFACES:
+    case OPTION_NAMES:
     case OPTION_MEMBERS:
         break;
     }

@@ -141,6 +141,19 @@ static const char *nft_id(enum nft_feature feature)
     return id;
 }
 
+/* Whether a capture takes UDP (`cgroup`: of a cgroup) with the help of nftables. */
+static bool takes_udp(const struct facts *f, bool cgroup)
+{
+    for (size_t i = 0; f->config && i < f->config->n_captures; i++) {
+        const struct capture_policy *p = &f->config->captures[i].policy;
+
+        if (p->action == CAPTURE_PROXY && (p->dns || p->udp == CAPTURE_UDP_TAKE) &&
+            (!cgroup || p->hook == CAPTURE_CGROUP))
+            return true;
+    }
+    return false;
+}
+
 static enum finding_level nft_lack(const struct facts *f, enum nft_feature feature)
 {
     const char *name = nft_feature_name(feature);
@@ -150,6 +163,10 @@ static enum finding_level nft_lack(const struct facts *f, enum nft_feature featu
         return FINDING_WARN; /* connect = "early" is used instead */
     if (strstr(name, "tproxy"))
         return gateway ? FINDING_FAIL : FINDING_WARN;
+    if (feature == NFT_FEATURE_UDP)
+        return takes_udp(f, false) ? FINDING_FAIL : FINDING_WARN;
+    if (feature == NFT_FEATURE_CGROUP)
+        return takes_udp(f, true) ? FINDING_FAIL : FINDING_WARN;
     if (strstr(name, "redirect"))
         return output || !f->config ? FINDING_FAIL : FINDING_WARN;
     return output || gateway || !f->config ? FINDING_FAIL : FINDING_WARN;

@@ -2,8 +2,12 @@
 /* keeper/datagrams.h */
 #include "keeper/datagrams.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "dns/real.h"
 
 #define DNS_PORT 53
 
@@ -59,7 +63,7 @@ void datagrams_decide(const struct config *c, size_t i, bool run, struct capture
     policy->udp = CAPTURE_UDP_LEAVE;
     if (policy->action != CAPTURE_PROXY) {
         /* What is refused is refused of UDP, too, unless it is to be left alone. */
-        if (policy->action == CAPTURE_REFUSE && k->udp != UDP_BYPASS && k->udp != UDP_AUTO)
+        if (policy->action == CAPTURE_REFUSE && k->udp != UDP_BYPASS)
             policy->udp = CAPTURE_UDP_REJECT;
         *ret = u;
         return;
@@ -84,6 +88,28 @@ void datagrams_decide(const struct config *c, size_t i, bool run, struct capture
 bool datagrams_needs_listener(const struct capture_policy *policy)
 {
     return policy->action == CAPTURE_PROXY && (policy->udp == CAPTURE_UDP_TAKE || policy->dns);
+}
+
+int datagrams_list_real(const struct config *c, struct real **ret)
+{
+    const char **list = calloc(c->n_dns_real + c->n_upstreams + 1, sizeof(*list));
+    size_t n = 0, bad;
+
+    if (!list)
+        return -ENOMEM;
+    for (size_t i = 0; i < c->n_dns_real; i++)
+        list[n++] = c->dns_real[i];
+    for (size_t i = 0; i < c->n_upstreams; i++) {
+        const char *host = c->upstreams[i].url.host;
+        struct addr literal;
+
+        if (addr_parse(host, 0, &literal) < 0 && real_pattern_ok(host))
+            list[n++] = host;
+    }
+    int r = real_new(list, n, ret, &bad);
+
+    free(list);
+    return r;
 }
 
 /* The first "nameserver" of the file that is not on loopback. */

@@ -20,6 +20,9 @@ void datagrams_decide(const struct config *c, size_t i, bool run, struct capture
                       struct worker_udp *ret);
 /* Whether the capture needs UDP listeners. */
 bool datagrams_needs_listener(const struct capture_policy *policy);
+/* The names that keep their addresses: those of the configuration, and the upstreams' own, which we
+ * have to resolve ourselves at each reload. 0 or -ENOMEM. */
+int datagrams_list_real(const struct config *c, struct real **ret);
 /* Who resolves for this host, beyond a stub on loopback: for queries that were sent to that. Port
  * 0: nobody known. */
 void datagrams_find_resolver(struct addr *ret);

@@ -496,10 +496,8 @@ int generation_create(struct config *config, bool marked, struct listeners *pool
                                       marked ? planned_port(i) : 0, why, why_size);
     }
     if (r == 0 && g->takes_udp) {
-        size_t bad;
-
         datagrams_find_resolver(&g->resolver);
-        r = real_new((const char *const *)config->dns_real, config->n_dns_real, &g->real, &bad);
+        r = datagrams_list_real(config, &g->real);
     }
     if (r == 0)
         r = provide_seats(g, seats, why, why_size);

@@ -20,7 +20,7 @@ ARROWS = {
     "daemon/base": {"include"},
     "daemon/socks": {"include", "daemon/base"},
     "daemon/dns": {"include", "daemon/base"},
-    "daemon/config": {"include", "daemon/base"},
+    "daemon/config": {"include", "daemon/base", "daemon/dns"},
     "nft": {"include", "daemon/base"},
     "bpf": {"include", "daemon/base"},
     "daemon/relay": {"include", "daemon/base"},

@@ -231,6 +231,42 @@ static const struct capture_seat some_seats[] = {{0, true, 41000, 41100},
 static const struct capture_seat v4_seat[] = {{0, true, 41000, 0}};
 static const struct capture_seat old_seat[] = {{3, false, 41003, 41103}};
 
+/* UDP. */
+#define UDP_PORTS .udp_port_v4 = 14001, .udp_port_v6 = 14002
+#define TAKE      .udp = CAPTURE_UDP_TAKE, UDP_PORTS
+static const struct capture_policy udp_all[] = {{PROXY("all"), TAKE}};
+static const struct capture_policy udp_alone[] = {{PROXY("quic"), UDP(quic), TAKE}};
+static const struct capture_policy udp_reject[] = {
+    {PROXY("all"), .udp = CAPTURE_UDP_REJECT},
+    {OTHER("none", CAPTURE_REFUSE), UID(one_uid), .udp = CAPTURE_UDP_TAKE}};
+static const struct capture_policy udp_several[] = {
+    {PROXY("left"), TO(net4)},
+    {OTHER("quiet", CAPTURE_DIRECT), TO(net46), UDP(quic), .udp = CAPTURE_UDP_TAKE},
+    {PROXY("strict"), TO(net46), NOT_TO(untidy), UID(some_uids), NOT_UID(one_uid), UDP(many_ports),
+     .has_mark = true, .mark = 0xfedcba98, .private = true, TAKE},
+    {PROXY("dns"), TCP(web), TO(ten), .dns = true, .fake = true, UDP_PORTS},
+    {.name = "half", .udp = CAPTURE_UDP_TAKE, .dns = true, .udp_port_v4 = 14003, .port_v4 = 12345},
+    {PROXY("last")}};
+static const struct capture_policy udp_cgroup[] = {
+    {CGROUP("all", "/"), .dns = true, TAKE},
+    {.name = "nowhere", .hook = CAPTURE_CGROUP, TAKE},
+};
+static const struct capture_policy udp_gate[] = {
+    {NOT_GATE("quiet", CAPTURE_DIRECT), TO(ten), .private = true},
+    {GATE("gw"), IFS(many_interfaces), TO(net46), .dns = true, .dns_local = true, .fake = true,
+     TAKE},
+    {GATE("rest"), IFS(lan_if), TCP(web), UDP(quic), .udp = CAPTURE_UDP_REJECT, .dns = true,
+     .udp_port_v4 = 14005}};
+static const struct capture_policy udp_honest[] = {
+    {GATE("gw"), IFS(lan_if), .honest = true, .dns = true, .dns_local = true, TAKE},
+    {PROXY("host"), TCP(web), .honest = true, .dns = true, .fake = true, TAKE}};
+static const struct capture_policy closed_dns[] = {
+    {OTHER("quiet", CAPTURE_DIRECT), TO(ten), .private = true},
+    {CGROUP("all", "/"), TCP(web), UDP(quic), .dns = true, .fail_closed = true, TAKE},
+    {GATE("gw"), IFS(lan_if), .dns = true, .dns_local = true, .fail_closed = true, TAKE},
+    {PROXY("host"), .dns = true, .fake = true, .fail_closed = true, TAKE},
+};
+
 /* For the guard. */
 static const struct capture_policy closed[] = {{PROXY("host"), .fail_closed = true}};
 static const struct capture_policy closed_web[] = {
@@ -328,6 +364,15 @@ static const struct test_case {
     {"honest gateway, several seats",
      {POLICIES(honest_gate), OWN, UPSTREAMS, TPROXY, SEATS(some_seats)}},
     {"honest gateway, nobody serves", {POLICIES(honest_gate), OWN, TPROXY, SEATS(old_seat)}},
+    {"UDP", {POLICIES(udp_all), OWN, UPSTREAMS}},
+    {"UDP alone", {POLICIES(udp_alone), OWN}},
+    {"UDP, no mark", {POLICIES(udp_alone)}},
+    {"UDP, of a run", {POLICIES(udp_alone), OWN, .instance = 63}},
+    {"UDP, rejected", {POLICIES(udp_reject), OWN}},
+    {"UDP, several", {POLICIES(udp_several), OWN, UPSTREAMS}},
+    {"UDP, every process", {POLICIES(udp_cgroup), OWN}},
+    {"UDP, gateway", {POLICIES(udp_gate), OWN, UPSTREAMS, TPROXY}},
+    {"UDP, honest", {POLICIES(udp_honest), OWN, TPROXY, SEATS(some_seats)}},
     {"honest gateway and host", {POLICIES(honest_both), OWN, UPSTREAMS, TPROXY, SEATS(some_seats)}},
 };
 
@@ -337,6 +382,7 @@ static const struct test_case guard_cases[] = {
     {"guard, no mark", {POLICIES(closed)}},
     {"guard, selected", {POLICIES(closed_web), OWN, UPSTREAMS}},
     {"guard, UDP", {POLICIES(closed_udp), OWN}},
+    {"guard, DNS", {POLICIES(closed_dns), OWN, UPSTREAMS, TPROXY}},
     {"guard, gateway", {POLICIES(closed_gate), OWN, UPSTREAMS, TPROXY}},
     {"guard, gateway and host", {POLICIES(closed_both), OWN, UPSTREAMS, TPROXY}},
     {"guard, every process", {POLICIES(closed_host_cgroup), OWN}},

@@ -123,6 +123,33 @@ static inline int connect_in(const char *where, const char *from, uint32_t mark,
     return fd;
 }
 
+/* A UDP socket with that peer. */
+static inline int udp_from(const char *where, const char *from, uint32_t mark)
+{
+    struct addr to = parse_addr(where);
+    struct sockaddr_storage ss;
+    socklen_t len = addr_to_sockaddr(&to, &ss);
+    int fd = socket(ss.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    CHECK(fd >= 0);
+    if (mark != 0)
+        CHECK(setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)) == 0);
+    if (from) {
+        struct addr a = parse_addr(from);
+        struct sockaddr_storage local;
+        socklen_t local_len = addr_to_sockaddr(&a, &local);
+
+        CHECK(bind(fd, (struct sockaddr *)&local, local_len) == 0);
+    }
+    CHECK(connect(fd, (struct sockaddr *)&ss, len) == 0);
+    return fd;
+}
+
+static inline int udp_to(const char *where, uint32_t mark)
+{
+    return udp_from(where, NULL, mark);
+}
+
 /* ---- the others ---- */
 
 enum peer_command {
@@ -132,6 +159,7 @@ enum peer_command {
     PEER_CLOSE,
     PEER_LISTEN, /* at `where`, keeps the listener */
     PEER_ACCEPT, /* keeps the connection; 0, or -ETIMEDOUT */
+    PEER_UDP,    /* a UDP socket that is connected to `where`; else as PEER_CONNECT */
     PEER_COUNT,  /* packets that came in, of those the test counts */
 };
 
@@ -169,6 +197,9 @@ static inline int peer_answer(const struct peer_request *q, int listeners[], int
     switch (q->command) {
     case PEER_CONNECT:
         r = connect_in(q->where, q->from[0] ? q->from : NULL, 0, q->ms);
+        break;
+    case PEER_UDP:
+        r = udp_from(q->where, q->from[0] ? q->from : NULL, 0);
         break;
     case PEER_SEND:
         return send(*c, "x", 1, MSG_NOSIGNAL) < 0 ? -errno : 0;

@@ -248,6 +248,52 @@ static const char several_chains[] =
     "\t}\n"
     "}\n";
 
+/* The UDP half of "UDP, of a run". */
+static const char run_chains[] =
+    "\tchain select_udp {\n"
+    "\t\ttype route hook output priority -126; policy accept;\n"
+    "\t\tmeta l4proto != udp return\n"
+    "\t\tmeta mark 0x55530000/16 ct direction original fib saddr type != local ct label set 85\n"
+    "\t\tmeta mark 0x55530000/16 return\n"
+    "\t\tct direction reply ct label ! 85 return\n"
+    "\t\tfib daddr type broadcast return\n"
+    "\t\tfib daddr type multicast return\n"
+    "\t\tip daddr != @private4 udp dport @quic_udp meta mark set 0x55537f00 accept\n"
+    "\t\tip6 daddr != @private6 udp dport @quic_udp meta mark set 0x55537f00 accept\n"
+    "\t}\n"
+    "\n"
+    "\tchain udp_astray {\n"
+    "\t\ttype filter hook postrouting priority mangle + 10; policy accept;\n"
+    "\t\tmeta mark 0x55537f00/24 oifname != \"lo\" drop\n"
+    "\t}\n"
+    "\n"
+    "\tchain udp_loopback {\n"
+    "\t\ttype filter hook prerouting priority mangle - 10; policy accept;\n"
+    "\t\tiifname != \"lo\" return\n"
+    "\t\tmeta mark != 0x55537f00/24 return\n"
+    "\t\tmeta nfproto ipv4 meta mark 0x55537f00 meta l4proto udp tproxy ip to 127.0.0.1:14001 "
+    "accept\n"
+    "\t\tmeta nfproto ipv6 meta mark 0x55537f00 meta l4proto udp tproxy ip6 to [::1]:14002 accept\n"
+    "\t\tdrop\n"
+    "\t}\n"
+    "\n"
+    "\tchain udp_destination {\n"
+    "\t\ttype nat hook output priority -110; policy accept;\n"
+    "\t\tmeta mark 0x55537f00/24 dnat ip to ip daddr\n"
+    "\t\tmeta mark 0x55537f00/24 dnat ip6 to ip6 daddr\n"
+    "\t\tct label 85 meta l4proto udp dnat ip to ip daddr\n"
+    "\t\tct label 85 meta l4proto udp dnat ip6 to ip6 daddr\n"
+    "\t}\n"
+    "\n"
+    "\tchain udp_source {\n"
+    "\t\ttype nat hook postrouting priority srcnat - 10; policy accept;\n"
+    "\t\tmeta mark 0x55537f00/24 snat ip to ip saddr\n"
+    "\t\tmeta mark 0x55537f00/24 snat ip6 to ip6 saddr\n"
+    "\t\tct label 85 meta l4proto udp snat ip to ip saddr\n"
+    "\t\tct label 85 meta l4proto udp snat ip6 to ip6 saddr\n"
+    "\t}\n"
+    "}\n";
+
 static const char guard_head[] = "table inet undersock-guard {\n\tset ";
 
 /* The chains of "guard, gateway and host". */
@@ -276,6 +322,7 @@ static const char guard_chains[] =
     "\t\ttype filter hook forward priority filter + 10; policy accept;\n"
     "\t\tct status dnat return\n"
     "\t\ttcp flags != syn / fin,syn,rst,ack ct label 85 jump refuse_tcp\n"
+    "\t\tmeta l4proto udp goto forward_udp\n"
     "\t\tct state established return\n"
     "\t\ttcp flags != syn / fin,syn,rst,ack return\n"
     "\t\tip daddr . tcp dport @upstreams4 return\n"
@@ -284,6 +331,10 @@ static const char guard_chains[] =
     "refuse_tcp\n"
     "\t\tiifname @gw_if ip6 daddr @gw_to6 ip6 daddr != @private6 meta l4proto tcp jump "
     "refuse_tcp\n"
+    "\t}\n"
+    "\n"
+    "\tchain forward_udp {\n"
+    "\t\tct direction reply ct label ! 85 return\n"
     "\t\tfib daddr type broadcast return\n"
     "\t\tfib daddr type multicast return\n"
     "\t\tiifname @gw_if ip daddr @gw_to4 ip daddr != @private4 meta l4proto udp jump "
@@ -367,6 +418,40 @@ static void test_a_gateway_has_a_chain_for_each_listener(void **state)
     /* Nothing of this host's own connections. */
     assert_null(strstr(text, "listeners"));
     free(text);
+}
+
+/* Marks, ports, and the priority that comes before the daemon's. */
+static void test_a_run_has_marks_of_its_own(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        if (strcmp(cases[i].name, "UDP, of a run") != 0)
+            continue;
+        char *text = text_of(&cases[i].set), *chains = strstr(text, "\tchain select_udp {");
+
+        assert_non_null(chains);
+        assert_string_equal(chains, run_chains);
+        free(text);
+        return;
+    }
+    fail_msg("no such case");
+}
+
+/* Other UDP marks, and none that held SYNs have. */
+static void test_marks_do_not_overlap(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < CAPTURE_INSTANCES; i++)
+        for (unsigned n = 0; n < CAPTURE_UDP_POLICIES; n += 255) {
+            uint32_t mark = capture_udp_mark(i, n);
+
+            assert_int_equal(mark & CAPTURE_OWN_MASK, CAPTURE_OWN_MARK);
+            assert_int_equal(mark & CAPTURE_KIND_MASK, capture_udp_mark(i, 0));
+            assert_int_equal(mark & 0xff, n);
+            assert_int_not_equal(mark & CAPTURE_INJECTED_MASK, CAPTURE_INJECTED);
+            assert_true(mark != CAPTURE_TPROXY_MARK && mark != CAPTURE_OWN_MARK);
+            assert_true(i == 0 || capture_udp_mark(i - 1, 0) != capture_udp_mark(i, 0));
+        }
 }
 
 static void test_the_guard_refuses_what_is_taken(void **state)
@@ -570,6 +655,8 @@ int main(void)
         cmocka_unit_test(test_prefixes_of_ipv4_alone_select_no_ipv6),
         cmocka_unit_test(test_a_refusing_capture_has_a_filter_chain),
         cmocka_unit_test(test_a_gateway_has_a_chain_for_each_listener),
+        cmocka_unit_test(test_a_run_has_marks_of_its_own),
+        cmocka_unit_test(test_marks_do_not_overlap),
         cmocka_unit_test(test_the_guard_refuses_what_is_taken),
         cmocka_unit_test(test_interfaces_are_of_the_gateway_alone),
         cmocka_unit_test(test_all_selectors_are_in_one_rule),

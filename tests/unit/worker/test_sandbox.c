@@ -229,7 +229,7 @@ static int sealed_can_relay(void)
 static int sealed_can_nothing_else(void)
 {
     char why[200] = "", command[] = "/bin/true", *const argv[] = {command, NULL};
-    int pair[2], queued;
+    int pair[2], queued = 0;
 
     EXPECT(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
     pid_t parent = getppid();
@@ -255,7 +255,7 @@ static int sealed_can_nothing_else(void)
     DENIED(socket(AF_PACKET, SOCK_RAW, 0));
     DENIED(bind(pair[0], (struct sockaddr *)why, 2));
     DENIED(listen(pair[0], 1));
-    DENIED(ioctl(pair[0], FIONREAD, &queued));
+    DENIED(ioctl(pair[0], FIONBIO, &queued));
     DENIED(ioctl(pair[0], TIOCSTI, why));
     DENIED(unlink("/tmp/none"));
     DENIED(mkdir("/tmp/none", 0700));
