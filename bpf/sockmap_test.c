@@ -244,13 +244,20 @@ static int until_received(struct pair *p, uint64_t there, uint64_t back)
     return p->error;
 }
 
-/* Turns until the sender of way `i` can send no more, for a while. */
+/* Bytes are left to user space, as they must be once the receiver is full. */
+static bool fell_back(const struct pair *p, unsigned i)
+{
+    return p->way[i].serving && p->f->ops->waiting(p->f->ctx, p->way[i].stream) > 0;
+}
+
+/* Turns until the sender of way `i` can send no more, for a while; on a busy machine a while may
+ * pass before the kernel has gone as far, so that must have happened, too. */
 static int until_stopped(struct pair *p, unsigned i)
 {
     int64_t moved = now_ms();
     uint64_t last = 0;
 
-    while (p->error == 0 && now_ms() - moved < 6) {
+    while (p->error == 0 && (now_ms() - moved < 6 || !fell_back(p, i))) {
         if (p->way[i].sent > TOO_MUCH)
             return -ENOBUFS;
         if (now_ms() > p->deadline)

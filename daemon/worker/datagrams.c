@@ -32,14 +32,25 @@ struct datagrams {
     char name[256]; /* of the last question of the UDP engine */
 };
 
+/* Also a fake address that stands for nothing is taken: it must not go to an upstream as if it were
+ * a real one. */
 static bool take(void *ctx, uint32_t capture, const struct addr *client,
                  const struct addr *destination, const uint8_t *data, size_t len)
 {
     struct datagrams *d = ctx;
+    uint32_t slot;
 
-    if (destination->port != DNS_PORT || !d->names || !d->o->udp[capture].dns)
+    if (!d->names)
         return false;
-    names_query(d->names, capture, client, destination, data, len);
+    if (destination->port == DNS_PORT && d->o->udp[capture].dns) {
+        names_query(d->names, capture, client, destination, data, len);
+        return true;
+    }
+    int r = names_name_of(d->names, destination, NAMES_HOLD, d->name, &slot);
+
+    if (r == 0 || r == -EINVAL)
+        return false;
+    udp_refuse(d->udp, destination, client, data, len);
     return true;
 }
 
@@ -179,6 +190,7 @@ int datagrams_open(const struct worker_options *o, struct loop *loop, unsigned f
         .ours = ours,
         .n_ours = n_ours,
         .max_associations = o->max_associations,
+        .idle_timeout = o->config->idle_timeout,
         .worker = o->ident,
         .taker = take,
         .name = name_of,
