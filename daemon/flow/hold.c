@@ -42,6 +42,7 @@
 
 #include "base/fd.h"
 #include "flow/syn.h"
+#include "flow/verdict.h"
 #include "log.h"
 
 #define READ_BATCH  64
@@ -82,7 +83,6 @@ struct holds {
     uint32_t mask;
     uint32_t n; /* held flows, chained */
     int64_t next_full_log, next_lost_log;
-    bool said_dropped;
     unsigned reading; /* the source whose SYNs are being read */
     struct answered answered[ANSWERED];
 };
@@ -169,68 +169,6 @@ static void unchain(struct flow_table *t, struct flow *f)
 
 /* ---- answers ---- */
 
-static enum injected_reject reject_of(const struct syn *s, int error)
-{
-    switch (error) {
-    case EHOSTUNREACH:
-        return REJECT_HOST;
-    case ENETUNREACH:
-        return REJECT_NET;
-    case EACCES: /* ICMP cannot say it to an IPv4 socket */
-        return addr_is_v4(&s->client) ? REJECT_RESET : REJECT_PROHIBITED;
-    default:
-        return REJECT_RESET;
-    }
-}
-
-static int send_packet(const struct flow_table *t, const uint8_t *packet, size_t len, uint32_t mark,
-                       uint32_t interface)
-{
-    return t->o.inject.send(t->o.inject.ctx, packet, len, mark, interface);
-}
-
-/* Our own answer, where no rule makes the kernel give one. */
-static int answer(const struct flow_table *t, const struct syn *s, uint32_t interface,
-                  enum injected_reject reject)
-{
-    static const enum syn_unreachable unreachable[REJECT_COUNT] = {
-        [REJECT_HOST] = SYN_HOST_UNREACHABLE,
-        [REJECT_NET] = SYN_NET_UNREACHABLE,
-        [REJECT_PROHIBITED] = SYN_PROHIBITED,
-    };
-    uint8_t packet[SYN_ANSWER_MAX];
-    size_t len = reject == REJECT_RESET ? syn_make_reset(s, packet)
-                                        : syn_make_unreachable(s, unreachable[reject], packet);
-
-    return send_packet(t, packet, len, t->o.own_mark, interface);
-}
-
-static int reject_by_rule(const struct flow_table *t, const struct syn *s, uint32_t interface,
-                          enum injected_reject reject)
-{
-    int r = send_packet(t, s->packet, s->len, capture_injected_mark(INJECTED_REJECT, reject),
-                        interface);
-
-    return r == -EPERM ? 0 : r; /* a packet that a rule rejects was not sent, says the kernel */
-}
-
-static void tell(const struct flow_table *t, unsigned capture, const struct syn *s,
-                 uint32_t interface, enum injected_reject reject)
-{
-    const struct flow_capture *c = &t->o.captures[capture];
-    char a[ADDR_STRLEN];
-    int r = c->hook == CAPTURE_CGROUP ? answer(t, s, interface, reject)
-                                      : reject_by_rule(t, s, interface, reject);
-
-    /* A gateway without a route to the destination has none for the SYN either; the reset's goes
-     * over loopback. */
-    if (r < 0 && c->hook == CAPTURE_GATEWAY && reject != REJECT_RESET)
-        r = reject_by_rule(t, s, interface, REJECT_RESET);
-    if (r < 0)
-        log_debug("capture %s: the SYN of %s cannot be answered: %s", c->name,
-                  addr_format(&s->client, a), strerror(-r));
-}
-
 static struct answered *answered_slot(struct holds *h, const struct syn *s)
 {
     return &h->answered[hash(h, &s->client, &s->destination) & (ANSWERED - 1)];
@@ -255,42 +193,8 @@ static bool answer_again(struct flow_table *t, unsigned capture, const struct sy
         !same_ends(s, &a->client, &a->destination))
         return false;
     if (!a->silent)
-        tell(t, capture, s, interface, REJECT_RESET);
+        verdict_tell(t, capture, s, interface, REJECT_RESET);
     return true;
-}
-
-static void say_dropped(struct flow_table *t, const struct flow_capture *c, int error)
-{
-    if (t->holds->said_dropped)
-        return;
-    t->holds->said_dropped = true;
-    log_warning("capture %s: a SYN that the upstream has granted cannot be sent on (%s): %s (said "
-                "once)",
-                c->name, strerror(error),
-                error == EPERM
-                    ? "a firewall rule of this host drops it; accept what carries a mark "
-                      "of 0x55538000/0xffff8000"
-                    : "undersock doctor may know more");
-}
-
-/* Lets the SYN through to where its kind says. */
-static void pass(struct flow_table *t, unsigned capture, const struct syn *s, uint32_t interface,
-                 bool early)
-{
-    const struct flow_capture *c = &t->o.captures[capture];
-    bool gateway = c->hook == CAPTURE_GATEWAY;
-    uint32_t mark = t->o.own_mark;
-
-    if (c->hook != CAPTURE_CGROUP && early)
-        mark =
-            capture_injected_mark(gateway ? INJECTED_EARLY_TPROXY : INJECTED_EARLY_NAT, c->policy);
-    else if (c->hook != CAPTURE_CGROUP)
-        mark = capture_injected_mark(gateway ? INJECTED_ACCEPT_TPROXY : INJECTED_ACCEPT_NAT,
-                                     t->o.seat);
-    int r = send_packet(t, s->packet, s->len, mark, interface);
-
-    if (r < 0)
-        say_dropped(t, c, -r);
 }
 
 /* ---- SYNs ---- */
@@ -311,7 +215,7 @@ static void again(struct flow_table *t, struct flow *f, const struct syn *s, uin
     }
     if (f->state == FLOW_GRANTED && (fresh || now - hold->went >= INJECT_AGAIN)) {
         hold->went = now;
-        pass(t, f->capture, &hold->syn, hold->interface, false);
+        verdict_pass(t, f->capture, &hold->syn, hold->interface, false);
     }
 }
 
@@ -330,9 +234,9 @@ static void overflow(struct flow_table *t, unsigned capture, const struct syn *s
         t->holds->next_full_log = now + FULL_LOG;
     }
     if (refused)
-        tell(t, capture, s, interface, REJECT_RESET);
+        verdict_tell(t, capture, s, interface, REJECT_RESET);
     else
-        pass(t, capture, s, interface, true);
+        verdict_pass(t, capture, s, interface, true);
 }
 
 static void begin(struct flow_table *t, unsigned capture, const struct syn *s,
@@ -351,7 +255,7 @@ static void begin(struct flow_table *t, unsigned capture, const struct syn *s,
     if (listeners_came_back(t, &origin.destination)) {
         t->stats.refused_loop++;
         listeners_say_loop(t, capture, &s->client, &origin.destination);
-        tell(t, capture, s, raw->interface, REJECT_RESET);
+        verdict_tell(t, capture, s, raw->interface, REJECT_RESET);
         return;
     }
     if (t->holds->n >= t->o.max_held) {
@@ -363,7 +267,7 @@ static void begin(struct flow_table *t, unsigned capture, const struct syn *s,
 
     if (!f) {
         free(hold);
-        tell(t, capture, s, raw->interface, REJECT_RESET);
+        verdict_tell(t, capture, s, raw->interface, REJECT_RESET);
         return;
     }
     hold->syn = *s;
@@ -470,7 +374,7 @@ void hold_granted(struct flow_table *t, struct flow *f)
     hold->went = loop_now(t->o.loop);
     loop_timer_set(t->o.loop, &f->timer, local ? WAIT_LOCAL : WAIT_REMOTE,
                    flow_ref(t, f, KIND_CLIENT));
-    pass(t, f->capture, &hold->syn, hold->interface, false);
+    verdict_pass(t, f->capture, &hold->syn, hold->interface, false);
     if (local)
         accept_now(t, f);
 }
@@ -478,7 +382,7 @@ void hold_granted(struct flow_table *t, struct flow *f)
 void hold_failed(struct flow_table *t, struct flow *f, int error)
 {
     struct hold *hold = f->dialing.hold;
-    enum injected_reject reject = reject_of(&hold->syn, error);
+    enum injected_reject reject = verdict_reject(&hold->syn, error);
 
     unchain(t, f);
     remember(t, &hold->syn, error == ETIMEDOUT);
@@ -486,7 +390,7 @@ void hold_failed(struct flow_table *t, struct flow *f, int error)
         return;
     hold->reject = (uint8_t)reject;
     if (reject == REJECT_RESET)
-        tell(t, f->capture, &hold->syn, hold->interface, reject);
+        verdict_tell(t, f->capture, &hold->syn, hold->interface, reject);
     else if (t->o.captures[f->capture].hook == CAPTURE_GATEWAY)
         hold->icmps_left = 1;
     else
@@ -523,7 +427,7 @@ void hold_timeout(struct flow_table *t, struct flow *f)
     }
     if (hold->icmps_left > 0) {
         hold->icmps_left--;
-        tell(t, f->capture, &hold->syn, hold->interface, hold->reject);
+        verdict_tell(t, f->capture, &hold->syn, hold->interface, hold->reject);
     }
     if (hold->icmps_left == 0 ||
         loop_timer_set(t->o.loop, &f->timer, ICMP_AGAIN, flow_ref(t, f, KIND_CLIENT)) < 0)

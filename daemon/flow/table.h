@@ -70,7 +70,7 @@ struct flow_table {
     struct timer soon;  /* see `later` */
     int reserve;        /* a descriptor to give up for an accept() when none is left */
     bool draining, paused;
-    bool said_loop, said_stray;
+    bool said_loop, said_stray, said_dropped;
     int64_t next_full_log;
     struct timer resume; /* listeners are looked at again */
     struct timer sweep;  /* see flow_sweep() */
