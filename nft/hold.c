@@ -290,7 +290,9 @@ int nft_append_injected_select(struct nft_maker *m, unsigned chain)
     match_older(&rule);
     nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
     r = append(m, chain, &rule, r);
-    match_label(&rule);
+    /* By the mark: the label stays with the connection, and who opens it anew from the same port
+     * may find the old entry, if our side had reset it. */
+    nft_match_mark(&rule, CAPTURE_INJECTED, CAPTURE_INJECTED_MASK);
     nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
     return append(m, chain, &rule, r);
 }

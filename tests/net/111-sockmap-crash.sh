@@ -6,6 +6,7 @@
 # reads: both ends of each see a reset, nothing hangs, and no program, map or socket stays. Then as many
 # flows that end by themselves: nothing stays either.
 . "$(dirname "$0")/lib.sh"
+CONNECT=early
 
 FLOWS=3000 STALLED=100
 need python3 nft

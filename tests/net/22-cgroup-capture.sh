@@ -47,7 +47,7 @@ before_tables=$(tables_of client)
 us_daemon client < <(config)
 objects=$(cgroup_objects "$(cg_path app)")
 num "$(grep -c '^link' <<<"$objects")" -ge 5 "there are links on the cgroup"
-is "$(tables_of client)" "$before_tables" "and no nft table"
+is "$(tables_of client)" "$before_tables${before_tables:+ }table inet undersock" "and an nft table, for UDP and DNS"
 
 # --- where the traffic goes
 is "$(seen -p "$NET4" 9000)" "$EXIT4 peer=$NET4:9000" "IPv4: through the proxy, peer as asked for"

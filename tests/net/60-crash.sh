@@ -5,6 +5,7 @@
 # SIGKILL during traffic. Of a worker: its flows are reset at both ends, the others do not notice,
 # and no new connection is refused. Of the keeper or of `run`: every flow is reset, nothing stays.
 . "$(dirname "$0")/lib.sh"
+CONNECT=early
 
 need python3 nft
 topology

@@ -59,7 +59,7 @@
     "\t\tct label 86 socket mark 0x55538000/17 meta mark set socket mark\n"                      \
     "\t\tct label 86 meta mark & 0xffff8100 == 0x55538000 ct status confirmed ct status ! dnat " \
     "drop\n"                                                                                     \
-    "\t\tct label 86 return\n"
+    "\t\tmeta mark 0x55538000/17 return\n"
 
 static const char one_seat_chains[] = NAT_HEAD
     "\t\ttcp flags != syn / fin,syn,rst,ack return\n"
@@ -245,7 +245,7 @@ static void test_the_first_match_wins(void **state)
                  "\t\tct label 86 socket mark 0x55538000/17 meta mark set socket mark\n"
                  "\t\tct label 86 meta mark & 0xffff8100 == 0x55538000 ct status confirmed ct "
                  "status ! dnat drop\n"
-                 "\t\tct label 86 return\n"
+                 "\t\tmeta mark 0x55538000/17 return\n"
                  "\t\tmeta mark 0x55530000/16 return\n"
                  "\t\tip daddr . tcp dport @upstreams4 return\n"
                  "\t\tip6 daddr . tcp dport @upstreams6 return\n"
