@@ -16,6 +16,8 @@ start source -- ns net "$TOOLS/pattern" serve :: 9001
 wait_port net tcp :: 9003
 wait_port net tcp :: 9001
 mkfifo "$TMP/never"
+# Of these a worker has most for itself, and room for some ten flows; datagrams would take more.
+TINY=88
 
 cat >"$TMP/tiny.conf" <<CONF
 workers = 1
@@ -26,17 +28,21 @@ upstream "u" {
 capture "output" {
     hook     = "output"
     upstream = "u"
+    udp      = "bypass"
+    dns      = "bypass"
 }
 capture "cgroup" {
     hook     = "cgroup"
     cgroup   = "/$US-app"
     upstream = "u"
+    udp      = "bypass"
+    dns      = "bypass"
 }
 CONF
-start tiny -- ns client nofile 80 "$UNDERSOCK" daemon -c "$TMP/tiny.conf"
+start tiny -- ns client nofile $TINY "$UNDERSOCK" daemon -c "$TMP/tiny.conf"
 wait_for 20 answers tiny
-check "RLIMIT_NOFILE 80: the daemon starts" -- running tiny
-check "and says how many flows that allows" -- grep -q 'at most [0-9]* flows a worker, as the limit of open files is 80' "${LOG[tiny]}"
+check "RLIMIT_NOFILE $TINY: the daemon starts" -- running tiny
+check "and says how many flows that allows" -- grep -q 'at most [0-9]* flows a worker, as the limit of open files is '$TINY "${LOG[tiny]}"
 worker=$(us_workers tiny | tr -d ' ')
 room=$(us_status tiny 's["workers"][0]["max_flows"]')
 num "$room" -ge 4 "room for a few flows ($room)"
@@ -94,7 +100,7 @@ is "$(us_sum tiny flows)" 0 "no flow is left behind"
 # CAP_SYS_RESOURCE, as in a container, may not.
 limit() {
     setpriv --reuid "$(stat -c %u "/proc/$worker")" --regid "$(stat -c %g "/proc/$worker")" --clear-groups \
-        prlimit --pid "$worker" --nofile="$1:80" || bail "prlimit"
+        prlimit --pid "$worker" --nofile="$1:$TINY" || bail "prlimit"
 }
 lowest_free() { local fd=0; while [[ -e /proc/$worker/fd/$fd ]]; do fd=$((fd + 1)); done; echo $fd; }
 idle_fds=$(fd_count "$worker")
@@ -111,7 +117,7 @@ is "$(opened none)" 0 "no descriptor is left: nobody is connected"
 check "all are refused" -- refuses none
 num "$(spin)" -le 10 "the worker does not spin"
 # It takes a descriptor to ask it.
-limit 80
+limit $TINY
 is "$(($(us_sum tiny refused_full) - full)) $(($(us_sum tiny failed) - failed))" "20 0" "and counted"
 num "$(lines 'limit of open files is reached')" -le $((logged + 1)) "in one line at most"
 
@@ -125,7 +131,7 @@ like "$(tail -n 1 "${LOG[one]}")" '"open": 0, .*"errors": \{("ECONNRESET": 1, "E
     "one descriptor is left: for whom it was used is reset, the others are refused"
 num "$(spin)" -le 10 "the worker does not spin"
 stop one
-limit 80
+limit $TINY
 is "$(us_status tiny 's["upstreams"][0]["healthy"]')" True "our own want is not the upstream's failure"
 release few 3 "the flows that there are have not noticed"
 stop few
