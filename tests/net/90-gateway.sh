@@ -256,6 +256,8 @@ table inet firewalld {
 }
 NFT
 before=$(foreign)
+# A known limit (README): with connect = "honest", its IPv6 reverse path check drops the SYN on lo.
+selection 'interfaces = { "br-lan" }' 'connect = "early"'
 what_works "firewalld's rules, the LAN in a trusted zone"
 is "$(both_seen guest)" "$CLIENT4 $GUEST6" "firewalld's rules: what is not selected goes direct, masqueraded"
 is "$(own)" "$ONE4 $ONE6" "firewalld's rules: the gateway can be reached"
