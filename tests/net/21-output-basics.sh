@@ -63,7 +63,7 @@ normal() { sed 's/{ # progname .*$/{/'; }
 # After a reload the workers have other seats than after a start: their ports, marks and groups. And
 # chains that were there keep their place in the listing.
 any_seat() {
-    python3 -c 'import sys; print("\n\n".join(sorted(sys.stdin.read().rstrip("}\n ").split("\n\n"))))' | sed -E -z -e 's/,[[:space:]]*(127\.0\.0\.1|::1) \. 611[0-9]{2}//g' \
+    python3 -c 'import sys; t = sys.stdin.read().rstrip(); print("\n\n".join(sorted(t.removesuffix("}").rstrip().split("\n\n"))))' | sed -E -z -e 's/,[[:space:]]*(127\.0\.0\.1|::1) \. 611[0-9]{2}//g' \
         -e 's/\t\tmeta nfproto ipv[46] meta mark 0x555380[0-9a-f]{2} [^\n]*\n//g' \
         -e 's/group 217[0-9]{2}/group SEAT/g'
 }

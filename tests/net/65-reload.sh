@@ -31,6 +31,8 @@ conf() {
     for c in "${@:3}"; do
         echo "capture \"$c\" {"
         echo "    upstream = \"u\""
+        # Not one of thousands of connections may fail: see the README about honest ones.
+        echo "    connect = \"${MODE:-early}\""
         [[ $c == output* ]] && echo "    hook = \"output\""
         [[ $c == cgroup* ]] && echo "    hook = \"cgroup\"" && echo "    cgroup = \"/$US-app\""
         echo "}"
@@ -164,6 +166,9 @@ sees "$EXIT4" "$EXIT4" "it works"
 is "$(grep -c ^request "${LOG[other]}")" 2 "the other upstream was asked"
 
 # Captures go and come, and a flow of each hook goes on.
+MODE=honest
+configure 2 1080 output cgroup
+check "honest from here on" -- reload
 hold steady 20 ns client
 hold steady-cgroup 20 ns client cg app
 held steady 20

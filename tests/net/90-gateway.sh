@@ -263,6 +263,7 @@ is "$(both_seen guest)" "$CLIENT4 $GUEST6" "firewalld's rules: what is not selec
 is "$(own)" "$ONE4 $ONE6" "firewalld's rules: the gateway can be reached"
 us_reload undersock
 is "$(foreign)" "$before" "firewalld's rules are what they were"
+selection 'interfaces = { "br-lan" }'
 
 # A zone that lets nothing in: TPROXY brings the packets in by input. They must not leak, and one
 # line of the administrator's mends it. A SYN that was held comes in by lo.
