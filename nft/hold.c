@@ -17,7 +17,7 @@
  *               hand, a firewall with `ct state invalid drop` would drop it. The mark is cleared
  *               first: with net.ipv4.fwmark_reflect the answer would inherit it, and the policy
  *               route. The rest gets a label.
- *   select      (nft/ruleset.c) does not hold what has the label. A mark that was overwritten is
+ *   select      (nft/ruleset.c) does not hold what has the mark. A mark that was overwritten is
  *               mended from that of the socket, if that has it; the chain is of type route, as the
  *               packet of a gateway needs the route of its mark again.
  *   output      (nft/ruleset.c) nat: goes to `granted`, which gives it to the listener of the seat,
