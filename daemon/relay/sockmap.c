@@ -66,8 +66,7 @@ bool relay_sockmap_join(struct relay *r, struct relay_pool *p, unsigned from)
 
     if (!p->fast || !r->kernel || d->engine == RELAY_SOCKMAP || !time_to_join(d, p))
         return false;
-    if (r->readable[from] || r->dead[0] || r->dead[1] || d->stash || d->pipe_len > 0 || d->eof ||
-        back->eof)
+    if (r->readable[from] || r->dead[0] || r->dead[1] || relay_pending(d) || d->eof || back->eof)
         return false;
     int error = p->fast->ops->join(p->fast->ctx, r->fd[from], r->fd[!from], r->owner, &d->stream);
 
@@ -238,9 +237,9 @@ uint32_t relay_watch(struct relay *r, unsigned side)
         events |= EPOLLIN | EPOLLPRI;
     if (!relay_quiet(&r->dir[!side]))
         events |= EPOLLOUT;
-    if (events == r->watch[side])
+    if ((events & RELAY_WATCHED) == r->watch[side])
         return 0;
-    r->watch[side] = events;
+    r->watch[side] = (uint8_t)(events & RELAY_WATCHED);
     return events;
 }
 
