@@ -70,9 +70,13 @@ struct worker_options {
     uint32_t max_flows;
     uint32_t max_held;
     uint32_t own_mark; /* of our own packets, 0: none */
-    bool needs_mark;   /* SO_MARK is used: keep CAP_NET_RAW */
-    int hold;          /* kept open until the last flow's sockets are closed; -1: none */
-    uid_t uid;         /* becomes this user; 0: stays (not root anyway) */
+    /* What the first proof of the sockmap came to, enum message_sockmap; OFF: there was none yet.
+     */
+    uint32_t sockmap;
+    const char *sockmap_why;
+    bool needs_mark; /* SO_MARK is used: keep CAP_NET_RAW */
+    int hold;        /* kept open until the last flow's sockets are closed; -1: none */
+    uid_t uid;       /* becomes this user; 0: stays (not root anyway) */
     gid_t gid;
 };
 
