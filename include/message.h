@@ -30,7 +30,7 @@ enum message_type {
     MESSAGE_TEXT,     /* a line for the user */
     MESSAGE_END,      /* `result`: 0 or -errno */
     MESSAGE_HELLO,   /* first answer of all: how many must answer, each until its MESSAGE_END; those
-                        who   drain may beside them. The end of file is the end of all. */
+                        who drain may beside them. The end of file is the end of all. */
     MESSAGE_SOCKMAP, /* worker to keeper, before it is ready: what the proof came to */
 };
 
