@@ -33,11 +33,11 @@
  *               hardly anybody sets at prerouting) that says what the mark said.
  *   delivery    filter, prerouting, priority 200: tproxy gives what has such a priority to the
  *               listener of the seat. Behind the chains of others, because tproxy attaches the
- *               listener to the packet, and with a socket that has seen nothing come by lo, newer
- *               kernels look up the route back even of what comes in by lo (nft_fib_can_skip()): a
- *               reverse path check (`fib saddr . iif oif missing drop`; firewalld's IPv6_rpfilter)
- *               would drop it. The packet keeps the route that it had on its way out, and needs no
- *               mark any more, nor does rp_filter of the kernel see it.
+ *               listener to the packet: newer kernels (6.18 does) then look up the route back even
+ *               of what comes in by lo, and a reverse path check of theirs (`fib saddr . mark .
+ *               iif oif missing drop`, which is firewalld's IPv6_rpfilter) would drop it. The
+ *               packet keeps the route that it had on its way out, needs no mark any more, and
+ *               does not meet the kernel's rp_filter.
  *
  * nat looks at a connection once. A SYN that connection tracking has let out already, before these
  * rules were there, can no longer be redirected: at output it is not held, and goes on as such
