@@ -72,8 +72,6 @@
 #define PRIORITY_SOURCE   90
 #define PRIORITY_DELIVERY 200
 
-#define NUMBER_MAX 0xff /* that a mark can carry */
-
 #define SEED 0x5553u /* any will do, as long as the text is always the same */
 
 /* The kinds by TPROXY are those whose number is odd. */
@@ -387,13 +385,14 @@ static int append_deliveries(struct nft_maker *m, unsigned chain, enum capture_h
         if (s->port_v4 != 0 || s->port_v6 != 0)
             r = fn(m, chain, &d);
     }
-    for (unsigned i = 0; r == 0 && i < set->n_policies && i <= NUMBER_MAX; i++) {
+    for (size_t i = 0; r == 0 && i < set->n_policies; i++) {
         const struct capture_policy *p = &set->policies[i];
         struct delivery d = {
-            capture_injected_mark(tproxy ? INJECTED_EARLY_TPROXY : INJECTED_EARLY_NAT, i),
+            capture_injected_mark(tproxy ? INJECTED_EARLY_TPROXY : INJECTED_EARLY_NAT, p->early),
             {p->port_v4, p->port_v6}};
 
-        if (p->hook == hook && p->action == CAPTURE_PROXY && (p->port_v4 != 0 || p->port_v6 != 0))
+        if (p->hook == hook && p->action == CAPTURE_PROXY && p->early <= CAPTURE_EARLY_MAX &&
+            (p->port_v4 != 0 || p->port_v6 != 0))
             r = fn(m, chain, &d);
     }
     return r;
