@@ -110,6 +110,7 @@ static int spawn(struct workers *w, struct slot *s)
         .ident = (unsigned)(s - w->slots),
         .channel = pair[1],
         .config = g->config,
+        .policies = g->policies,
         .upstreams = g->upstreams,
         .listeners = g->listeners + g->first[s->number],
         .n_listeners = g->first[s->number + 1] - g->first[s->number],

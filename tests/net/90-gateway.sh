@@ -256,14 +256,38 @@ table inet firewalld {
 }
 NFT
 before=$(foreign)
-# A known limit (README): with connect = "honest", its IPv6 reverse path check drops the SYN on lo.
-selection 'interfaces = { "br-lan" }' 'connect = "early"'
 what_works "firewalld's rules, the LAN in a trusted zone"
+selection 'interfaces = { "br-lan" }' 'connect = "early"'
+what_works "firewalld's rules, connect = early"
 is "$(both_seen guest)" "$CLIENT4 $GUEST6" "firewalld's rules: what is not selected goes direct, masqueraded"
 is "$(own)" "$ONE4 $ONE6" "firewalld's rules: the gateway can be reached"
 us_reload undersock
 is "$(foreign)" "$before" "firewalld's rules are what they were"
 selection 'interfaces = { "br-lan" }'
+
+# The same check for IPv4, too, and at every place where others might have it.
+for p in raw -155 filter 190; do
+    ns client nft -f - <<-NFT || bail "a reverse path check"
+	table inet rpfilter {
+	    chain at_${p#-} {
+	        type filter hook prerouting priority $p; policy accept;
+	        fib saddr . mark . iif oif missing counter drop
+	    }
+	}
+	NFT
+done
+what_works "reverse path checks of both families"
+ns client nft delete table inet rpfilter
+if command -v iptables >/dev/null; then
+    for c in iptables ip6tables; do
+        ns client $c -w -t raw -A PREROUTING -m rpfilter --invert -j DROP || bail "$c -m rpfilter"
+    done
+    what_works "iptables -m rpfilter"
+    for c in iptables ip6tables; do ns client $c -w -t raw -F PREROUTING; done
+    for f in ip ip6; do ns client nft delete table $f raw 2>/dev/null; done # not with iptables-legacy
+else
+    skip "iptables -m rpfilter" "iptables is not installed" 4
+fi
 
 # A zone that lets nothing in: TPROXY brings the packets in by input. They must not leak, and one
 # line of the administrator's mends it. A SYN that was held comes in by lo.
