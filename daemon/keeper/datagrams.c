@@ -80,6 +80,7 @@ void datagrams_decide(const struct config *c, size_t i, bool run, struct capture
     if (udp == UDP_REJECT && dns != DNS_ASSOCIATE && k->policy.hook != CAPTURE_GATEWAY)
         policy->udp = CAPTURE_UDP_TAKE;
     policy->dns = dns != DNS_BYPASS;
+    policy->dns_direct = k->dns == DNS_BYPASS;
     policy->dns_local = policy->dns && k->dns != DNS_AUTO;
     policy->fake = dns == DNS_FAKE;
     u.associate = udp == UDP_ASSOCIATE || dns == DNS_ASSOCIATE;
