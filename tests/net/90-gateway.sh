@@ -97,7 +97,7 @@ is "$(us_flows undersock 'set((f["capture"], f["upstream"], f["uid"], f["pid"]) 
 for n in one4 two4 one6 two6; do release $n 1 "$n works"; done
 
 # --- what is never taken
-before=$(us_sum undersock accepted)
+before=$(us_serving undersock accepted)
 is "$(seen one "$PROXY4" 9002) $(seen one "$PROXY6" 9002)" "$ONE4 $ONE6" "a private destination goes direct"
 is "$(seen one "$TWO4" 9000) $(seen guest "$ONE6" 9000)" "connect=ECONNREFUSED connect=ECONNREFUSED" "and within the LAN"
 GATEWAYS=("$LAN4" "$LAN6" "$CLIENT4" "$CLIENT6" 198.51.100.1 2001:db8:51::1)
@@ -105,7 +105,7 @@ own() { for a in "${GATEWAYS[@]}"; do seen one "$a" 22; done | sort -u | paste -
 is "$(own)" "$ONE4 $ONE6" "port 22 of the gateway itself, at each of its addresses: untouched"
 is "$(seen client "$NET4" 9000) $(seen client "$NET6" 9000)" "$CLIENT4 $CLIENT6" "what the gateway itself sends goes direct"
 is "$(ns one curl -qsS --max-time 20 -x "socks5://$PROXY4:1080" "http://$NET4:9000/")" "$EXIT4" "a client that speaks to the proxy itself can"
-is "$(us_sum undersock accepted)" "$before" "the daemon has seen none of these"
+is "$(us_serving undersock accepted)" "$before" "the daemon has seen none of these"
 
 # --- selection
 selection 'private = true'

@@ -704,6 +704,8 @@ us_ask() {
 us_status() { us_ask status "$1" "$2"; }
 us_flows() { us_ask flows "$1" "$2"; }
 us_sum() { us_status "$1" "sum(w['$2'] for w in s['workers'])"; }
+# us_serving NAME COUNTER: of those that do not drain, whose counters go when they end.
+us_serving() { us_status "$1" "sum(w['$2'] for w in s['workers'] if not w['draining'])"; }
 us_reload() { bounded 30 "$UNDERSOCK" reload -s "$TMP/$1.sock"; }
 
 # without_seats: of nft's rules, what is there for each seat (keeper/seats.h) once and without its number:
