@@ -37,8 +37,7 @@ bool workers_ready(const struct workers *w);
 bool workers_exited(struct workers *w, pid_t pid, int status, bool *ret_failed);
 /* The old generation accepts no more and ends with its last flow. */
 void workers_drain(struct workers *w, const struct generation *g);
-/* How many must answer a question: all but those who drain, and may end before they have read it.
- */
+/* How many must answer a question: all but those who drain, and may end before they have read it. */
 unsigned workers_due(const struct workers *w);
 /* Passes the client's socket with a question to each worker. Returns how many of those who must
  * answer have got it. */
