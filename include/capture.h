@@ -161,11 +161,13 @@ struct capture_policy {
      * CAPTURE_PROXY: what is taken whatever `to`, `not_to`, `private`, the ports and `udp` say, as
      * long as the other selectors agree. Hook cgroup without `cgroup` takes no UDP.
      */
-    bool dns;       /* port 53 of UDP and TCP; but hook output: not of loopback; hook gateway: of
-                       addresses of this host only with dns_local */
-    bool dns_local; /* with dns, hook gateway: see above */
-    bool fake;      /* destinations in addr_fake_prefixes; with CAPTURE_UDP_TAKE, else their UDP is
-                       rejected */
+    bool dns;        /* port 53 of UDP and TCP; but hook output: not of loopback; hook gateway: of
+                        addresses of this host only with dns_local */
+    bool dns_direct; /* without dns: port 53 of UDP, as far as the capture selects it, is left
+                        alone, whatever `udp` says */
+    bool dns_local;  /* with dns, hook gateway: see above */
+    bool fake;       /* destinations in addr_fake_prefixes; with CAPTURE_UDP_TAKE, else their UDP is
+                        rejected */
 
     uint16_t port_v4; /* our listener on 127.0.0.1, host order (gateway: transparent); 0: none */
     uint16_t port_v6; /* our listener on ::1, likewise */

@@ -88,7 +88,7 @@ static unsigned share_descriptors(struct worker *w)
 {
     uint64_t limit = fd_raise_limit();
     uint64_t fixed =
-        SPARE_FDS + w->o->n_listeners * 2 + w->o->n_holds * 2 + 8 + datagrams_fds(w->o);
+        SPARE_FDS + w->o->n_listeners * 2 + w->o->n_holds * 2 + 8 + datagrams_fds(w->o, limit);
     uint64_t left = limit > fixed ? limit - fixed : 0;
     uint64_t pipes = left / 32 < MAX_PIPES ? left / 32 : MAX_PIPES;
     uint64_t flows = (left - 2 * pipes) / 2;

@@ -141,6 +141,37 @@ static void test_config(void **state)
     expect("config", FINDING_FAIL, "undersock.conf:3:", "undersock check -c undersock.conf");
 }
 
+static void test_dns_server(void **state)
+{
+    static const struct {
+        enum config_dns dns;
+        enum capture_hook hook;
+        const char *server;
+        bool warns;
+    } t[] = {
+        {DNS_TCP, CAPTURE_GATEWAY, NULL, true},   {DNS_ASSOCIATE, CAPTURE_GATEWAY, NULL, true},
+        {DNS_FAKE, CAPTURE_GATEWAY, NULL, false}, {DNS_TCP, CAPTURE_GATEWAY, "9.9.9.9:53", false},
+        {DNS_TCP, CAPTURE_OUTPUT, NULL, false}, /* loopback has the host's resolver */
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+        struct config_capture *k = &w.captures[0];
+
+        k->policy.action = CAPTURE_PROXY;
+        k->policy.hook = t[i].hook;
+        k->dns = t[i].dns;
+        k->dns_server = (char *)t[i].server;
+        judge(&w.facts, &w.found);
+        const struct finding *f = find("dns-server", FINDING_WARN);
+
+        assert_int_equal(f != NULL, t[i].warns);
+        assert_true(!f || strstr(f->text, "set dns-server"));
+        findings_free(&w.found);
+        good_world();
+    }
+}
+
 static void test_no_config(void **state)
 {
     (void)state;
@@ -462,6 +493,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_all_is_well, setup),
         cmocka_unit_test_setup(test_config, setup),
+        cmocka_unit_test_setup(test_dns_server, setup),
         cmocka_unit_test_setup(test_no_config, setup),
         cmocka_unit_test_setup(test_btf, setup),
         cmocka_unit_test_setup(test_bpf, setup),
