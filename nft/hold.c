@@ -44,7 +44,7 @@
  *
  * `injected`, `granted`, `source`, `loopback` and what leads to them stay where a reload leaves no
  * capture of the hook (nft_chain_keep()), for the SYNs that were held before and are answered after
- * it. So their rules use no sets, and only each other.
+ * it. So their rules use no sets, and only each other. nft/hasty.c has one more that stays.
  */
 #include "nft/hold.h"
 

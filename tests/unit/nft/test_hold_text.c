@@ -61,6 +61,20 @@
     "drop\n"                                                                                     \
     "\t\tmeta mark 0x55538000/17 return\n"
 
+/* What stops hasty resets; the rules between are of the seats. */
+#define HASTY_HEAD                                               \
+    "\n\tchain hasty {\n"                                        \
+    "\t\ttype filter hook output priority raw; policy accept;\n" \
+    "\t\ttcp flags != rst / fin,syn,rst,ack return\n"
+#define HASTY_TAIL                                                            \
+    "\t}\n"                                                                   \
+    "\n"                                                                      \
+    "\tchain hasty_once {\n"                                                  \
+    "\t\ttcp dport @hasty_now drop\n"                                         \
+    "\t\ttcp dport @hasty_before return\n"                                    \
+    "\t\tadd @hasty_before { tcp dport } add @hasty_now { tcp dport } drop\n" \
+    "\t}\n"
+
 static const char one_seat_chains[] = NAT_HEAD
     "\t\ttcp flags != syn / fin,syn,rst,ack return\n"
     "\t\tmeta mark 0x55530000/16 return\n"
@@ -87,7 +101,8 @@ static const char one_seat_chains[] = NAT_HEAD
     "\t\tlog prefix \"all\" group 21762 snaplen 256 queue-threshold 1\n"
     "\t\tdrop\n"
     "\t}\n"
-    "\n" INJECTED_CHAINS "}\n";
+    "\n" INJECTED_CHAINS HASTY_HEAD "\t\toifname \"lo\" tcp sport 41002 goto hasty_once\n"
+    "\t\toifname \"lo\" tcp sport 41102 goto hasty_once\n" HASTY_TAIL "}\n";
 
 /* The gateway's part of "honest gateway, several seats". */
 static const char gateway_chains[] =
@@ -236,6 +251,40 @@ static void test_a_gateway_with_several_seats(void **state)
     expect_from("honest gateway, several seats", "prerouting", gateway_chains);
 }
 
+static void test_hasty_resets(void **state)
+{
+    static const char output[] = "\t\ttype filter hook output priority raw; policy accept;\n"
+                                 "\t\ttcp flags != rst / fin,syn,rst,ack return\n"
+                                 "\t\toifname \"lo\" tcp sport 41002 goto hasty_once\n"
+                                 "\t\toifname \"lo\" tcp sport 41102 goto hasty_once\n";
+    const struct capture_set *gateway = case_named("honest gateway, one seat");
+    char both[1024];
+
+    (void)state;
+    expect_rules(case_named("honest, one seat"), "hasty", output);
+    snprintf(both, sizeof(both), "%s%s", output,
+             "\t\tfib saddr type local return\n"
+             "\t\tct state invalid goto hasty_once\n"
+             "\t\tct label 85 goto hasty_once\n");
+    expect_rules(gateway, "hasty", both);
+    assert_true(has(gateway, "\tset hasty_now {\n"
+                             "\t\ttype inet_service\n"
+                             "\t\tsize 65535\n"
+                             "\t\tflags dynamic,timeout\n"
+                             "\t\ttimeout 100ms\n"
+                             "\t}\n"));
+    assert_true(has(gateway, "\t\ttimeout 1m\n"));
+    /* Those that finish may meet it as well; a port of both families needs one rule. */
+    assert_true(has(case_named("early, with an old seat"), "tcp sport 41003 goto hasty_once\n"));
+    static const struct capture_seat same[] = {{2, true, 41002, 41002}};
+    const struct capture_set set = {POLICIES(honest_all), OWN, SEATS(same)};
+
+    expect_rules(&set, "hasty",
+                 "\t\ttype filter hook output priority raw; policy accept;\n"
+                 "\t\ttcp flags != rst / fin,syn,rst,ack return\n"
+                 "\t\toifname \"lo\" tcp sport 41002 goto hasty_once\n");
+}
+
 static void test_the_first_match_wins(void **state)
 {
     (void)state;
@@ -325,7 +374,8 @@ static void test_an_old_seat_is_answered(void **state)
 static void test_the_early_have_nothing_of_it(void **state)
 {
     static const char *const absent[] = {"chain injected", "chain source", "chain granted",
-                                         "chain loopback", "ct label 86",  "chain hold"};
+                                         "chain loopback", "ct label 86",  "chain hold",
+                                         "hasty"};
     static const struct capture_seat cgroup_only[] = {{0, true, 0, 0}};
     static const struct capture_set sets[] = {
         {POLICIES(everything), OWN},
@@ -386,6 +436,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_seat),
         cmocka_unit_test(test_a_gateway_with_several_seats),
+        cmocka_unit_test(test_hasty_resets),
         cmocka_unit_test(test_the_first_match_wins),
         cmocka_unit_test(test_seats_that_serve_share_and_all_accept),
         cmocka_unit_test(test_without_a_seat_it_is_refused),
