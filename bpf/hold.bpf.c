@@ -12,9 +12,9 @@
  *
  * us_hasty meets what comes back. Between the handshake's small socket and the connection's own the
  * kernel has neither in its table for a moment, and the application's first data, on another CPU,
- * finds the listener, which answers with a reset (nft/hasty.c tells more). The first one is
- * dropped, with those right behind it, and the data comes again 200 ms later. Another one passes,
- * so that nothing can hang.
+ * finds the listener, which answers with a reset (nft/hasty.c tells more). While nothing of the
+ * data has arrived, the first such reset is dropped, with those right behind it, and the data comes
+ * again 200 ms later. Another reset passes, so that nothing can hang.
  *
  * The programs see every packet of the cgroup: one that is not a SYN costs us_hold two loads, and
  * one that has not the length of a reset costs us_hasty two comparisons.
@@ -144,6 +144,20 @@ int us_hold(struct __sk_buff *skb)
     return hold(skb, state);
 }
 
+/*
+ * Whether the socket has sent data of which nothing has arrived: TCP will send it again. A reset
+ * that answers a bare ACK would not come a second time. (What it counts as acknowledged is its SYN;
+ * `packets_out` is not yet counted when the reset comes back at once, on the same CPU.)
+ */
+static __always_inline bool repeats(struct bpf_sock *sk)
+{
+    struct bpf_tcp_sock *tcp;
+
+    sk = bpf_sk_fullsock(sk);
+    tcp = sk ? bpf_tcp_sock(sk) : NULL;
+    return tcp && tcp->data_segs_out && tcp->bytes_acked <= 1;
+}
+
 /* Of whoever is connected to a seat's listener by us; a reset of the listener has no options. */
 SEC("cgroup_skb/ingress")
 int us_hasty(struct __sk_buff *skb)
@@ -158,7 +172,7 @@ int us_hasty(struct __sk_buff *skb)
         return PASS;
     state = bpf_sk_storage_get(&us_sockets_2, sk, NULL, 0);
     if (!state || state->decision != ABI_PROXY || state->instance != settings.instance ||
-        !state->seat)
+        !state->seat || !repeats(sk))
         return PASS;
     now = (__u32)(bpf_ktime_get_ns() / 1000000) | 1;
     if (!state->hasty)

@@ -7,7 +7,9 @@
 
 struct nft_maker;
 
+/* The set for the ports of clients whose SYNs are sent again. -ENOMEM, or 0. */
+int nft_add_hasty_ports(struct nft_maker *m, unsigned *ret);
 /* For all seats with a listener; `gateway`: also for what TPROXY gives them. -ENOMEM, or 0. */
-int nft_add_hasty(struct nft_maker *m, bool gateway);
+int nft_add_hasty(struct nft_maker *m, unsigned ports, bool gateway);
 
 #endif

@@ -51,7 +51,6 @@
 #include <linux/netfilter/nf_conntrack_common.h>
 
 #include "nft/gateway.h"
-#include "nft/hasty.h"
 #include "nft/hold.h"
 #include "nft/selection.h"
 #include "nft/udp.h"
@@ -269,9 +268,7 @@ static int make(struct nft_maker *m)
     if (r == 0 && (selecting > 0 || ends || seats))
         r = add_select(m, selecting, ends);
     if (r == 0 && seats)
-        r = nft_add_injected(m);
-    if (r == 0 && seats)
-        r = nft_add_hasty(m, n_gateway > 0);
+        r = nft_add_injected(m, n_gateway > 0);
     if (r == 0 && n_gateway > 0)
         r = nft_gateway_add(m, n_gateway);
     if (r == 0 && m->scope.udp_hooks != 0)

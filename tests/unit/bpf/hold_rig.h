@@ -307,6 +307,22 @@ static UNUSED void answer_reset(const struct rig *rig, const struct syn *s)
     send_raw(rig, packet, at + 20, &s->from);
 }
 
+/* What a listener answers an ACK with that belongs nowhere. */
+static UNUSED void answer_bare_reset(const struct rig *rig, const struct syn *s, uint32_t seq)
+{
+    uint8_t packet[100];
+    size_t at = start_answer(s, IPPROTO_TCP, packet);
+
+    memset(packet + at, 0, 20);
+    put_be(packet + at, 2, s->to.port);
+    put_be(packet + at + 2, 2, s->from.port);
+    put_be(packet + at + 4, 4, seq);
+    packet[at + 12] = 5 << 4;
+    packet[at + 13] = TCP_RST;
+    finish(packet, at + 20);
+    send_raw(rig, packet, at + 20, &s->from);
+}
+
 /* Host unreachable, with the SYN quoted. */
 static UNUSED void answer_unreachable(const struct rig *rig, const struct syn *s)
 {
@@ -432,6 +448,7 @@ static UNUSED int borrow_socket(const struct result *result)
 static UNUSED uint32_t repeats_until_reset(struct result *result, int ours)
 {
     int one = 1, fd = borrow_socket(result);
+    const struct timeval patience = {.tv_sec = 10};
     struct tcp_info info = {0};
     socklen_t len = sizeof(info);
     char byte;
@@ -439,6 +456,7 @@ static UNUSED uint32_t repeats_until_reset(struct result *result, int ours)
     assert_int_equal(setsockopt(ours, IPPROTO_TCP, TCP_REPAIR, &one, sizeof(one)), 0);
     close(ours);
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)), 0);
     assert_int_equal(send(fd, "x", 1, MSG_NOSIGNAL), 1);
     assert_int_equal(recv(fd, &byte, 1, 0), -1);
     assert_int_equal(errno, ECONNRESET);

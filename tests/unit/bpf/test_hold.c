@@ -203,6 +203,40 @@ static void test_hasty_reset(void **state)
     }
 }
 
+/* Who has sent nothing sends nothing again: a reset that answered a bare ACK of his is for good. */
+static void test_reset_of_a_listener_is_final(void **state)
+{
+    static const struct client clients[] = {{.to = SOMEWHERE}, {.to = "[2001:db8:7::9]:80"}};
+
+    SKIP_UNLESS_POSSIBLE((struct fixture *)*state);
+    for (size_t i = 0; i < sizeof(clients) / sizeof(clients[0]); i++) {
+        const struct timeval patience = {.tv_sec = 10};
+        int on = 1, queue = TCP_SEND_QUEUE, ours, fd;
+        struct result result;
+        struct syn syn;
+        uint32_t seq;
+        socklen_t len = sizeof(seq);
+        char byte;
+
+        client_start(&clients[i], &result);
+        next_syn(&rig, &syn);
+        let_in(&rig, &syn);
+        ours = assert_let_in(&rig, &clients[i], &result, &syn, clients[i].to);
+        fd = borrow_socket(&result);
+        assert_int_equal(setsockopt(ours, IPPROTO_TCP, TCP_REPAIR, &on, sizeof(on)), 0);
+        assert_int_equal(setsockopt(ours, IPPROTO_TCP, TCP_REPAIR_QUEUE, &queue, sizeof(queue)), 0);
+        assert_int_equal(getsockopt(ours, IPPROTO_TCP, TCP_QUEUE_SEQ, &seq, &len), 0);
+        close(ours);
+        answer_bare_reset(&rig, &syn, seq);
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+        assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)), 0);
+        assert_int_equal(recv(fd, &byte, 1, 0), -1);
+        assert_int_equal(errno, ECONNRESET);
+        close(fd);
+        client_done(&result);
+    }
+}
+
 static void test_application_is_gone(void **state)
 {
     struct client c = {.to = SOMEWHERE};
@@ -395,6 +429,7 @@ int main(void)
         cmocka_unit_test(test_long_syn),
         cmocka_unit_test(test_retransmission),
         cmocka_unit_test(test_hasty_reset),
+        cmocka_unit_test(test_reset_of_a_listener_is_final),
         cmocka_unit_test(test_application_is_gone),
         cmocka_unit_test(test_two_seats),
         cmocka_unit_test(test_not_held),

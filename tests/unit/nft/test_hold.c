@@ -108,16 +108,14 @@ static void host_is_granted(void)
     CHECK(packets_at_server(&lan) == 0);
 }
 
-/* The first reset of a connection is dropped, and what it answers comes again; the second one is
- * for good. The next connection has one, too. */
-static void hasty_resets_are_dropped_once(void)
+/* A reset right behind the SYN is dropped, and what it answers comes again; the second one is for
+ * good. The machine may be too slow for what is right behind. */
+static void expect_hasty(unsigned f)
 {
-    struct nft_owner *owner;
+    long dropped = 0;
 
-    set_up(&host, &owner);
-    count_resets();
-    for (unsigned i = 0; i < 4; i++) {
-        unsigned f = i % 2;
+    for (unsigned tries = 0; dropped == 0 && tries < 10; tries++) {
+        long before = resets("before"), after = resets("after");
         struct held h;
         int fd = hold_host(f, &h);
 
@@ -126,9 +124,21 @@ static void hasty_resets_are_dropped_once(void)
         vanish(accept_in(seat[f], PATIENCE_MS));
         CHECK(send(fd, "x", 1, MSG_NOSIGNAL) == 1);
         CHECK(recv_in(fd, PATIENCE_MS) == -ECONNRESET);
-        CHECK(resets("before") == 2 * (long)i + 2);
-        CHECK(resets("after") == (long)i + 1);
         close(fd);
+        dropped = resets("before") - before - 1;
+        CHECK(resets("after") == after + 1);
+    }
+    CHECK(dropped == 1);
+}
+
+static void hasty_resets_are_dropped(void)
+{
+    struct nft_owner *owner;
+
+    set_up(&host, &owner);
+    count_resets();
+    for (unsigned i = 0; i < 4; i++) {
+        expect_hasty(i % 2);
         if (i == 1)
             replace(owner, &host);
     }
@@ -490,7 +500,7 @@ static void this_kernel_can_hold(void)
     }
 
 NETNS_TEST(host_is_granted)
-NETNS_TEST(hasty_resets_are_dropped_once)
+NETNS_TEST(hasty_resets_are_dropped)
 NETNS_TEST(other_resets_pass)
 NETNS_TEST(host_is_rejected)
 NETNS_TEST(host_is_connected_early)
@@ -511,7 +521,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_host_is_granted),
-        cmocka_unit_test(test_hasty_resets_are_dropped_once),
+        cmocka_unit_test(test_hasty_resets_are_dropped),
         cmocka_unit_test(test_other_resets_pass),
         cmocka_unit_test(test_host_is_rejected),
         cmocka_unit_test(test_host_is_connected_early),

@@ -17,7 +17,16 @@
 #include "nft/ruleset.h"
 #include "nft/text.h"
 
-/* What is sent again; the same for both hooks. */
+#define HASTY_CHAIN                                              \
+    "\tchain hasty {\n"                                          \
+    "\t\ttype filter hook output priority raw; policy accept;\n" \
+    "\t\ttcp flags != rst / fin,syn,rst,ack return\n"            \
+    "\t\ttcp dport != @hasty_ports return\n"                     \
+    "\t\toifname \"lo\" tcp sport 41002 drop\n"                  \
+    "\t\toifname \"lo\" tcp sport 41102 drop\n"                  \
+    "\t}\n\n"
+
+/* What is sent again, with one seat. */
 #define INJECTED_CHAINS                                                                      \
     "\tchain injected {\n"                                                                   \
     "\t\ttype filter hook output priority mangle - 10; policy accept;\n"                     \
@@ -31,9 +40,9 @@
     "\t\tmeta mark 0x55538403 meta mark set 0x00000000 reject with icmpx admin-prohibited\n" \
     "\t\tmeta mark 0x55538400/24 drop\n"                                                     \
     "\t\tct label set 86\n"                                                                  \
+    "\t\tadd @hasty_ports { tcp sport }\n"                                                   \
     "\t}\n"                                                                                  \
-    "\n"                                                                                     \
-    "\tchain source {\n"                                                                     \
+    "\n" HASTY_CHAIN "\tchain source {\n"                                                    \
     "\t\ttype nat hook postrouting priority srcnat - 10; policy accept;\n"                   \
     "\t\tct label 86 snat ip to ip saddr\n"                                                  \
     "\t\tct label 86 snat ip6 to ip6 saddr\n"                                                \
@@ -61,20 +70,6 @@
     "drop\n"                                                                                     \
     "\t\tmeta mark 0x55538000/17 return\n"
 
-/* What stops hasty resets; the rules between are of the seats. */
-#define HASTY_HEAD                                               \
-    "\n\tchain hasty {\n"                                        \
-    "\t\ttype filter hook output priority raw; policy accept;\n" \
-    "\t\ttcp flags != rst / fin,syn,rst,ack return\n"
-#define HASTY_TAIL                                                            \
-    "\t}\n"                                                                   \
-    "\n"                                                                      \
-    "\tchain hasty_once {\n"                                                  \
-    "\t\ttcp dport @hasty_now drop\n"                                         \
-    "\t\ttcp dport @hasty_before return\n"                                    \
-    "\t\tadd @hasty_before { tcp dport } add @hasty_now { tcp dport } drop\n" \
-    "\t}\n"
-
 static const char one_seat_chains[] = NAT_HEAD
     "\t\ttcp flags != syn / fin,syn,rst,ack return\n"
     "\t\tmeta mark 0x55530000/16 return\n"
@@ -101,8 +96,7 @@ static const char one_seat_chains[] = NAT_HEAD
     "\t\tlog prefix \"all\" group 21762 snaplen 256 queue-threshold 1\n"
     "\t\tdrop\n"
     "\t}\n"
-    "\n" INJECTED_CHAINS HASTY_HEAD "\t\toifname \"lo\" tcp sport 41002 goto hasty_once\n"
-    "\t\toifname \"lo\" tcp sport 41102 goto hasty_once\n" HASTY_TAIL "}\n";
+    "\n" INJECTED_CHAINS "}\n";
 
 /* The gateway's part of "honest gateway, several seats". */
 static const char gateway_chains[] =
@@ -255,8 +249,9 @@ static void test_hasty_resets(void **state)
 {
     static const char output[] = "\t\ttype filter hook output priority raw; policy accept;\n"
                                  "\t\ttcp flags != rst / fin,syn,rst,ack return\n"
-                                 "\t\toifname \"lo\" tcp sport 41002 goto hasty_once\n"
-                                 "\t\toifname \"lo\" tcp sport 41102 goto hasty_once\n";
+                                 "\t\ttcp dport != @hasty_ports return\n"
+                                 "\t\toifname \"lo\" tcp sport 41002 drop\n"
+                                 "\t\toifname \"lo\" tcp sport 41102 drop\n";
     const struct capture_set *gateway = case_named("honest gateway, one seat");
     char both[1024];
 
@@ -264,25 +259,25 @@ static void test_hasty_resets(void **state)
     expect_rules(case_named("honest, one seat"), "hasty", output);
     snprintf(both, sizeof(both), "%s%s", output,
              "\t\tfib saddr type local return\n"
-             "\t\tct state invalid goto hasty_once\n"
-             "\t\tct label 85 goto hasty_once\n");
+             "\t\tct state invalid drop\n"
+             "\t\tct label 85 drop\n");
     expect_rules(gateway, "hasty", both);
-    assert_true(has(gateway, "\tset hasty_now {\n"
+    assert_true(has(gateway, "\tset hasty_ports {\n"
                              "\t\ttype inet_service\n"
                              "\t\tsize 65535\n"
                              "\t\tflags dynamic,timeout\n"
                              "\t\ttimeout 100ms\n"
                              "\t}\n"));
-    assert_true(has(gateway, "\t\ttimeout 1m\n"));
     /* Those that finish may meet it as well; a port of both families needs one rule. */
-    assert_true(has(case_named("early, with an old seat"), "tcp sport 41003 goto hasty_once\n"));
+    assert_true(has(case_named("early, with an old seat"), "tcp sport 41003 drop\n"));
     static const struct capture_seat same[] = {{2, true, 41002, 41002}};
     const struct capture_set set = {POLICIES(honest_all), OWN, SEATS(same)};
 
     expect_rules(&set, "hasty",
                  "\t\ttype filter hook output priority raw; policy accept;\n"
                  "\t\ttcp flags != rst / fin,syn,rst,ack return\n"
-                 "\t\toifname \"lo\" tcp sport 41002 goto hasty_once\n");
+                 "\t\ttcp dport != @hasty_ports return\n"
+                 "\t\toifname \"lo\" tcp sport 41002 drop\n");
 }
 
 static void test_the_first_match_wins(void **state)
