@@ -30,8 +30,8 @@
 enum injected_kind {
     INJECTED_ACCEPT_NAT,    /* hook output: redirected to the listener of the seat `number` */
     INJECTED_ACCEPT_TPROXY, /* hook gateway: likewise, by TPROXY */
-    INJECTED_EARLY_NAT,     /* to the early listener of policy `number` of the set: connected first,
-                               asked then */
+    INJECTED_EARLY_NAT,     /* to the early listener with this capture_policy.early: connected
+                               first, asked then */
     INJECTED_EARLY_TPROXY,
     INJECTED_REJECT, /* `number`: enum injected_reject */
 };
@@ -43,6 +43,8 @@ enum injected_reject {
     REJECT_PROHIBITED, /* IPv6: EACCES; IPv4 has no ICMP for that, so as REJECT_RESET */
     REJECT_COUNT,
 };
+
+#define CAPTURE_EARLY_MAX 255 /* that a mark can carry */
 
 static inline uint32_t capture_injected_mark(enum injected_kind kind, unsigned number)
 {
@@ -167,6 +169,9 @@ struct capture_policy {
 
     uint16_t port_v4; /* our listener on 127.0.0.1, host order (gateway: transparent); 0: none */
     uint16_t port_v6; /* our listener on ::1, likewise */
+    unsigned early;   /* CAPTURE_PROXY: the number by which a mark names that listener, of no other
+                         policy's; it stays over reloads, as an old worker may still use it.
+                         > CAPTURE_EARLY_MAX: too many, none names it */
     uint16_t udp_port_v4; /* our transparent UDP listener on 127.0.0.1, of any hook; 0: none */
     uint16_t udp_port_v6; /* on ::1, likewise */
 

@@ -29,8 +29,8 @@ enum message_type {
     MESSAGE_UPSTREAM, /* status: one per upstream and worker */
     MESSAGE_TEXT,     /* a line for the user */
     MESSAGE_END,      /* `result`: 0 or -errno */
-    MESSAGE_HELLO, /* first answer of all: how many workers will answer, each until its MESSAGE_END
-                    */
+    MESSAGE_HELLO, /* first answer of all: how many must answer, each until its MESSAGE_END; those
+                      who drain may beside them. The end of file is the end of all. */
 };
 
 struct message_header {

@@ -31,6 +31,7 @@ static const struct {
     [NFT_FIELD_META_NFPROTO] = {META, NFT_META_NFPROTO},
     [NFT_FIELD_META_L4PROTO] = {META, NFT_META_L4PROTO},
     [NFT_FIELD_META_MARK] = {META, NFT_META_MARK},
+    [NFT_FIELD_META_PRIORITY] = {META, NFT_META_PRIORITY},
     [NFT_FIELD_META_SKUID] = {META, NFT_META_SKUID},
     [NFT_FIELD_SOCKET_MARK] = {SOCKET, NFT_SOCKET_MARK},
     [NFT_FIELD_IP_SADDR] = {NETWORK_HEADER, offsetof(struct iphdr, saddr)},
@@ -337,21 +338,21 @@ static void add_tproxy(struct writer *w, bool v6, uint16_t port)
     nftnl_expr_set_u32(e, NFTNL_EXPR_TPROXY_REG_PORT, port_reg);
 }
 
-/* The packet's mark becomes what is in the register. */
-static void store_mark(struct writer *w)
+/* The packet's `key` (NFT_META_*) becomes what is in the register. */
+static void store_meta(struct writer *w, uint32_t key)
 {
     struct nftnl_expr *e = add(w, "meta");
 
     if (!e)
         return;
-    nftnl_expr_set_u32(e, NFTNL_EXPR_META_KEY, NFT_META_MARK);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_META_KEY, key);
     nftnl_expr_set_u32(e, NFTNL_EXPR_META_SREG, NFT_REG32_00);
 }
 
-static void add_set_mark(struct writer *w, uint32_t mark)
+static void add_set_meta(struct writer *w, uint32_t key, uint32_t value)
 {
-    load_data(w, NFT_REG32_00, &mark, sizeof(mark));
-    store_mark(w);
+    load_data(w, NFT_REG32_00, &value, sizeof(value));
+    store_meta(w, key);
 }
 
 static void add_set_label(struct writer *w, uint32_t label)
@@ -489,11 +490,14 @@ int nft_expr_add_all(const struct nft_ruleset *rs, const char *suffix, const str
             add_tproxy(&w, x->v6, x->port);
             break;
         case NFT_EXPR_SET_MARK:
-            add_set_mark(&w, x->number);
+            add_set_meta(&w, NFT_META_MARK, x->number);
+            break;
+        case NFT_EXPR_SET_PRIORITY:
+            add_set_meta(&w, NFT_META_PRIORITY, x->number);
             break;
         case NFT_EXPR_SOCKET_MARK:
             load(&w, NFT_FIELD_SOCKET_MARK, NFT_REG32_00);
-            store_mark(&w);
+            store_meta(&w, NFT_META_MARK);
             break;
         case NFT_EXPR_SET_LABEL:
             add_set_label(&w, x->number);

@@ -27,6 +27,7 @@ enum nft_type {
     NFT_TYPE_NFPROTO,
     NFT_TYPE_INET_PROTOCOL,
     NFT_TYPE_MARK,
+    NFT_TYPE_CLASSID, /* of tc: two halves in hexadecimal, neither of them 0 */
     NFT_TYPE_UID,
     NFT_TYPE_IPV4_ADDR,
     NFT_TYPE_IPV6_ADDR,
@@ -54,6 +55,7 @@ enum nft_field {
     NFT_FIELD_META_NFPROTO,
     NFT_FIELD_META_L4PROTO,
     NFT_FIELD_META_MARK,
+    NFT_FIELD_META_PRIORITY,
     NFT_FIELD_META_SKUID,
     NFT_FIELD_SOCKET_MARK, /* of the socket that sends it, whatever became of the packet's */
     NFT_FIELD_IP_SADDR,
@@ -106,6 +108,7 @@ enum nft_expr_kind {
     NFT_EXPR_CGROUP,    /* matches sockets made in a cgroup or below it, at the output hook */
     NFT_EXPR_TPROXY,    /* prerouting, after a match on the transport protocol: to our loopback */
     NFT_EXPR_SET_MARK,
+    NFT_EXPR_SET_PRIORITY,
     NFT_EXPR_SOCKET_MARK,      /* sets the packet's mark to its socket's */
     NFT_EXPR_SET_LABEL,        /* of connection tracking: adds one */
     NFT_EXPR_SPORT_HASH,       /* matches TCP whose source port has this hash */
@@ -123,7 +126,8 @@ struct nft_expr {
     unsigned chain;  /* NFT_VERDICT_JUMP, NFT_VERDICT_GOTO: where to */
     uint16_t port;   /* NFT_EXPR_REDIRECT, NFT_EXPR_TPROXY, host order */
     bool v6;         /* NFT_EXPR_TPROXY: to ::1, else to 127.0.0.1; NFT_EXPR_KEEP_... */
-    uint32_t number; /* NFT_EXPR_SET_MARK, NFT_EXPR_SET_LABEL, NFT_EXPR_REJECT */
+    uint32_t number; /* NFT_EXPR_SET_MARK, NFT_EXPR_SET_PRIORITY, NFT_EXPR_SET_LABEL,
+                        NFT_EXPR_REJECT */
     unsigned cgroup; /* NFT_EXPR_CGROUP: which of the form's */
     uint32_t modulus, seed, remainder; /* NFT_EXPR_SPORT_HASH */
     uint16_t group, snaplen;           /* NFT_EXPR_LOG */

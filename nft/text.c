@@ -71,6 +71,11 @@ static void print_word(FILE *out, enum nft_type type, uint32_t n)
     fprintf(out, type == NFT_TYPE_CT_STATUS ? "0x%x" : "%u", n);
 }
 
+static void print_classid(FILE *out, uint32_t n)
+{
+    fprintf(out, "%04x:%04x", n >> 16, n & 0xffff);
+}
+
 static void print_value(FILE *out, enum nft_type type, const uint8_t *value)
 {
     char ip[INET6_ADDRSTRLEN] = "";
@@ -88,6 +93,9 @@ static void print_value(FILE *out, enum nft_type type, const uint8_t *value)
         return;
     case NFT_TYPE_MARK:
         fprintf(out, "0x%08x", n);
+        return;
+    case NFT_TYPE_CLASSID:
+        print_classid(out, n);
         return;
     case NFT_TYPE_UID:
     case NFT_TYPE_INET_SERVICE:
@@ -340,6 +348,10 @@ static void print_rule(FILE *out, const struct nft_ruleset *rs, const struct nft
             break;
         case NFT_EXPR_SET_MARK:
             fprintf(out, "meta mark set 0x%08x", e->number);
+            break;
+        case NFT_EXPR_SET_PRIORITY:
+            fputs("meta priority set ", out);
+            print_classid(out, e->number);
             break;
         case NFT_EXPR_SOCKET_MARK:
             fputs("meta mark set socket mark", out);

@@ -30,7 +30,11 @@
  * Bounds. At most max_held flows are HELD to GRANTED at once. Beyond that a SYN of an nft capture
  * is sent to the capture's early listener: the kernel's own means against floods (SYN cookies)
  * apply, and only who completes the connection costs us an upstream connection. An eBPF capture has
- * local applications only; there it is refused.
+ * local applications only; there it is refused. So it is where no mark names the listener.
+ *
+ * A draining worker still reads what was sent to it before the reload, and may have to answer early
+ * when rules of the next configuration are in force. So the mark names the listener by a number
+ * that stays (capture_policy.early), and not by the place of the capture, which a reload changes.
  */
 #include "flow/hold.h"
 
@@ -223,7 +227,8 @@ static void overflow(struct flow_table *t, unsigned capture, const struct syn *s
                      uint32_t interface)
 {
     int64_t now = loop_now(t->o.loop);
-    bool refused = t->o.captures[capture].hook == CAPTURE_CGROUP;
+    bool refused = t->o.captures[capture].hook == CAPTURE_CGROUP ||
+                   t->o.captures[capture].early > CAPTURE_EARLY_MAX;
 
     t->stats.early_full++;
     if (now >= t->holds->next_full_log) {

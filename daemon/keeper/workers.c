@@ -109,6 +109,7 @@ static int spawn(struct workers *w, struct slot *s)
         .ident = (unsigned)(s - w->slots),
         .channel = pair[1],
         .config = g->config,
+        .policies = g->policies,
         .upstreams = g->upstreams,
         .listeners = g->listeners + g->first[s->number],
         .n_listeners = g->first[s->number + 1] - g->first[s->number],
@@ -283,12 +284,12 @@ void workers_tell(struct workers *w, const struct generation *g, unsigned messag
     }
 }
 
-unsigned workers_count(const struct workers *w)
+unsigned workers_due(const struct workers *w)
 {
     unsigned n = 0;
 
     for (size_t i = 0; i < SLOTS; i++)
-        n += w->slots[i].generation && w->slots[i].pid > 0 ? 1 : 0;
+        n += w->slots[i].generation && !w->slots[i].draining && w->slots[i].pid > 0 ? 1 : 0;
     return n;
 }
 
@@ -301,7 +302,7 @@ unsigned workers_ask(struct workers *w, unsigned message_type, int client)
         struct slot *s = &w->slots[i];
 
         if (s->generation && s->channel >= 0 &&
-            fd_send_message(s->channel, &m, sizeof(m), &client, 1) == 0)
+            fd_send_message(s->channel, &m, sizeof(m), &client, 1) == 0 && !s->draining)
             n++;
     }
     return n;

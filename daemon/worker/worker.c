@@ -143,7 +143,7 @@ static int set_up_captures(struct worker *w)
         upstream_choose_from(c, &c->captures[i], w->o->upstreams, &w->choices[i]);
         w->captures[i] = (struct flow_capture){.name = c->captures[i].policy.name,
                                                .hook = c->captures[i].policy.hook,
-                                               .policy = (unsigned)i,
+                                               .early = w->o->policies[i].early,
                                                .choice = &w->choices[i]};
     }
     return 0;

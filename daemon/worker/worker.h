@@ -56,7 +56,8 @@ struct worker_options {
     unsigned ident;  /* 0..255: of no other worker alive; part of the ids of its flows */
     int channel;     /* SEQPACKET to the keeper; its end of file ends the worker */
     const struct config *config;
-    struct upstream *upstreams; /* resolved; as many as the configuration has */
+    const struct capture_policy *policies; /* of its captures, with their listeners */
+    struct upstream *upstreams;            /* resolved; as many as the configuration has */
     const struct worker_listener *listeners;
     size_t n_listeners;
     unsigned seat; /* where held SYNs and their connections come in */
