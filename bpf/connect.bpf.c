@@ -221,6 +221,7 @@ static __always_inline struct abi_socket *decide(struct bpf_sock *sk, __u32 deci
     state->instance = settings.instance;
     state->decision = decision;
     state->sent = 0;
+    state->hasty = 0;
     copy_ip(state->to.ip, to->ip);
     state->to.port = to->port;
     return state;

@@ -6,7 +6,7 @@
  * ::ffff:a.b.c.d, as in addr.h.
  *
  * Programs of connect.bpf.c, by name: us_connect4, us_connect6, us_getpeername4, us_getpeername6,
- * us_sockops; of hold.bpf.c: us_hold. Their maps: see ABI_MAP_*.
+ * us_sockops; of hold.bpf.c: us_hold, us_hasty. Their maps: see ABI_MAP_*.
  */
 #ifndef UNDERSOCK_BPF_ABI_H
 #define UNDERSOCK_BPF_ABI_H
@@ -150,7 +150,7 @@ struct abi_socket {
     struct abi_endpoint to; /* where the kernel connects: our listener, or as asked */
     ABI_U32 device; /* interface index the socket was bound to before we unbound it; 0: none */
     ABI_U32 seat;   /* its SYNs are held for this seat, counted from 1; 0: they are not held */
-    ABI_U32 unused;
+    ABI_U32 hasty; /* when the first reset of the seat's listener was dropped, in ms; 0: none was */
     struct abi_origin origin;
 };
 

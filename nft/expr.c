@@ -225,17 +225,25 @@ static void compare_bits(struct writer *w, enum nft_type type, enum nft_op op, c
     compare(w, op == NFT_OP_ANY ? NFT_OP_NEQ : NFT_OP_EQ, zero, nft_types[type].size);
 }
 
+/* The set's name in this transaction. */
+static void put_set_name(struct writer *w, struct nftnl_expr *e, uint16_t attr,
+                         const struct nft_set *set)
+{
+    char name[NFT_ID_SIZE + NFT_SUFFIX_SIZE];
+
+    snprintf(name, sizeof(name), "%s%s", set->name, w->suffix);
+    if (nftnl_expr_set_str(e, attr, name) < 0)
+        w->failed = true;
+}
+
 static void add_lookup(struct writer *w, const struct nft_ruleset *rs, const struct nft_match *m)
 {
     struct nftnl_expr *e = add(w, "lookup");
-    char name[NFT_ID_SIZE + NFT_SUFFIX_SIZE];
 
     if (!e)
         return;
     nftnl_expr_set_u32(e, NFTNL_EXPR_LOOKUP_SREG, NFT_REG32_00);
-    snprintf(name, sizeof(name), "%s%s", rs->sets[m->set].name, w->suffix);
-    if (nftnl_expr_set_str(e, NFTNL_EXPR_LOOKUP_SET, name) < 0)
-        w->failed = true;
+    put_set_name(w, e, NFTNL_EXPR_LOOKUP_SET, &rs->sets[m->set]);
     if (m->op == NFT_OP_NEQ)
         nftnl_expr_set_u32(e, NFTNL_EXPR_LOOKUP_FLAGS, NFT_LOOKUP_F_INV);
 }
@@ -437,6 +445,19 @@ static void add_keep(struct writer *w, bool destination, bool v6)
     nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_REG_ADDR_MIN, NFT_REG32_00);
 }
 
+static void add_to_set(struct writer *w, const struct nft_set *set, enum nft_field field)
+{
+    require(w, field);
+    load(w, field, NFT_REG32_00);
+    struct nftnl_expr *e = add(w, "dynset");
+
+    if (!e)
+        return;
+    nftnl_expr_set_u32(e, NFTNL_EXPR_DYNSET_OP, NFT_DYNSET_OP_ADD);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_DYNSET_SREG_KEY, NFT_REG32_00);
+    put_set_name(w, e, NFTNL_EXPR_DYNSET_SET_NAME, set);
+}
+
 int nft_expr_add_all(const struct nft_ruleset *rs, const char *suffix, const struct nft_rule *rule,
                      struct nftnl_rule *ret)
 {
@@ -492,6 +513,9 @@ int nft_expr_add_all(const struct nft_ruleset *rs, const char *suffix, const str
             break;
         case NFT_EXPR_KEEP_DESTINATION:
             add_keep(&w, true, x->v6);
+            break;
+        case NFT_EXPR_ADD:
+            add_to_set(&w, &rs->sets[x->match.set], x->match.fields[0]);
             break;
         }
     }

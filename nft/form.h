@@ -115,6 +115,8 @@ enum nft_expr_kind {
     NFT_EXPR_LOG,              /* a copy to who has the group; the rule goes on */
     NFT_EXPR_KEEP_SOURCE,      /* nat chains at postrouting: snat to the address that it has */
     NFT_EXPR_KEEP_DESTINATION, /* nat chains at output: dnat, likewise */
+    NFT_EXPR_ADD,              /* the match's field to its set, a dynamic one; the rule goes on,
+                                  unless the set is full */
 };
 
 struct nft_expr {
@@ -147,7 +149,7 @@ struct nft_chain {
     int priority;
     /*
      * Connections that earlier rules took still need the chain: where it is left out of what
-     * replaces it, it stays with its first n_kept rules, which use no sets.
+     * replaces it, it stays with its first n_kept rules, which use no sets but dynamic ones.
      */
     bool lasting;
     size_t n_kept;
@@ -165,6 +167,9 @@ struct nft_set {
     enum nft_type types[2];
     unsigned n_types;
     bool interval;
+    uint32_t timeout; /* milliseconds that an element stays; 0: the set is what the form says. Else
+                         it is dynamic: rules fill it, and its elements are not the form's */
+    uint32_t size;    /* dynamic sets: elements at most */
     struct nft_elem *elems; /* in the order in which nft prints them, disjoint, not adjacent */
     size_t n_elems, cap_elems;
 };
@@ -195,7 +200,7 @@ struct nft_ruleset *nft_form_new(void);
 struct nft_ruleset *nft_form_outline(const struct nft_ruleset *rs);
 /* Whether the form has the very chain: of this name, type, hook and priority. */
 bool nft_form_has_chain(const struct nft_ruleset *rs, const struct nft_chain *chain);
-/* What `rs` lacks of the lasting chains of `old` is appended to it. -ENOMEM. */
+/* What `rs` lacks of the lasting chains of `old` is appended to it, with their sets. -ENOMEM. */
 int nft_form_inherit(struct nft_ruleset *rs, const struct nft_ruleset *old);
 /* All of it, elements and rules included; NULL: no memory. */
 struct nft_ruleset *nft_form_copy(const struct nft_ruleset *rs);
@@ -203,6 +208,9 @@ bool nft_form_find_chain(const struct nft_ruleset *rs, const char *name, unsigne
 /* Append an empty object; *ret_index is its index. -ENOMEM. */
 int nft_form_add_set(struct nft_ruleset *rs, const char *name, const enum nft_type *types,
                      unsigned n_types, bool interval, unsigned *ret_index);
+/* One that rules fill: `timeout` in milliseconds, not 0; `size` elements at most. -ENOMEM. */
+int nft_form_add_dynamic_set(struct nft_ruleset *rs, const char *name, enum nft_type type,
+                             uint32_t timeout, uint32_t size, unsigned *ret_index);
 int nft_form_add_chain(struct nft_ruleset *rs, const char *name, enum nft_chain_type type,
                        unsigned hook, int priority, unsigned *ret_index);
 int nft_form_add_cgroup(struct nft_ruleset *rs, const char *path, unsigned *ret_index);
@@ -232,6 +240,8 @@ void nft_rule_match_any(struct nft_rule *rule, enum nft_field field, uint32_t va
 void nft_rule_match_none(struct nft_rule *rule, enum nft_field field, uint32_t value);
 void nft_rule_match_set(struct nft_rule *rule, enum nft_field field, enum nft_op op, unsigned set);
 void nft_rule_match_pair(struct nft_rule *rule, enum nft_field a, enum nft_field b, unsigned set);
+/* NFT_EXPR_ADD */
+void nft_rule_add_to_set(struct nft_rule *rule, enum nft_field field, unsigned set);
 void nft_rule_verdict(struct nft_rule *rule, enum nft_verdict verdict, unsigned chain);
 
 #endif

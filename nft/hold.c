@@ -16,7 +16,7 @@
  *               rejected here, by the kernel, which attaches the answer to the connection: made by
  *               hand, a firewall with `ct state invalid drop` would drop it. The mark is cleared
  *               first: with net.ipv4.fwmark_reflect the answer would inherit it, and the policy
- *               route. The rest gets a label.
+ *               route. The rest gets a label, and its port is noted for nft/hasty.c.
  *   select      (nft/ruleset.c) does not hold what has the mark. A mark that was overwritten is
  *               mended from that of the socket, if that has it; the chain is of type route, as the
  *               packet of a gateway needs the route of its mark again.
@@ -51,7 +51,8 @@
  *
  * `injected`, `granted`, `source`, `loopback`, `delivery` and what leads to them stay where a
  * reload leaves no capture of the hook (nft_chain_keep()), for the SYNs that were held before and
- * are answered after it. So their rules use no sets, and only each other.
+ * are answered after it. So their rules use no sets but the one of nft/hasty.c, and only each
+ * other. Its chain stays, too.
  */
 #include "nft/hold.h"
 
@@ -65,6 +66,7 @@
 #include <linux/netfilter/nf_tables.h>
 #include <linux/rtnetlink.h>
 
+#include "nft/hasty.h"
 #include "nft/log.h"
 #include "nft/selection.h"
 
@@ -243,7 +245,7 @@ static int append_rejects(struct nft_maker *m, unsigned chain)
     return append(m, chain, &rule, r);
 }
 
-static int add_first(struct nft_maker *m)
+static int add_first(struct nft_maker *m, unsigned ports)
 {
     struct nft_rule rule = {.n_exprs = 0};
     unsigned chain;
@@ -258,16 +260,23 @@ static int add_first(struct nft_maker *m)
         r = append_rejects(m, chain);
     nft_rule_add(&rule, NFT_EXPR_SET_LABEL)->number = NFT_INJECTED_LABEL;
     r = append(m, chain, &rule, r);
+    nft_rule_add_to_set(&rule, NFT_FIELD_TCP_SPORT, ports);
+    r = append(m, chain, &rule, r);
     if (r == 0)
         nft_chain_keep(&m->rs->chains[chain]);
     return r;
 }
 
-int nft_add_injected(struct nft_maker *m)
+int nft_add_injected(struct nft_maker *m, bool gateway)
 {
     struct nft_rule rule = {.n_exprs = 0};
-    unsigned chain;
-    int r = add_first(m);
+    unsigned chain, ports;
+    int r = nft_add_hasty_ports(m, &ports);
+
+    if (r == 0)
+        r = add_first(m, ports);
+    if (r == 0)
+        r = nft_add_hasty(m, ports, gateway);
 
     if (r == 0)
         r = nft_form_add_chain(m->rs, "source", NFT_CHAIN_NAT, NF_INET_POST_ROUTING,

@@ -679,9 +679,6 @@ us_daemon() {
     local n=${2:-undersock}
     need "$UNDERSOCK"
     cat >"$TMP/$n.conf"
-    # CONNECT=early: for scenarios about flows once they are there, with connections by the ten thousand
-    # (README tells what the kernel does to one in so many of the honest ones).
-    [[ ${CONNECT:-} ]] && sed -i "/^capture .*{\$/a connect = \"$CONNECT\"" "$TMP/$n.conf"
     grep -q '^control' "$TMP/$n.conf" || echo "control = \"$TMP/$n.sock\"" >>"$TMP/$n.conf"
     start "$n" -- ns "$1" "$UNDERSOCK" daemon -c "$TMP/$n.conf"
     # The socket is there before the captures are; an answer comes after them.

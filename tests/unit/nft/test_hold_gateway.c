@@ -115,6 +115,33 @@ static void clients_are_granted(void)
     CHECK(packets_at_server(&lan) == 0);
 }
 
+/* As those of this host; it is the reset for what has lost its socket. */
+static void hasty_resets_are_dropped(void)
+{
+    struct lan lan = set_up(&gate, NULL);
+
+    count_resets();
+    for (unsigned f = 0; f < 2; f++) {
+        long dropped = 0;
+
+        for (unsigned tries = 0; dropped == 0 && tries < 10; tries++) {
+            long before = resets("before"), after = resets("after");
+            struct held h = hold_client(&lan, f);
+
+            CHECK(send_again(&h, capture_injected_mark(INJECTED_ACCEPT_TPROXY, SEAT)) == 0);
+            CHECK(answer_of(&lan.client) == 0);
+            vanish(accept_in(seat[f], PATIENCE_MS));
+            CHECK(ask(&lan.client, PEER_SEND, 0, NULL) == 0);
+            CHECK(ask(&lan.client, PEER_RECV, 0, NULL) == -ECONNRESET);
+            CHECK(ask(&lan.client, PEER_CLOSE, 0, NULL) == 0);
+            dropped = resets("before") - before - 1;
+            CHECK(resets("after") == after + 1);
+        }
+        CHECK(dropped == 1);
+    }
+    CHECK(packets_at_server(&lan) == 0);
+}
+
 static void clients_are_rejected(void)
 {
     struct lan lan = set_up(&gate, NULL);
@@ -406,6 +433,7 @@ static void a_verdict_comes_after_a_reload(void)
     }
 
 NETNS_TEST(clients_are_granted)
+NETNS_TEST(hasty_resets_are_dropped)
 NETNS_TEST(clients_are_rejected)
 NETNS_TEST(clients_are_connected_early)
 NETNS_TEST(no_route_to_the_destination)
@@ -426,6 +454,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_clients_are_granted),
+        cmocka_unit_test(test_hasty_resets_are_dropped),
         cmocka_unit_test(test_clients_are_rejected),
         cmocka_unit_test(test_clients_are_connected_early),
         cmocka_unit_test(test_no_route_to_the_destination),

@@ -17,7 +17,16 @@
 #include "nft/ruleset.h"
 #include "nft/text.h"
 
-/* What is sent again; the same for both hooks. */
+#define HASTY_CHAIN                                              \
+    "\tchain hasty {\n"                                          \
+    "\t\ttype filter hook output priority raw; policy accept;\n" \
+    "\t\ttcp flags != rst / fin,syn,rst,ack return\n"            \
+    "\t\ttcp dport != @hasty_ports return\n"                     \
+    "\t\toifname \"lo\" tcp sport 41002 drop\n"                  \
+    "\t\toifname \"lo\" tcp sport 41102 drop\n"                  \
+    "\t}\n\n"
+
+/* What is sent again, with one seat. */
 #define INJECTED_CHAINS                                                                      \
     "\tchain injected {\n"                                                                   \
     "\t\ttype filter hook output priority mangle - 10; policy accept;\n"                     \
@@ -31,9 +40,9 @@
     "\t\tmeta mark 0x55538403 meta mark set 0x00000000 reject with icmpx admin-prohibited\n" \
     "\t\tmeta mark 0x55538400/24 drop\n"                                                     \
     "\t\tct label set 86\n"                                                                  \
+    "\t\tadd @hasty_ports { tcp sport }\n"                                                   \
     "\t}\n"                                                                                  \
-    "\n"                                                                                     \
-    "\tchain source {\n"                                                                     \
+    "\n" HASTY_CHAIN "\tchain source {\n"                                                    \
     "\t\ttype nat hook postrouting priority srcnat - 10; policy accept;\n"                   \
     "\t\tct label 86 snat ip to ip saddr\n"                                                  \
     "\t\tct label 86 snat ip6 to ip6 saddr\n"                                                \
@@ -249,6 +258,41 @@ static void test_a_gateway_with_several_seats(void **state)
     expect_from("honest gateway, several seats", "prerouting", gateway_chains);
 }
 
+static void test_hasty_resets(void **state)
+{
+    static const char output[] = "\t\ttype filter hook output priority raw; policy accept;\n"
+                                 "\t\ttcp flags != rst / fin,syn,rst,ack return\n"
+                                 "\t\ttcp dport != @hasty_ports return\n"
+                                 "\t\toifname \"lo\" tcp sport 41002 drop\n"
+                                 "\t\toifname \"lo\" tcp sport 41102 drop\n";
+    const struct capture_set *gateway = case_named("honest gateway, one seat");
+    char both[1024];
+
+    (void)state;
+    expect_rules(case_named("honest, one seat"), "hasty", output);
+    snprintf(both, sizeof(both), "%s%s", output,
+             "\t\tfib saddr type local return\n"
+             "\t\tct state invalid drop\n"
+             "\t\tct label 85 drop\n");
+    expect_rules(gateway, "hasty", both);
+    assert_true(has(gateway, "\tset hasty_ports {\n"
+                             "\t\ttype inet_service\n"
+                             "\t\tsize 65535\n"
+                             "\t\tflags dynamic,timeout\n"
+                             "\t\ttimeout 100ms\n"
+                             "\t}\n"));
+    /* Those that finish may meet it as well; a port of both families needs one rule. */
+    assert_true(has(case_named("early, with an old seat"), "tcp sport 41003 drop\n"));
+    static const struct capture_seat same[] = {{2, true, 41002, 41002}};
+    const struct capture_set set = {POLICIES(honest_all), OWN, SEATS(same)};
+
+    expect_rules(&set, "hasty",
+                 "\t\ttype filter hook output priority raw; policy accept;\n"
+                 "\t\ttcp flags != rst / fin,syn,rst,ack return\n"
+                 "\t\ttcp dport != @hasty_ports return\n"
+                 "\t\toifname \"lo\" tcp sport 41002 drop\n");
+}
+
 static void test_the_first_match_wins(void **state)
 {
     (void)state;
@@ -350,7 +394,7 @@ static void test_the_early_have_nothing_of_it(void **state)
 {
     static const char *const absent[] = {"chain injected", "chain source", "chain granted",
                                          "chain loopback", "ct label 86",  "chain hold",
-                                         "chain delivery"};
+                                         "chain delivery", "hasty"};
     static const struct capture_seat cgroup_only[] = {{0, true, 0, 0}};
     static const struct capture_set sets[] = {
         {POLICIES(everything), OWN},
@@ -411,6 +455,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_seat),
         cmocka_unit_test(test_a_gateway_with_several_seats),
+        cmocka_unit_test(test_hasty_resets),
         cmocka_unit_test(test_the_first_match_wins),
         cmocka_unit_test(test_seats_that_serve_share_and_all_accept),
         cmocka_unit_test(test_a_listener_that_no_mark_can_name),
