@@ -59,7 +59,6 @@ is "$(ns client curl -qsS --max-time 20 "http://$NET4:9000/")" "$EXIT4" "curl, I
 is "$(ns client curl -qgsS --max-time 20 "http://[$NET6]:9000/")" "$EXIT6" "curl, IPv6"
 
 # --- the rules
-normal() { sed 's/{ # progname .*$/{/'; }
 # After a reload the workers have other seats than after a start: their ports, marks and groups. And
 # chains that were there keep their place in the listing.
 any_seat() {
@@ -69,7 +68,7 @@ any_seat() {
 }
 same_rules() { # DESCRIPTION [FILTER]
     local installed printed
-    installed=$(ns client nft list table inet undersock | normal | "${2:-any_seat}")
+    installed=$(installed_rules client | "${2:-any_seat}")
     printed=$(ns client "$UNDERSOCK" rules -c "$CONF" | "${2:-any_seat}")
     is "$installed" "$printed" "rules prints what is installed: $1"
 }

@@ -705,6 +705,13 @@ us_sum() { us_status "$1" "sum(w['$2'] for w in s['workers'])"; }
 us_serving() { us_status "$1" "sum(w['$2'] for w in s['workers'] if not w['draining'])"; }
 us_reload() { bounded 30 "$UNDERSOCK" reload -s "$TMP/$1.sock"; }
 
+# installed_rules NAMESPACE: our table as nft lists it, in the words of `undersock rules`: without the
+# program behind `flags owner`, and what is in a set for a moment only (nft/hasty.c).
+installed_rules() {
+    ns "$1" nft list table inet undersock |
+        sed -E -z 's/\{ # progname [^\n]*/{/; s/\n\t\telements = \{[^}]* expires [^}]*\}//g'
+}
+
 # without_seats: of nft's rules, what is there for each seat (keeper/seats.h) once and without its number:
 # after a reload there are other seats than at a start, and more. What is left of a seat is what it must
 # have in common with all others, the distance between its number and its port. Chains and sets are
