@@ -94,10 +94,12 @@ static void others_set(const char *statements)
 {
     char command[512];
 
-    snprintf(command, sizeof(command),
-             "nft 'table inet theirs; delete table inet theirs; table inet theirs { chain pre { "
-             "type filter hook prerouting priority 0; iifname lo %s; }; }'",
-             statements);
+    snprintf(
+        command, sizeof(command),
+        "nft 'add table inet theirs; delete table inet theirs; add table inet theirs; add chain "
+        "inet theirs pre { type filter hook prerouting priority 0; }; add rule inet theirs pre "
+        "iifname lo %s'",
+        statements);
     CHECK(system(command) == 0);
 }
 
