@@ -9,7 +9,9 @@
  *
  *   select_udp       route, output, priority -125: selects, by all captures of hook output and
  *                    cgroup in their order. What is taken gets the mark of its policy, by which it
- *                    is routed again, to lo (nft/routes.h). What is rejected is rejected here.
+ *                    is routed again, to lo (nft/routes.h). Also `udp = "reject"` is taken, and
+ *                    answered by the worker, as a reject here would make send() fail with EPERM.
+ *                    What is refused because of `upstream = "refuse"` is refused here.
  *   udp_destination  nat, output, and udp_source, nat, postrouting, before those of others: what is
  *                    taken keeps its addresses, also where a rule of somebody's translates DNS, or
  *                    all that leaves.
