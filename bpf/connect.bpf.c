@@ -109,7 +109,7 @@ struct {
     __uint(map_flags, BPF_F_NO_PREALLOC);
     __type(key, int);
     __type(value, struct abi_socket);
-} us_sockets_2 SEC(".maps");
+} us_sockets_3 SEC(".maps");
 
 static __always_inline void count(__u32 which)
 {
@@ -214,7 +214,7 @@ static __always_inline struct abi_socket *decide(struct bpf_sock *sk, __u32 deci
                                                  const struct abi_endpoint *to)
 {
     struct abi_socket *state =
-        bpf_sk_storage_get(&us_sockets_2, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+        bpf_sk_storage_get(&us_sockets_3, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 
     if (!state)
         return NULL;
@@ -342,7 +342,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct ab
     if (ctx->type != SOCK_STREAM || (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) || !sk)
         return VERDICT_LEAVE;
 
-    state = bpf_sk_storage_get(&us_sockets_2, sk, NULL, 0);
+    state = bpf_sk_storage_get(&us_sockets_3, sk, NULL, 0);
     if (state) {
         if (state->decision && state->instance != settings.instance && !state->sent &&
             same_endpoint(&state->to, to))
@@ -424,7 +424,7 @@ static __always_inline struct abi_socket *redirected(struct bpf_sock_addr *ctx,
 
     if (!sk)
         return NULL;
-    state = bpf_sk_storage_get(&us_sockets_2, sk, NULL, 0);
+    state = bpf_sk_storage_get(&us_sockets_3, sk, NULL, 0);
     if (!state || state->decision != ABI_PROXY || !same_endpoint(&state->to, peer))
         return NULL;
     return state;
@@ -477,7 +477,7 @@ static __always_inline void tell_mptcp(struct bpf_sock *sk, const struct abi_soc
 
     if (!whole)
         return;
-    copy = bpf_sk_storage_get(&us_sockets_2, whole, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+    copy = bpf_sk_storage_get(&us_sockets_3, whole, NULL, BPF_SK_STORAGE_GET_F_CREATE);
     if (copy)
         *copy = *state;
 }
@@ -512,7 +512,7 @@ int us_sockops(struct bpf_sock_ops *ctx)
     sk = ctx->sk;
     if (!sk)
         return 1;
-    state = bpf_sk_storage_get(&us_sockets_2, sk, NULL, 0);
+    state = bpf_sk_storage_get(&us_sockets_3, sk, NULL, 0);
     if (!state || !state->decision)
         return 1;
     state->sent = 1;

@@ -63,7 +63,7 @@ struct {
     __uint(map_flags, BPF_F_NO_PREALLOC);
     __type(key, int);
     __type(value, struct abi_socket);
-} us_sockets_2 SEC(".maps");
+} us_sockets_3 SEC(".maps");
 
 static __always_inline int miss(void)
 {
@@ -125,7 +125,7 @@ int us_hold(struct __sk_buff *skb)
 
     if (!sk || sk->state != BPF_TCP_SYN_SENT)
         return PASS;
-    state = bpf_sk_storage_get(&us_sockets_2, sk, NULL, 0);
+    state = bpf_sk_storage_get(&us_sockets_3, sk, NULL, 0);
     if (!state || state->decision != ABI_PROXY || state->instance != settings.instance ||
         !state->seat)
         return PASS;
