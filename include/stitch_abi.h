@@ -139,8 +139,8 @@ struct stitch_flow {
     ABI_U16 got;                          /* octets of the awaited reply */
     ABI_U16 reply_len;                    /* 0: not known yet */
     ABI_U8 code;                          /* its second octet */
-    ABI_U8 unused;
-    ABI_U32 unused2;
+    ABI_U8 ts_at; /* where TSval is in `options`; 0: there is none */
+    ABI_U32 unused;
     ABI_U8 options[40];
     struct abi_origin origin;
     struct stitch_step steps[STITCH_STEPS];
