@@ -28,6 +28,7 @@
 #include "bpf/object.h"
 #include "bpf/policy.h"
 #include "bpf/probe.h"
+#include "bpf/stitch.h"
 #include "bpf_abi.h"
 #include "log.h"
 
@@ -48,19 +49,20 @@ static const struct {
 
 #define N_HOOKS (sizeof(hooks) / sizeof(hooks[0]))
 
-enum lasting { ORIGINS, EVENTS, SEEN, COUNTERS, SOCKETS, N_LASTING };
+enum lasting { ORIGINS, EVENTS, SEEN, COUNTERS, SOCKETS, USE, N_LASTING };
 
 static const char *const lasting_names[N_LASTING] = {
     [ORIGINS] = ABI_MAP_ORIGINS,   [EVENTS] = ABI_MAP_EVENTS,   [SEEN] = ABI_MAP_SEEN,
-    [COUNTERS] = ABI_MAP_COUNTERS, [SOCKETS] = ABI_MAP_SOCKETS,
+    [COUNTERS] = ABI_MAP_COUNTERS, [SOCKETS] = ABI_MAP_SOCKETS, [USE] = STITCH_MAP_USE,
 };
 
-_Static_assert(N_HOOKS + 1 <= BPF_CAPTURE_MAX_FDS, "room for the links");
+_Static_assert(N_HOOKS + 2 <= BPF_CAPTURE_MAX_FDS, "room for the links");
 
 struct bpf_capture {
     uint64_t instance;
     int cgroup; /* us_hold may have to be attached later */
     struct bpf_holder *holder;
+    int guard; /* the link of us_st_guard; -1: nothing was ever stitched */
     int links[N_HOOKS];
     int programs[N_HOOKS];
     int maps[N_LASTING];
@@ -150,6 +152,17 @@ static int size_origins(struct bpf_object *object)
     return bpf_map__set_max_entries(map, (uint32_t)n_cpus * ORIGINS_PER_CPU);
 }
 
+/* The programs that send connections to be stitched read what those that stitch them have. */
+static int share_stitch(struct bpf_object *object, const struct bpf_stitch *stitch)
+{
+    static const char *const names[] = {STITCH_MAP_SCRIPTS, STITCH_MAP_NAMES};
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < sizeof(names) / sizeof(names[0]); i++)
+        r = bpf_object_reuse_map(object, names[i], bpf_stitch_map_fd(stitch, names[i]));
+    return r;
+}
+
 /*
  * Loads the programs for a policy: over `maps` when they are there (maps[0] >= 0), else with
  * lasting maps of their own. The object is the caller's to close.
@@ -187,8 +200,15 @@ static int load(const struct capture_set *set, const struct capture_policy *poli
         r = bpf_object_reuse_map(object, lasting_names[i], maps[i]);
     if (r == 0 && maps[0] < 0) {
         r = size_origins(object);
-        share_sockets(object);
+        if (set->stitch != NULL)
+            r = r < 0 ? r
+                      : bpf_object_reuse_map(object, ABI_MAP_SOCKETS,
+                                             bpf_stitch_map_fd(set->stitch, ABI_MAP_SOCKETS));
+        else
+            share_sockets(object);
     }
+    if (r == 0 && bpf_policy_is_stitching(set, policy))
+        r = share_stitch(object, set->stitch);
     if (r == 0)
         r = bpf_object__load(object);
     if (r == 0)
@@ -281,6 +301,23 @@ static int grow_holder(struct bpf_capture *capture, const struct capture_set *se
     return bpf_holder_grow(capture->holder, &base, &kept, why, why_size);
 }
 
+/* Before the first connection that is to be stitched. It stays: connections of a former policy may
+ * be under way. */
+static int attach_guard(struct bpf_capture *capture, const struct capture_set *set,
+                        const struct capture_policy *policy, char *why, size_t why_size)
+{
+    int fd;
+
+    if (capture->guard >= 0 || !bpf_policy_is_stitching(set, policy))
+        return 0;
+    fd = bpf_object_attach(bpf_stitch_guard_fd(set->stitch), "us_st_guard", capture->cgroup,
+                           BPF_CGROUP_INET_EGRESS, why, why_size);
+    if (fd < 0)
+        return fd;
+    capture->guard = fd;
+    return 0;
+}
+
 static struct bpf_capture *capture_new(int cgroup_fd)
 {
     struct bpf_capture *capture = calloc(1, sizeof(*capture));
@@ -289,6 +326,7 @@ static struct bpf_capture *capture_new(int cgroup_fd)
         return NULL;
     capture->cgroup = fcntl(cgroup_fd, F_DUPFD_CLOEXEC, 3);
     capture->holder = bpf_holder_new();
+    capture->guard = -1;
     for (size_t i = 0; i < N_HOOKS; i++)
         capture->links[i] = capture->programs[i] = -1;
     for (size_t i = 0; i < N_LASTING; i++)
@@ -327,6 +365,8 @@ int bpf_cgroup_attach(const struct capture_set *set, size_t policy_index, int cg
     }
     if (r == 0)
         r = grow_holder(capture, set, policy, &kept, why, why_size);
+    if (r == 0)
+        r = attach_guard(capture, set, policy, why, why_size);
     if (r == 0)
         r = attach_links(capture, why, why_size);
     bpf_object__close(object);
@@ -370,6 +410,8 @@ int bpf_cgroup_replace(struct bpf_capture *capture, const struct capture_set *se
         return r;
     bpf_holder_get_seats(capture->holder, &before);
     r = grow_holder(capture, set, policy, &kept, why, why_size);
+    if (r == 0)
+        r = attach_guard(capture, set, policy, why, why_size);
     for (size_t i = 0; i < N_HOOKS; i++)
         programs[i] = -1;
     for (size_t i = 0; r == 0 && i < N_HOOKS; i++) {
@@ -400,20 +442,36 @@ int bpf_capture_origin_fd(const struct bpf_capture *capture)
 
 int bpf_capture_fds(const struct bpf_capture *capture, int *ret, size_t max)
 {
-    int hold = bpf_holder_link(capture->holder);
+    const int more[] = {bpf_holder_link(capture->holder), capture->guard};
+    size_t n = N_HOOKS;
 
     for (size_t i = 0; i < N_HOOKS && i < max; i++)
         ret[i] = capture->links[i];
-    if (hold < 0)
-        return (int)N_HOOKS;
-    if (max > N_HOOKS)
-        ret[N_HOOKS] = hold;
-    return (int)N_HOOKS + 1;
+    for (size_t i = 0; i < sizeof(more) / sizeof(more[0]); i++) {
+        if (more[i] < 0)
+            continue;
+        if (n < max)
+            ret[n] = more[i];
+        n++;
+    }
+    return (int)n;
 }
 
 int bpf_capture_ring_fd(const struct bpf_capture *capture, unsigned seat)
 {
     return bpf_holder_ring(capture->holder, seat);
+}
+
+int bpf_capture_use(const struct bpf_capture *capture, unsigned script_v4, unsigned script_v6)
+{
+    const uint32_t numbers[] = {script_v4, script_v6};
+    int r = 0;
+
+    if (capture->guard < 0)
+        return script_v4 == 0 && script_v6 == 0 ? 0 : -EOPNOTSUPP;
+    for (uint32_t i = 0; r == 0 && i < sizeof(numbers) / sizeof(numbers[0]); i++)
+        r = bpf_map_update_elem(capture->maps[USE], &i, &numbers[i], BPF_ANY);
+    return r;
 }
 
 int bpf_capture_event_fd(const struct bpf_capture *capture)
@@ -459,6 +517,7 @@ int bpf_capture_read_counters(const struct bpf_capture *capture, struct bpf_capt
     ret->failed = sums[ABI_COUNT_FAILED];
     ret->lost = sums[ABI_COUNT_LOST];
     ret->missed = sums[ABI_COUNT_MISSED];
+    ret->stitched = sums[ABI_COUNT_STITCHED];
     return 0;
 }
 
@@ -473,6 +532,8 @@ void bpf_capture_detach(struct bpf_capture *capture)
         if (r < 0)
             log_warning("%s cannot be detached: %s", hooks[i].program, strerror(-r));
     }
+    if (capture->guard >= 0 && bpf_link_detach(capture->guard) < 0)
+        log_warning("us_st_guard cannot be detached: %s", strerror(errno));
     bpf_holder_detach(capture->holder);
     bpf_capture_release(capture);
 }
@@ -488,6 +549,7 @@ void bpf_capture_release(struct bpf_capture *capture)
     }
     for (size_t i = 0; i < N_LASTING; i++)
         fd_close(&capture->maps[i]);
+    fd_close(&capture->guard);
     bpf_holder_free(capture->holder);
     fd_close(&capture->cgroup);
     free(capture);
