@@ -29,10 +29,14 @@
 #define IPPROTO_TCP    6
 #define IPPROTO_ICMPV6 58
 
-/* Type and code of what is unreachable. */
+/*
+ * Type and code of what is unreachable. For IPv4 there are several that mean the same to connect(),
+ * and "network" (0) and "host" (1) mean one thing more: the kernel takes back what its timer had
+ * been put off by, and may find that it has already waited long enough for ETIMEDOUT.
+ */
 #define ICMP_UNREACHABLE  3
-#define ICMP_NET          0
-#define ICMP_HOST         1
+#define ICMP_NET          6  /* network unknown */
+#define ICMP_HOST         12 /* host unreachable for this type of service */
 #define ICMP6_UNREACHABLE 1
 #define ICMP6_NET         0
 #define ICMP6_PROHIBITED  1

@@ -21,6 +21,7 @@ PEER_NAME=locked peer_microsocks proxy "$PROXY4" 1081 alice wonder
 echo alice:wonder >"$TMP/users"
 chmod 600 "$TMP/users"
 PEER_NAME=serve peer_serve proxy "$PROXY4" 1082
+PEER_NAME=users peer_serve proxy "$PROXY4" 1084 "$TMP/users"
 PEER_NAME=serve6 peer_serve proxy "$PROXY6" 1082
 PEER_NAME=near peer_serve client 127.0.0.1 1083
 start verdicts -- ns proxy "$TOOLS/verdicts" serve "$PROXY4" 1090 1091
@@ -37,7 +38,6 @@ stitch() {
     wait_log stitch '^ready' || bail "stitch $*"
 }
 unstitch() {
-    ended_at=$(counter begun)
     stop stitch
     rm -f "${LOG[stitch]}"
 }
@@ -67,8 +67,8 @@ direct "socks5://alice:wonder@$PROXY4:1081"
 is "$(seen "$NET4" 9000)" "$EXIT4" "SOCKS5 with a password"
 unstitch
 direct "socks5://alice:wrong@$PROXY4:1081"
-like "$(seen "$NET4" 9000)" "refused" "a wrong password is a refusal"
-check "and is reported" -- wait_log stitch '^failed hop step=1 code=1 '
+like "$(seen "$NET4" 9000)" "ECONNREFUSED" "a wrong password is a refusal"
+check "and is reported" -- wait_log stitch '^failed hop step=1 '
 unstitch
 for url in "socks5h://$PROXY4:1082" "socks4://$PROXY4:1082" "socks4a://bob@$PROXY4:1082"; do
     direct -n "$NET4=$FAKE4" "$url"
@@ -76,7 +76,7 @@ for url in "socks5h://$PROXY4:1082" "socks4://$PROXY4:1082" "socks4a://bob@$PROX
     is "$(seen -p "$FAKE4" 9000)" "$EXIT4 peer=$FAKE4:9000" "${url%%:*}: a name"
     unstitch
 done
-direct "socks5://$PROXY4:1082" "socks5://alice:wonder@$PROXY4:1081" "socks4://$PROXY4:1082" "socks5://$PROXY4:1082"
+direct "socks5://$PROXY4:1082" "socks5://alice:wonder@$PROXY4:1084" "socks4://$PROXY4:1082" "socks5://$PROXY4:1082"
 is "$(seen "$NET4" 9000)" "$EXIT4" "a chain of four"
 check "8 MiB each way through it" -- app "$TOOLS/pattern" both -t 60 "$NET4" 9004 8M
 unstitch
@@ -145,12 +145,12 @@ good slow 20
 
 # --- nothing raw: without filters no connection, and none that was raw before
 direct "socks5://$PROXY4:1090"
-requests=$(ns proxy "$TOOLS/verdicts" ask "$PROXY4" 1091 total)
 ns client tc filter del dev up0 egress 2>/dev/null
-wait_for 5 eval 'ns client tc filter show dev up0 egress | grep -q us_st_out'
-check "filters that were taken away come back" -- eval 'ns client tc filter show dev up0 egress | grep -q us_st_out'
+filtered() { ns client tc filter show dev "$1" egress | grep -q us_st_out; }
+check "filters that were taken away come back" -- wait_for 5 filtered up0
 is "$(verdicts "$NET4" 20000)" "20000=OK" "and it works again"
 stop stitch KILL
+rm -f "${LOG[stitch]}"
 is "$(ns client tc filter show dev up0 egress | grep -c us_st_out)" 1 "after SIGKILL the filters stay"
 is "$(app "$TOOLS/who" "$NET4" 9000)" "$CLIENT4" "and nobody is turned anywhere"
 direct "socks5://$PROXY4:1090"
