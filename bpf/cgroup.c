@@ -56,13 +56,14 @@ static const char *const lasting_names[N_LASTING] = {
     [COUNTERS] = ABI_MAP_COUNTERS, [SOCKETS] = ABI_MAP_SOCKETS, [USE] = STITCH_MAP_USE,
 };
 
-_Static_assert(N_HOOKS + 2 <= BPF_CAPTURE_MAX_FDS, "room for the links");
+_Static_assert(N_HOOKS + 1 <= BPF_CAPTURE_MAX_FDS, "room for the links");
 
 struct bpf_capture {
     uint64_t instance;
     int cgroup; /* us_hold may have to be attached later */
     struct bpf_holder *holder;
-    int guard; /* the link of us_st_guard; -1: nothing was ever stitched */
+    const struct bpf_stitch *guarded; /* whose guards are on the cgroup; NULL: nothing was ever
+                                         stitched */
     int links[N_HOOKS];
     int programs[N_HOOKS];
     int maps[N_LASTING];
@@ -306,16 +307,14 @@ static int grow_holder(struct bpf_capture *capture, const struct capture_set *se
 static int attach_guard(struct bpf_capture *capture, const struct capture_set *set,
                         const struct capture_policy *policy, char *why, size_t why_size)
 {
-    int fd;
+    int r;
 
-    if (capture->guard >= 0 || !bpf_policy_is_stitching(set, policy))
+    if (capture->guarded != NULL || !bpf_policy_is_stitching(set, policy))
         return 0;
-    fd = bpf_object_attach(bpf_stitch_guard_fd(set->stitch), "us_st_guard", capture->cgroup,
-                           BPF_CGROUP_INET_EGRESS, why, why_size);
-    if (fd < 0)
-        return fd;
-    capture->guard = fd;
-    return 0;
+    r = bpf_stitch_guard(set->stitch, capture->cgroup, why, why_size);
+    if (r == 0)
+        capture->guarded = set->stitch;
+    return r;
 }
 
 static struct bpf_capture *capture_new(int cgroup_fd)
@@ -326,7 +325,6 @@ static struct bpf_capture *capture_new(int cgroup_fd)
         return NULL;
     capture->cgroup = fcntl(cgroup_fd, F_DUPFD_CLOEXEC, 3);
     capture->holder = bpf_holder_new();
-    capture->guard = -1;
     for (size_t i = 0; i < N_HOOKS; i++)
         capture->links[i] = capture->programs[i] = -1;
     for (size_t i = 0; i < N_LASTING; i++)
@@ -442,19 +440,15 @@ int bpf_capture_origin_fd(const struct bpf_capture *capture)
 
 int bpf_capture_fds(const struct bpf_capture *capture, int *ret, size_t max)
 {
-    const int more[] = {bpf_holder_link(capture->holder), capture->guard};
-    size_t n = N_HOOKS;
+    int hold = bpf_holder_link(capture->holder);
 
     for (size_t i = 0; i < N_HOOKS && i < max; i++)
         ret[i] = capture->links[i];
-    for (size_t i = 0; i < sizeof(more) / sizeof(more[0]); i++) {
-        if (more[i] < 0)
-            continue;
-        if (n < max)
-            ret[n] = more[i];
-        n++;
-    }
-    return (int)n;
+    if (hold < 0)
+        return (int)N_HOOKS;
+    if (max > N_HOOKS)
+        ret[N_HOOKS] = hold;
+    return (int)N_HOOKS + 1;
 }
 
 int bpf_capture_ring_fd(const struct bpf_capture *capture, unsigned seat)
@@ -467,7 +461,7 @@ int bpf_capture_use(const struct bpf_capture *capture, unsigned script_v4, unsig
     const uint32_t numbers[] = {script_v4, script_v6};
     int r = 0;
 
-    if (capture->guard < 0)
+    if (capture->guarded == NULL)
         return script_v4 == 0 && script_v6 == 0 ? 0 : -EOPNOTSUPP;
     for (uint32_t i = 0; r == 0 && i < sizeof(numbers) / sizeof(numbers[0]); i++)
         r = bpf_map_update_elem(capture->maps[USE], &i, &numbers[i], BPF_ANY);
@@ -532,8 +526,17 @@ void bpf_capture_detach(struct bpf_capture *capture)
         if (r < 0)
             log_warning("%s cannot be detached: %s", hooks[i].program, strerror(-r));
     }
-    if (capture->guard >= 0 && bpf_link_detach(capture->guard) < 0)
-        log_warning("us_st_guard cannot be detached: %s", strerror(errno));
+    if (capture->guarded != NULL) {
+        int left = bpf_stitch_end(capture->guarded, capture->instance);
+
+        if (left == 0)
+            bpf_stitch_unguard(capture->guarded, capture->cgroup);
+        else
+            log_warning(
+                "stitch: connections under way cannot be ended, so their guards stay on the "
+                "cgroup: %s",
+                left < 0 ? strerror(-left) : "the kernel lacks CONFIG_INET_DIAG_DESTROY");
+    }
     bpf_holder_detach(capture->holder);
     bpf_capture_release(capture);
 }
@@ -549,7 +552,6 @@ void bpf_capture_release(struct bpf_capture *capture)
     }
     for (size_t i = 0; i < N_LASTING; i++)
         fd_close(&capture->maps[i]);
-    fd_close(&capture->guard);
     bpf_holder_free(capture->holder);
     fd_close(&capture->cgroup);
     free(capture);

@@ -24,6 +24,8 @@
  * - us_st_guard, on the packets of the cgroup before they reach a device, drops everything of such
  *   a socket but SYNs (and resets, which carry nothing) until the record says "granted"; and
  *   everything through a device that has no filters of ours. us_st_out does the same once more.
+ *   us_st_guard_in keeps a SYN-ACK from it until then, so it never is connected to the SOCKS server
+ *   as such, and has nothing to send when the guards are gone one day.
  *
  * A packet that has been through here once may come again: through a bridge, a bond, a VLAN device,
  * or because we sent it back. It is known by its numbers or by tc_index.
@@ -789,12 +791,25 @@ int us_st_out_bare(struct __sk_buff *skb)
     return outgoing(skb, 0);
 }
 
+/* Whether a packet of such a socket belongs to a handshake that has been granted. */
+static __always_inline bool is_granted(const struct packet *p)
+{
+    struct stitch_flow *f = bpf_map_lookup_elem(&us_st_flows, &p->key);
+
+    return f && f->state == STITCH_GRANTED;
+}
+
+static __always_inline int guard_drops(void)
+{
+    count(STITCH_COUNT_GUARDED);
+    return CGROUP_DROP;
+}
+
 SEC("cgroup_skb/egress")
 int us_st_guard(struct __sk_buff *skb)
 {
     struct abi_socket *state = stitched_socket(skb);
     __u32 device = skb->ifindex;
-    struct stitch_flow *f;
     struct packet p = {};
 
     if (!state)
@@ -803,13 +818,24 @@ int us_st_guard(struct __sk_buff *skb)
         count(STITCH_COUNT_UNREADY);
         return CGROUP_DROP;
     }
-    if (!parse(skb, 0, false, &p)) {
-        if (only_syn(&p) || (p.flags & TCP_RST && !p.len))
-            return CGROUP_PASS;
-        f = bpf_map_lookup_elem(&us_st_flows, &p.key);
-        if (f && f->state == STITCH_GRANTED)
-            return CGROUP_PASS;
-    }
-    count(STITCH_COUNT_GUARDED);
-    return CGROUP_DROP;
+    if (parse(skb, 0, false, &p))
+        return guard_drops();
+    if (only_syn(&p) || (p.flags & TCP_RST && !p.len) || is_granted(&p))
+        return CGROUP_PASS;
+    return guard_drops();
+}
+
+/* A SYN-ACK that nobody has made a verdict of would connect the application to the SOCKS server
+ * itself. Anything else does nothing to a socket that is not connected, or ends it. */
+SEC("cgroup_skb/ingress")
+int us_st_guard_in(struct __sk_buff *skb)
+{
+    struct abi_socket *state = stitched_socket(skb);
+    struct packet p = {};
+
+    if (!state)
+        return CGROUP_PASS;
+    if (!parse(skb, 0, true, &p) && (!(p.flags & TCP_SYN) || is_granted(&p)))
+        return CGROUP_PASS;
+    return guard_drops();
 }

@@ -39,9 +39,17 @@ static const char *const map_names[N_MAPS] = {
     [EVENTS] = STITCH_MAP_EVENTS,   [SOCKETS] = ABI_MAP_SOCKETS,
 };
 
+static const struct {
+    const char *program;
+    enum bpf_attach_type type;
+} guards[2] = {
+    {"us_st_guard", BPF_CGROUP_INET_EGRESS},
+    {"us_st_guard_in", BPF_CGROUP_INET_INGRESS},
+};
+
 struct bpf_stitch {
     int maps[N_MAPS];
-    int guard;
+    int guards[2]; /* what leaves, what arrives */
     struct stitch_links links;
     struct ring_buffer *events;
     bpf_stitch_event_fn event_fn; /* only while polling */
@@ -114,9 +122,11 @@ static int keep_descriptors(struct bpf_stitch *s, struct bpf_object *object)
         if (s->maps[i] < 0)
             return s->maps[i];
     }
-    s->guard = bpf_object_dup_program(object, "us_st_guard");
-    if (s->guard < 0)
-        return s->guard;
+    for (size_t i = 0; i < 2; i++) {
+        s->guards[i] = bpf_object_dup_program(object, guards[i].program);
+        if (s->guards[i] < 0)
+            return s->guards[i];
+    }
     r = stitch_links_open(&s->links, object, s->maps[DEVICES]);
     if (r < 0)
         return r;
@@ -137,7 +147,7 @@ int bpf_stitch_open(const struct bpf_stitch_options *o, struct bpf_stitch **ret,
     }
     for (size_t i = 0; i < N_MAPS; i++)
         s->maps[i] = -1;
-    s->guard = -1;
+    s->guards[0] = s->guards[1] = -1;
     stitch_links_init(&s->links);
     r = load(o, &object);
     if (r == 0)
@@ -160,7 +170,8 @@ void bpf_stitch_close(struct bpf_stitch *s)
     stitch_links_close(&s->links);
     for (size_t i = 0; i < N_MAPS; i++)
         fd_close(&s->maps[i]);
-    fd_close(&s->guard);
+    for (size_t i = 0; i < 2; i++)
+        fd_close(&s->guards[i]);
     free(s);
 }
 
@@ -349,7 +360,23 @@ int bpf_stitch_map_fd(const struct bpf_stitch *s, const char *name)
     return -ENOENT;
 }
 
-int bpf_stitch_guard_fd(const struct bpf_stitch *s)
+int bpf_stitch_guard(const struct bpf_stitch *s, int cgroup_fd, char *why, size_t why_size)
 {
-    return s->guard;
+    for (size_t i = 0; i < 2; i++) {
+        if (bpf_prog_attach(s->guards[i], cgroup_fd, guards[i].type, BPF_F_ALLOW_MULTI) < 0) {
+            int r = -errno;
+
+            snprintf(why, why_size, "%s cannot be attached to the cgroup: %s", guards[i].program,
+                     strerror(-r));
+            bpf_stitch_unguard(s, cgroup_fd);
+            return r;
+        }
+    }
+    return 0;
+}
+
+void bpf_stitch_unguard(const struct bpf_stitch *s, int cgroup_fd)
+{
+    for (size_t i = 0; i < 2; i++)
+        bpf_prog_detach2(s->guards[i], cgroup_fd, guards[i].type);
 }

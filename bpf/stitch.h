@@ -15,12 +15,14 @@
  *   ...
  *   bpf_capture_use(0, 0)  no more
  *   bpf_stitch_pending()   until it is 0, or too long
- *   bpf_cgroup detached, bpf_stitch_detach()
+ *   bpf_capture_detach()   ends connections that are not through by now, bpf_stitch_end()
+ *   bpf_stitch_detach()
  *
  * A SYN through an interface without filters is dropped by the guard, and comes again after a
- * second, when they are there. The filters are no links: they stay when this process is killed, and
- * with them handshakes under way reach their end and nothing of theirs gets out raw. They touch
- * nothing else. The next bpf_stitch_attach() replaces them.
+ * second, when they are there. Filters and guards are no links: they stay when this process is
+ * killed, and with them handshakes under way reach their end and nothing of theirs gets out raw.
+ * They touch nothing else. The next bpf_stitch_attach() replaces the filters; guards go with their
+ * cgroup.
  *
  * Connections that are past the handshake need none of this.
  */
@@ -30,6 +32,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include <netinet/tcp.h>
 
 #include "addr.h"
 #include "capture.h"
@@ -102,11 +106,40 @@ int bpf_stitch_pending(const struct bpf_stitch *s);
  */
 int bpf_stitch_sweep(struct bpf_stitch *s, int64_t now);
 
+/*
+ * The sockets of our network namespace that were sent to be stitched, in whatever state. `info`:
+ * of the kernel (struct tcp_info), cut or filled with zeroes to its size here.
+ */
+struct bpf_stitch_socket {
+    struct addr local, remote;
+    struct abi_socket state;
+    uint32_t inode;
+    uint8_t tcp_state; /* TCP_ESTABLISHED, ... */
+    struct tcp_info info;
+};
+
+typedef void (*bpf_stitch_socket_fn)(void *ctx, const struct bpf_stitch_socket *socket);
+/* 0 or -errno. */
+int bpf_stitch_sockets(const struct bpf_stitch *s, bpf_stitch_socket_fn fn, void *ctx);
+/*
+ * Ends each of an instance's (abi_settings.instance) that is not through its handshake: connect()
+ * says ECONNABORTED. Returns how many are left that could not be ended (a kernel without
+ * CONFIG_INET_DIAG_DESTROY): then the guards and the filters must stay; or -errno, likewise.
+ */
+int bpf_stitch_end(const struct bpf_stitch *s, uint64_t instance);
+
 /* Sums over all CPUs, STITCH_COUNT_*. 0 or -errno. */
 int bpf_stitch_read_counters(const struct bpf_stitch *s, uint64_t ret[STITCH_N_COUNTERS]);
 
-/* For bpf/cgroup.c: the descriptors of maps and of the guard (cgroup_skb egress). Owned by `s`. */
+/* For bpf/cgroup.c: the descriptor of a map. Owned by `s`. */
 int bpf_stitch_map_fd(const struct bpf_stitch *s, const char *name);
-int bpf_stitch_guard_fd(const struct bpf_stitch *s);
+/*
+ * Likewise: the guards of a cgroup, before its first connection can be stitched. They are no links,
+ * for the same reason as the filters. 0, or -errno with a sentence in `why`.
+ */
+int bpf_stitch_guard(const struct bpf_stitch *s, int cgroup_fd, char *why, size_t why_size);
+/* After bpf_stitch_end(): with the guards goes what keeps unfinished connections from the servers.
+ */
+void bpf_stitch_unguard(const struct bpf_stitch *s, int cgroup_fd);
 
 #endif
