@@ -311,7 +311,7 @@ static int attach_guard(struct bpf_capture *capture, const struct capture_set *s
 
     if (capture->guarded != NULL || !bpf_policy_is_stitching(set, policy))
         return 0;
-    r = bpf_stitch_guard(set->stitch, capture->cgroup, why, why_size);
+    r = bpf_stitch_guard(set->stitch, capture->instance, capture->cgroup, why, why_size);
     if (r == 0)
         capture->guarded = set->stitch;
     return r;
@@ -530,7 +530,7 @@ void bpf_capture_detach(struct bpf_capture *capture)
         int left = bpf_stitch_end(capture->guarded, capture->instance);
 
         if (left == 0)
-            bpf_stitch_unguard(capture->guarded, capture->cgroup);
+            bpf_stitch_unguard(capture->guarded, capture->instance, capture->cgroup);
         else
             log_warning(
                 "stitch: connections under way cannot be ended, so their guards stay on the "

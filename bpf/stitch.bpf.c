@@ -73,6 +73,13 @@ struct {
 } us_st_devices SEC(".maps");
 
 struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1024);
+    __type(key, __u64);
+    __type(value, __u8);
+} us_st_owners SEC(".maps");
+
+struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
     __uint(max_entries, ABI_PORT_WORDS);
     __type(key, __u32);
@@ -113,6 +120,8 @@ static __always_inline void count(__u32 which)
         (*n)++;
 }
 
+/* A socket whose handshake is ours, and not over. Other instances, also dead ones, have filters and
+ * guards of their own. */
 static __always_inline struct abi_socket *stitched_socket(struct __sk_buff *skb)
 {
     struct bpf_sock *sk = skb->sk;
@@ -126,7 +135,7 @@ static __always_inline struct abi_socket *stitched_socket(struct __sk_buff *skb)
     state = bpf_sk_storage_get(&us_sockets_3, sk, NULL, 0);
     if (!state || state->decision != ABI_STITCH || state->stitched)
         return NULL;
-    return state;
+    return bpf_map_lookup_elem(&us_st_owners, &state->instance) ? state : NULL;
 }
 
 /* --- deciding; all of it under the lock, so without helpers ------------------------------------

@@ -31,12 +31,12 @@
 #define UNASKED_NS INT64_C(150000000000)
 #define FAILED_NS  INT64_C(8000000000)
 
-enum map { SCRIPTS, NAMES, FLOWS, DEVICES, PORTS, COUNTERS, EVENTS, SOCKETS, N_MAPS };
+enum map { SCRIPTS, NAMES, FLOWS, DEVICES, OWNERS, PORTS, COUNTERS, EVENTS, SOCKETS, N_MAPS };
 
 static const char *const map_names[N_MAPS] = {
-    [SCRIPTS] = STITCH_MAP_SCRIPTS, [NAMES] = STITCH_MAP_NAMES,  [FLOWS] = STITCH_MAP_FLOWS,
-    [DEVICES] = STITCH_MAP_DEVICES, [PORTS] = STITCH_MAP_PORTS,  [COUNTERS] = STITCH_MAP_COUNTERS,
-    [EVENTS] = STITCH_MAP_EVENTS,   [SOCKETS] = ABI_MAP_SOCKETS,
+    [SCRIPTS] = STITCH_MAP_SCRIPTS,   [NAMES] = STITCH_MAP_NAMES,   [FLOWS] = STITCH_MAP_FLOWS,
+    [DEVICES] = STITCH_MAP_DEVICES,   [OWNERS] = STITCH_MAP_OWNERS, [PORTS] = STITCH_MAP_PORTS,
+    [COUNTERS] = STITCH_MAP_COUNTERS, [EVENTS] = STITCH_MAP_EVENTS, [SOCKETS] = ABI_MAP_SOCKETS,
 };
 
 static const struct {
@@ -113,7 +113,7 @@ static int load(const struct bpf_stitch_options *o, struct bpf_object **ret)
     return 0;
 }
 
-static int keep_descriptors(struct bpf_stitch *s, struct bpf_object *object)
+static int keep_descriptors(struct bpf_stitch *s, struct bpf_object *object, unsigned instance)
 {
     int r;
 
@@ -127,7 +127,7 @@ static int keep_descriptors(struct bpf_stitch *s, struct bpf_object *object)
         if (s->guards[i] < 0)
             return s->guards[i];
     }
-    r = stitch_links_open(&s->links, object, s->maps[DEVICES]);
+    r = stitch_links_open(&s->links, object, s->maps[DEVICES], instance);
     if (r < 0)
         return r;
     s->events = ring_buffer__new(s->maps[EVENTS], on_event, s, NULL);
@@ -151,7 +151,7 @@ int bpf_stitch_open(const struct bpf_stitch_options *o, struct bpf_stitch **ret,
     stitch_links_init(&s->links);
     r = load(o, &object);
     if (r == 0)
-        r = keep_descriptors(s, object);
+        r = keep_descriptors(s, object, o->instance);
     bpf_object__close(object);
     if (r < 0) {
         bpf_object_explain(r, WHAT, why, why_size);
@@ -360,23 +360,33 @@ int bpf_stitch_map_fd(const struct bpf_stitch *s, const char *name)
     return -ENOENT;
 }
 
-int bpf_stitch_guard(const struct bpf_stitch *s, int cgroup_fd, char *why, size_t why_size)
+int bpf_stitch_guard(const struct bpf_stitch *s, uint64_t instance, int cgroup_fd, char *why,
+                     size_t why_size)
 {
+    const uint8_t one = 1;
+
+    if (bpf_map_update_elem(s->maps[OWNERS], &instance, &one, BPF_ANY) < 0) {
+        int r = -errno;
+
+        snprintf(why, why_size, WHAT ": %s", strerror(-r));
+        return r;
+    }
     for (size_t i = 0; i < 2; i++) {
         if (bpf_prog_attach(s->guards[i], cgroup_fd, guards[i].type, BPF_F_ALLOW_MULTI) < 0) {
             int r = -errno;
 
             snprintf(why, why_size, "%s cannot be attached to the cgroup: %s", guards[i].program,
                      strerror(-r));
-            bpf_stitch_unguard(s, cgroup_fd);
+            bpf_stitch_unguard(s, instance, cgroup_fd);
             return r;
         }
     }
     return 0;
 }
 
-void bpf_stitch_unguard(const struct bpf_stitch *s, int cgroup_fd)
+void bpf_stitch_unguard(const struct bpf_stitch *s, uint64_t instance, int cgroup_fd)
 {
     for (size_t i = 0; i < 2; i++)
         bpf_prog_detach2(s->guards[i], cgroup_fd, guards[i].type);
+    bpf_map_delete_elem(s->maps[OWNERS], &instance);
 }

@@ -42,8 +42,9 @@
 struct bpf_stitch;
 
 struct bpf_stitch_options {
-    uint32_t flows; /* handshakes at a time; 0: 16384. Beyond it SYNs are dropped and counted */
-    uint32_t names; /* that addresses may stand for; 0: 65536 */
+    uint32_t flows;    /* handshakes at a time; 0: 16384. Beyond it SYNs are dropped and counted */
+    uint32_t names;    /* that addresses may stand for; 0: 65536 */
+    unsigned instance; /* as in capture_set: each has filters of its own on the interfaces */
 };
 
 /*
@@ -134,12 +135,14 @@ int bpf_stitch_read_counters(const struct bpf_stitch *s, uint64_t ret[STITCH_N_C
 /* For bpf/cgroup.c: the descriptor of a map. Owned by `s`. */
 int bpf_stitch_map_fd(const struct bpf_stitch *s, const char *name);
 /*
- * Likewise: the guards of a cgroup, before its first connection can be stitched. They are no links,
+ * Likewise: the guards of a cgroup, before the first connection of that instance (the capture's,
+ * abi_settings.instance) can be stitched. They are no links,
  * for the same reason as the filters. 0, or -errno with a sentence in `why`.
  */
-int bpf_stitch_guard(const struct bpf_stitch *s, int cgroup_fd, char *why, size_t why_size);
+int bpf_stitch_guard(const struct bpf_stitch *s, uint64_t instance, int cgroup_fd, char *why,
+                     size_t why_size);
 /* After bpf_stitch_end(): with the guards goes what keeps unfinished connections from the servers.
  */
-void bpf_stitch_unguard(const struct bpf_stitch *s, int cgroup_fd);
+void bpf_stitch_unguard(const struct bpf_stitch *s, uint64_t instance, int cgroup_fd);
 
 #endif

@@ -25,7 +25,7 @@
 #include "log.h"
 
 #define PRIORITY 1
-#define HANDLE   0x5553
+#define HANDLE   0x5500 /* and the instance */
 
 static const char *const program_names[STITCH_N_FILTERS] = {
     [STITCH_OUT] = "us_st_out",
@@ -41,8 +41,10 @@ void stitch_links_init(struct stitch_links *l)
         l->programs[i] = -1;
 }
 
-int stitch_links_open(struct stitch_links *l, struct bpf_object *object, int devices)
+int stitch_links_open(struct stitch_links *l, struct bpf_object *object, int devices,
+                      unsigned instance)
 {
+    l->handle = HANDLE + instance;
     l->devices = devices;
     for (size_t i = 0; i < STITCH_N_FILTERS; i++) {
         l->programs[i] = bpf_object_dup_program(object, program_names[i]);
@@ -106,16 +108,16 @@ static int put_filter(const struct stitch_links *l, int index, enum bpf_tc_attac
                       int program)
 {
     LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = index, .attach_point = where);
-    LIBBPF_OPTS(bpf_tc_opts, options, .prog_fd = l->programs[program], .handle = HANDLE,
+    LIBBPF_OPTS(bpf_tc_opts, options, .prog_fd = l->programs[program], .handle = l->handle,
                 .priority = PRIORITY, .flags = BPF_TC_F_REPLACE);
 
     return bpf_tc_attach(&hook, &options);
 }
 
-static void take_filter(int index, enum bpf_tc_attach_point where)
+static void take_filter(const struct stitch_links *l, int index, enum bpf_tc_attach_point where)
 {
     LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = index, .attach_point = where);
-    LIBBPF_OPTS(bpf_tc_opts, options, .handle = HANDLE, .priority = PRIORITY);
+    LIBBPF_OPTS(bpf_tc_opts, options, .handle = l->handle, .priority = PRIORITY);
 
     bpf_tc_detach(&hook, &options);
 }
@@ -299,8 +301,8 @@ void stitch_links_detach(struct stitch_links *l)
         struct stitch_link link = l->links[l->n - 1];
 
         forget(l, link.index);
-        take_filter(link.index, BPF_TC_EGRESS);
-        take_filter(link.index, BPF_TC_INGRESS);
+        take_filter(l, link.index, BPF_TC_EGRESS);
+        take_filter(l, link.index, BPF_TC_INGRESS);
         if (link.made_qdisc) {
             LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = link.index,
                         .attach_point = BPF_TC_INGRESS | BPF_TC_EGRESS);

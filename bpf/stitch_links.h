@@ -4,9 +4,9 @@
  * those to come. A part of bpf/stitch.h.
  *
  * The filters are of cls_bpf on a clsact qdisc, which every kernel has, beside whatever others have
- * there; PRIORITY and HANDLE make them ours, so a later process finds and replaces those of an
- * earlier one. An interface is told to the programs only when both its filters are in place, and
- * before that the guard lets no connection out by it.
+ * there; priority and handle make them ours, and the handle says of which instance, so a later
+ * process finds and replaces those of an earlier one. An interface is told to the programs only
+ * when both its filters are in place, and before that the guard lets no connection out by it.
  */
 #ifndef UNDERSOCK_BPF_STITCH_LINKS_H
 #define UNDERSOCK_BPF_STITCH_LINKS_H
@@ -30,6 +30,7 @@ struct stitch_link {
 struct stitch_links {
     int programs[STITCH_N_FILTERS];
     int devices; /* STITCH_MAP_DEVICES; the owner's */
+    uint32_t handle;
     struct mnl_socket *events;
     struct stitch_link links[STITCH_LINKS_MAX];
     size_t n;
@@ -37,7 +38,8 @@ struct stitch_links {
 
 void stitch_links_init(struct stitch_links *l);
 /* `object`: loaded. 0 or -errno. */
-int stitch_links_open(struct stitch_links *l, struct bpf_object *object, int devices);
+int stitch_links_open(struct stitch_links *l, struct bpf_object *object, int devices,
+                      unsigned instance);
 /* Leaves the filters where they are. */
 void stitch_links_close(struct stitch_links *l);
 

@@ -23,6 +23,8 @@
 #define STITCH_MAP_PORTS    "us_st_ports"    /* array: port / 64 → bits; where upstreams listen */
 #define STITCH_MAP_COUNTERS "us_st_counters" /* per-CPU array: STITCH_COUNT_* → u64 */
 #define STITCH_MAP_EVENTS   "us_st_events"   /* ring buffer of stitch_event */
+#define STITCH_MAP_OWNERS \
+    "us_st_owners" /* hash: abi_settings.instance → 1; whose sockets are ours */
 /* Of one capture: array: 0 (IPv4 sockets), 1 (IPv6) → script number; 0: to the listener. */
 #define STITCH_MAP_USE "us_st_use"
 
@@ -139,7 +141,7 @@ struct stitch_flow {
     ABI_U16 got;                          /* octets of the awaited reply */
     ABI_U16 reply_len;                    /* 0: not known yet */
     ABI_U8 code;                          /* its second octet */
-    ABI_U8 ts_at; /* where TSval is in `options`; 0: there is none */
+    ABI_U8 ts_at;                         /* where TSval is in `options`; 0: there is none */
     ABI_U32 unused;
     ABI_U8 options[40];
     struct abi_origin origin;

@@ -43,6 +43,8 @@ PY
 
 app() { cg app ns client "$@"; }
 verdicts() { app "$TOOLS/connects" -c 1 -t 10 "$@" | awk '{print $1 "=" $2}' | paste -sd ' '; }
+# connecting N: so many sockets wait for an answer to their SYN
+connecting() { [[ $(ns client ss -Htn state syn-sent | grep -c .) == "$1" ]]; }
 filtered() { ns client tc filter show dev "$1" egress | grep -q us_st_out; }
 stitch() {
     start stitch -- ns client "$TOOLS/stitch" "$(cg_path app)" "$@"
@@ -84,7 +86,7 @@ ns client tc qdisc del dev up0 clsact
 sed -i s/timeout=4/timeout=20/ "$TMP/talk.py"
 app timeout 20 python3 "$TMP/talk.py" "$NET4" >"$TMP/talk" 2>&1 &
 talk=$!
-sleep 0.3
+wait_for 10 connecting 1
 ended_before=$(grep -c . "${LOG[eater]}")
 kill -TERM "${PID[stitch]}"
 kill -CONT "${PID[stitch]}"
@@ -105,7 +107,7 @@ is "$(verdicts "$NET6" 20000)" "20000=ETIMEDOUT" "an interface that nobody has s
 is "$(ns proxy "$TOOLS/verdicts" ask 127.0.0.1 1091 total)" "$total" "not even a SYN"
 app "$TOOLS/connects" -c 1 -t 10 "$NET6" 20000 >"$TMP/late" &
 late=$!
-sleep 0.3
+wait_for 10 connecting 1
 kill -CONT "${PID[stitch]}"
 wait $late
 like "$(cat "$TMP/late")" "^20000 OK" "once it is seen, the SYN that comes again gets through"
@@ -126,7 +128,7 @@ app "$TOOLS/connects" -c 1 -t 10 "$NET4" 20002 >"$TMP/late" &
 late=$!
 app "$TOOLS/connects" -c 1 -t 10 "$NET4" 20016 >"$TMP/refused" &
 refused=$!
-sleep 0.1
+wait_for 2 connecting 2
 unstitch KILL
 wait $late $refused
 like "$(cat "$TMP/late")" "^20002 OK" "who is killed in the middle of a handshake leaves it to its end"
@@ -135,17 +137,22 @@ is "$(app "$TOOLS/who" "$NET4" 9000)" "$CLIENT4" "and nobody else is turned anyw
 
 # --- in order: what is under way ends, what stands goes on without any program
 stitch "socks5://$PROXY4:1082"
-app python3 - "$NET4" >"$TMP/long" 2>&1 <<'PY' &
+cat >"$TMP/long.py" <<'PY'
 import socket, sys, time
 s = socket.create_connection((sys.argv[1], 9000), timeout=10)
-time.sleep(1.5)
+print("connected", flush=True)
+sys.stdin.readline()
 s.sendall(b"GET / HTTP/1.0\r\n\r\n")
 print("got", s.recv(100))
 PY
+mkfifo "$TMP/go"
+app timeout 20 python3 "$TMP/long.py" "$NET4" <"$TMP/go" >"$TMP/long" 2>&1 &
 long=$!
-sleep 0.5
+exec 7>"$TMP/go"
+wait_for 10 grep -q connected "$TMP/long"
 unstitch
+echo >&7
 wait $long
-like "$(cat "$TMP/long")" "^got b'$EXIT4" "what is established goes on without any program of ours"
+like "$(cat "$TMP/long")" "got b'$EXIT4" "what is established goes on without any program of ours"
 is "$(ns client tc filter show dev up0 egress | grep -c us_st_)" 0 "there is none"
 done_testing
