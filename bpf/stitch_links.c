@@ -114,6 +114,15 @@ static int put_filter(const struct stitch_links *l, int index, enum bpf_tc_attac
     return bpf_tc_attach(&hook, &options);
 }
 
+/* An earlier process has left its filter there: the qdisc was made for it, or serves others too. */
+static bool was_ours(const struct stitch_links *l, int index)
+{
+    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = index, .attach_point = BPF_TC_INGRESS);
+    LIBBPF_OPTS(bpf_tc_opts, options, .handle = l->handle, .priority = PRIORITY);
+
+    return bpf_tc_query(&hook, &options) == 0;
+}
+
 static void take_filter(const struct stitch_links *l, int index, enum bpf_tc_attach_point where)
 {
     LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = index, .attach_point = where);
@@ -131,10 +140,10 @@ static int put_filters(struct stitch_links *l, struct stitch_link *link, bool ba
     const uint8_t one = 1;
     int r = bpf_tc_hook_create(&hook);
 
-    if (r == 0)
-        link->made_qdisc = true;
-    else if (r != -EEXIST)
+    if (r < 0 && r != -EEXIST)
         return r;
+    if (r == 0 || was_ours(l, link->index))
+        link->made_qdisc = true;
     r = put_filter(l, link->index, BPF_TC_INGRESS, bare ? STITCH_IN_BARE : STITCH_IN);
     if (r == 0)
         r = put_filter(l, link->index, BPF_TC_EGRESS, bare ? STITCH_OUT_BARE : STITCH_OUT);
@@ -295,19 +304,69 @@ int stitch_links_follow(struct stitch_links *l)
     }
 }
 
+static int on_filter(const struct nlmsghdr *message, void *ctx)
+{
+    bool *found = ctx;
+
+    *found |= message->nlmsg_type == RTM_NEWTFILTER;
+    return MNL_CB_OK;
+}
+
+/* Whether anybody has a filter there; in doubt, yes. */
+static bool has_filters(struct mnl_socket *s, int index, uint32_t parent)
+{
+    char buf[16384];
+    struct nlmsghdr *request = mnl_nlmsg_put_header(buf);
+    unsigned seq = (unsigned)time(NULL);
+    struct tcmsg *tc;
+    bool found = false;
+    int r = 1;
+
+    request->nlmsg_type = RTM_GETTFILTER;
+    request->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+    request->nlmsg_seq = seq;
+    tc = mnl_nlmsg_put_extra_header(request, sizeof(*tc));
+    tc->tcm_ifindex = index;
+    tc->tcm_parent = parent;
+    if (mnl_socket_sendto(s, request, request->nlmsg_len) < 0)
+        return true;
+    while (r > 0) {
+        ssize_t n = mnl_socket_recvfrom(s, buf, sizeof(buf));
+
+        r = n < 0 ? -1
+                  : mnl_cb_run(buf, (size_t)n, seq, mnl_socket_get_portid(s), on_filter, &found);
+    }
+    return found || r < 0;
+}
+
+/* A qdisc that was made for our filters goes with them, unless somebody uses it meanwhile. */
+static void take_qdisc(struct mnl_socket *s, int index)
+{
+    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = index,
+                .attach_point = BPF_TC_INGRESS | BPF_TC_EGRESS);
+
+    if (!has_filters(s, index, TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)) &&
+        !has_filters(s, index, TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS)))
+        bpf_tc_hook_destroy(&hook);
+}
+
 void stitch_links_detach(struct stitch_links *l)
 {
+    struct mnl_socket *s = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
+
+    if (s != NULL && mnl_socket_bind(s, 0, MNL_SOCKET_AUTOPID) < 0) {
+        mnl_socket_close(s);
+        s = NULL;
+    }
     while (l->n > 0) {
         struct stitch_link link = l->links[l->n - 1];
 
         forget(l, link.index);
         take_filter(l, link.index, BPF_TC_EGRESS);
         take_filter(l, link.index, BPF_TC_INGRESS);
-        if (link.made_qdisc) {
-            LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = link.index,
-                        .attach_point = BPF_TC_INGRESS | BPF_TC_EGRESS);
-
-            bpf_tc_hook_destroy(&hook);
-        }
+        if (link.made_qdisc && s != NULL)
+            take_qdisc(s, link.index);
     }
+    if (s != NULL)
+        mnl_socket_close(s);
 }

@@ -153,6 +153,20 @@ wait_for 10 grep -q connected "$TMP/long"
 unstitch
 echo >&7
 wait $long
-like "$(cat "$TMP/long")" "got b'$EXIT4" "what is established goes on without any program of ours"
+like "$(cat "$TMP/long")" "got b'.*$EXIT4" "what is established goes on without any program of ours"
 is "$(ns client tc filter show dev up0 egress | grep -c us_st_)" 0 "there is none"
+unlike "$(ns client tc qdisc show dev up0)" clsact "nor a qdisc for them"
+
+# --- somebody else's filter on the same qdisc stays
+stitch "socks5://$PROXY4:1082"
+if ns client tc filter add dev up0 egress pref 7 protocol ip u32 match u32 0 0 action pass 2>/dev/null ||
+    ns client tc filter add dev up0 egress pref 7 bpf da obj "$B/bpf/hold.bpf.o" sec cgroup_skb/egress 2>/dev/null ||
+    ns client tc filter add dev up0 egress pref 7 bpf da obj "$B/bpf/stitch.bpf.o" sec tc 2>/dev/null; then
+    unstitch
+    like "$(ns client tc filter show dev up0 egress)" "pref 7" "another's filter stays"
+    unlike "$(ns client tc filter show dev up0 egress)" "pref 1 " "and ours are gone"
+else
+    skip "another's filter stays" "tc can add none here" 2
+    unstitch
+fi
 done_testing
