@@ -96,6 +96,7 @@ static int load(const struct bpf_stitch_options *o, struct bpf_object **ret)
     int r;
 
     bpf_object_log_through_us();
+    /* cppcheck-suppress comparePointers; two symbols of one object */
     object = bpf_object__open_mem(bpf_embed_stitch, BPF_EMBED_SIZE(stitch), &options);
     if (object == NULL)
         return -errno;
