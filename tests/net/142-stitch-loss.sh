@@ -3,17 +3,20 @@
 #
 # Stitch on a bad path: whatever segment of the handshake is lost, in whichever direction, it comes
 # again, and what follows is an ordinary connection. Answers in single bytes, too.
+#
+# The SOCKS servers are behind a router that loses: who drops what itself sends is told so, and a
+# server gives up a connection whose SYN-ACK cannot be sent again.
 . "$(dirname "$0")/lib.sh"
 
 need nft
 topology
 cg_new app
-start verdicts -- ns proxy "$TOOLS/verdicts" serve :: 1090 1091
+start verdicts -- ns net "$TOOLS/verdicts" serve :: 1090 1091
 start sink -- ns net "$TOOLS/pattern" serve :: 9004
-wait_port proxy tcp :: 1090
+wait_port net tcp :: 1090
 wait_port net tcp :: 9004
-PEER_NAME=serve peer_serve proxy "$PROXY4" 1082
-PEER_NAME=slow peer_bad proxy "$PROXY4" 1085 slow 5
+PEER_NAME=serve peer_serve net "$NET4" 1082
+PEER_NAME=slow peer_bad net "$NET4" 1085 slow 5
 
 app() { cg app ns client "$@"; }
 stitch() {
@@ -26,16 +29,14 @@ loss() { # PERCENT
 	table inet test_loss
 	delete table inet test_loss
 	table inet test_loss {
-	    chain in { type filter hook prerouting priority -400
-	        iif down0 meta l4proto tcp numgen random mod 100 < $1 drop; }
-	    chain out { type filter hook postrouting priority 400
-	        oif down0 meta l4proto tcp numgen random mod 100 < $1 drop; }
+	    chain forward { type filter hook forward priority 0
+	        meta l4proto tcp numgen random mod 100 < $1 drop; }
 	}
 	NFT
 }
 
 loss 10 2>/dev/null || skip_all "this nft cannot drop at random"
-for url in "socks5://$PROXY4:1090" "socks5://[$PROXY6]:1090"; do
+for url in "socks5://$NET4:1090" "socks5://[$NET6]:1090"; do
     to=$NET4
     [[ $url == *[* ]] && to=$NET6
     stitch "$url"
@@ -44,11 +45,11 @@ for url in "socks5://$PROXY4:1090" "socks5://[$PROXY6]:1090"; do
     is "$(app "$TOOLS/connects" -q -t 120 -n 100 "$to" 20006)" "100 20006 EHOSTUNREACH" "$to: unreachable likewise"
     unstitch
 done
-stitch "socks5://$PROXY4:1085"
+stitch "socks5://$NET4:1085"
 loss 3
 check "answers in single bytes, some of them lost" -- app "$TOOLS/pattern" both -t 60 "$NET4" 9004 64K
 unstitch
-stitch "socks5://$PROXY4:1082"
+stitch "socks5://$NET4:1082"
 loss 1
 check "8 MiB each way, half-close" -- app "$TOOLS/pattern" both -t 100 "$NET4" 9004 8M
 unstitch
