@@ -56,7 +56,7 @@ static const char *const lasting_names[N_LASTING] = {
     [COUNTERS] = ABI_MAP_COUNTERS, [SOCKETS] = ABI_MAP_SOCKETS, [USE] = STITCH_MAP_USE,
 };
 
-_Static_assert(N_HOOKS + 1 <= BPF_CAPTURE_MAX_FDS, "room for the links");
+_Static_assert(N_HOOKS + BPF_HOLDER_LINKS <= BPF_CAPTURE_MAX_FDS, "room for the links");
 
 struct bpf_capture {
     uint64_t instance;
@@ -440,15 +440,11 @@ int bpf_capture_origin_fd(const struct bpf_capture *capture)
 
 int bpf_capture_fds(const struct bpf_capture *capture, int *ret, size_t max)
 {
-    int hold = bpf_holder_link(capture->holder);
-
     for (size_t i = 0; i < N_HOOKS && i < max; i++)
         ret[i] = capture->links[i];
-    if (hold < 0)
-        return (int)N_HOOKS;
-    if (max > N_HOOKS)
-        ret[N_HOOKS] = hold;
-    return (int)N_HOOKS + 1;
+    if (max <= N_HOOKS)
+        return (int)N_HOOKS + bpf_holder_links(capture->holder, NULL, 0);
+    return (int)N_HOOKS + bpf_holder_links(capture->holder, ret + N_HOOKS, max - N_HOOKS);
 }
 
 int bpf_capture_ring_fd(const struct bpf_capture *capture, unsigned seat)

@@ -45,8 +45,8 @@ int bpf_cgroup_attach(const struct capture_set *set, size_t policy_index, int cg
  * Puts another policy in force on the same cgroup, program by program, each atomically: no
  * connection goes uncaptured meanwhile. Links, origin map, rings and event descriptor stay what
  * they were, so what workers and others have inherited stays valid, connections in the backlog keep
- * their origins, and SYNs that are held stay held. A capture that becomes honest gets one link
- * more, and loses it with its last ring. Errors as above; on failure the old policy is in force,
+ * their origins, and SYNs that are held stay held. A capture that becomes honest gets two links
+ * more, and loses them with its last ring. Errors as above; on failure the old policy is in force,
  * unless `why` says that it is mixed.
  */
 int bpf_cgroup_replace(struct bpf_capture *capture, const struct capture_set *set,

@@ -113,7 +113,7 @@ struct {
     __uint(map_flags, BPF_F_NO_PREALLOC);
     __type(key, int);
     __type(value, struct abi_socket);
-} us_sockets_3 SEC(".maps");
+} us_sockets_4 SEC(".maps");
 
 /* Of a capture that stitches; the loader brings those of stitch.bpf.c, but for us_st_use. */
 struct {
@@ -240,7 +240,7 @@ static __always_inline struct abi_socket *decide(struct bpf_sock *sk, __u32 deci
                                                  const struct abi_endpoint *to)
 {
     struct abi_socket *state =
-        bpf_sk_storage_get(&us_sockets_3, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+        bpf_sk_storage_get(&us_sockets_4, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 
     if (!state)
         return NULL;
@@ -249,6 +249,7 @@ static __always_inline struct abi_socket *decide(struct bpf_sock *sk, __u32 deci
     state->sent = 0;
     state->script = 0;
     state->stitched = 0;
+    state->hasty = 0;
     copy_ip(state->to.ip, to->ip);
     state->to.port = to->port;
     return state;
@@ -428,7 +429,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct ab
     if (ctx->type != SOCK_STREAM || (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) || !sk)
         return VERDICT_LEAVE;
 
-    state = bpf_sk_storage_get(&us_sockets_3, sk, NULL, 0);
+    state = bpf_sk_storage_get(&us_sockets_4, sk, NULL, 0);
     if (state) {
         if (state->decision && state->instance != settings.instance && !state->sent &&
             same_endpoint(&state->to, to))
@@ -510,7 +511,7 @@ static __always_inline struct abi_socket *redirected(struct bpf_sock_addr *ctx,
 
     if (!sk)
         return NULL;
-    state = bpf_sk_storage_get(&us_sockets_3, sk, NULL, 0);
+    state = bpf_sk_storage_get(&us_sockets_4, sk, NULL, 0);
     if (!state || (state->decision != ABI_PROXY && state->decision != ABI_STITCH) ||
         !same_endpoint(&state->to, peer))
         return NULL;
@@ -564,7 +565,7 @@ static __always_inline void tell_mptcp(struct bpf_sock *sk, const struct abi_soc
 
     if (!whole)
         return;
-    copy = bpf_sk_storage_get(&us_sockets_3, whole, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+    copy = bpf_sk_storage_get(&us_sockets_4, whole, NULL, BPF_SK_STORAGE_GET_F_CREATE);
     if (copy)
         *copy = *state;
 }
@@ -599,7 +600,7 @@ int us_sockops(struct bpf_sock_ops *ctx)
     sk = ctx->sk;
     if (!sk)
         return 1;
-    state = bpf_sk_storage_get(&us_sockets_3, sk, NULL, 0);
+    state = bpf_sk_storage_get(&us_sockets_4, sk, NULL, 0);
     if (!state || !state->decision)
         return 1;
     state->sent = 1;

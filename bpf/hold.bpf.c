@@ -10,7 +10,14 @@
  * the same way. The worker of the seat lets the connection come true by sending the SYN itself,
  * from a raw socket, which has no such state and passes.
  *
- * The program sees every packet of the cgroup: one that is not a SYN costs two loads.
+ * us_hasty meets what comes back. Between the handshake's small socket and the connection's own the
+ * kernel has neither in its table for a moment, and the application's first data, on another CPU,
+ * finds the listener, which answers with a reset (nft/hasty.c tells more). While nothing of the
+ * data has arrived, the first such reset is dropped, with those right behind it, and the data comes
+ * again 200 ms later. Another reset passes, so that nothing can hang.
+ *
+ * The programs see every packet of the cgroup: one that is not a SYN costs us_hold two loads, and
+ * one that has not the length of a reset costs us_hasty two comparisons.
  */
 #include <linux/bpf.h>
 #include <stdbool.h>
@@ -32,9 +39,12 @@
 #define TCP_RST   0x04
 #define TCP_ACK   0x10
 
-/* What an egress program answers. DROP is no congestion (2), which would slow the socket down. */
+/* What the programs answer. DROP is no congestion (2), which would slow the socket down. */
 #define DROP 0
 #define PASS 1
+
+/* In ms: less than what TCP waits before it sends again. */
+#define HASTY_TIME 100
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -63,7 +73,7 @@ struct {
     __uint(map_flags, BPF_F_NO_PREALLOC);
     __type(key, int);
     __type(value, struct abi_socket);
-} us_sockets_3 SEC(".maps");
+} us_sockets_4 SEC(".maps");
 
 static __always_inline int miss(void)
 {
@@ -125,11 +135,47 @@ int us_hold(struct __sk_buff *skb)
 
     if (!sk || sk->state != BPF_TCP_SYN_SENT)
         return PASS;
-    state = bpf_sk_storage_get(&us_sockets_3, sk, NULL, 0);
+    state = bpf_sk_storage_get(&us_sockets_4, sk, NULL, 0);
     if (!state || state->decision != ABI_PROXY || state->instance != settings.instance ||
         !state->seat)
         return PASS;
     if ((tcp_flags(skb) & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) != TCP_SYN)
         return PASS;
     return hold(skb, state);
+}
+
+/*
+ * Whether the socket has sent data of which nothing has arrived: TCP will send it again. A reset
+ * that answers a bare ACK would not come a second time. (What it counts as acknowledged is its SYN;
+ * `packets_out` is not yet counted when the reset comes back at once, on the same CPU.)
+ */
+static __always_inline bool repeats(struct bpf_sock *sk)
+{
+    struct bpf_tcp_sock *tcp;
+
+    sk = bpf_sk_fullsock(sk);
+    tcp = sk ? bpf_tcp_sock(sk) : NULL;
+    return tcp && tcp->data_segs_out && tcp->bytes_acked <= 1;
+}
+
+/* Of whoever is connected to a seat's listener by us; a reset of the listener has no options. */
+SEC("cgroup_skb/ingress")
+int us_hasty(struct __sk_buff *skb)
+{
+    struct bpf_sock *sk = skb->sk;
+    struct abi_socket *state;
+    __u32 now;
+
+    if (skb->len != IPV4_HEADER + TCP_HEADER && skb->len != IPV6_HEADER + TCP_HEADER)
+        return PASS;
+    if ((tcp_flags(skb) & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) != TCP_RST || !sk)
+        return PASS;
+    state = bpf_sk_storage_get(&us_sockets_4, sk, NULL, 0);
+    if (!state || state->decision != ABI_PROXY || state->instance != settings.instance ||
+        !state->seat || !repeats(sk))
+        return PASS;
+    now = (__u32)(bpf_ktime_get_ns() / 1000000) | 1;
+    if (!state->hasty)
+        state->hasty = now;
+    return now - state->hasty < HASTY_TIME ? DROP : PASS;
 }

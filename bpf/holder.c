@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * bpf/holder.h. us_hold knows no policy and is never replaced: what is held, and for whom, is with
- * the sockets. A change of policy adds rings before the connect programs can choose their seats,
- * and takes rings away when they no longer do.
+ * bpf/holder.h. The programs know no policy and are never replaced: what is held, and for whom, is
+ * with the sockets. A change of policy adds rings before the connect programs can choose their
+ * seats, and takes rings away when they no longer do.
  */
 #include "bpf/holder.h"
 
@@ -29,9 +29,18 @@
  */
 #define RING_SIZE (1u << 20)
 
+/* In the order of attaching: who is held must already be safe from what may befall him then. */
+static const struct {
+    const char *program;
+    enum bpf_attach_type type;
+} hooks[BPF_HOLDER_LINKS] = {
+    {"us_hasty", BPF_CGROUP_INET_INGRESS},
+    {"us_hold", BPF_CGROUP_INET_EGRESS},
+};
+
 struct bpf_holder {
-    int link;  /* -1: not attached */
-    int rings; /* ABI_MAP_RINGS; -1: not loaded */
+    int links[BPF_HOLDER_LINKS]; /* all -1: not attached */
+    int rings;                   /* ABI_MAP_RINGS; -1: not loaded */
     int ring[CAPTURE_SEATS];
 };
 
@@ -43,19 +52,42 @@ struct bpf_holder *bpf_holder_new(void)
 
     if (h == NULL)
         return NULL;
-    h->link = h->rings = -1;
+    h->rings = -1;
+    for (size_t i = 0; i < BPF_HOLDER_LINKS; i++)
+        h->links[i] = -1;
     for (size_t i = 0; i < CAPTURE_SEATS; i++)
         h->ring[i] = -1;
     return h;
 }
 
-/* Loads and attaches. Without a ring the program holds nothing yet. */
+static int attach_one(struct bpf_object *object, const char *name, enum bpf_attach_type type,
+                      int cgroup, char *why, size_t why_size)
+{
+    int program = bpf_object_dup_program(object, name), link;
+
+    if (program < 0) {
+        bpf_object_explain(program, WHAT, why, why_size);
+        return program;
+    }
+    link = bpf_object_attach(program, name, cgroup, type, why, why_size);
+    fd_close(&program);
+    return link;
+}
+
+static void close_all(struct bpf_holder *h)
+{
+    for (size_t i = 0; i < BPF_HOLDER_LINKS; i++)
+        fd_close(&h->links[i]);
+    fd_close(&h->rings);
+}
+
+/* Loads and attaches. Without a ring us_hold holds nothing yet. */
 static int attach(struct bpf_holder *h, const struct bpf_holder_base *base, char *why,
                   size_t why_size)
 {
     const struct abi_hold_settings settings = {.instance = base->instance};
     struct bpf_object *object = NULL;
-    int r, program = -1, link = -1;
+    int r;
 
     /* cppcheck-suppress comparePointers; two symbols of one object */
     r = bpf_object_open(bpf_embed_hold, BPF_EMBED_SIZE(hold), "us_hold", &settings,
@@ -67,22 +99,17 @@ static int attach(struct bpf_holder *h, const struct bpf_holder_base *base, char
     if (r == 0)
         r = bpf_object__load(object);
     if (r == 0)
-        r = program = bpf_object_dup_program(object, "us_hold");
-    if (r >= 0)
         r = h->rings = bpf_object_dup_map(object, ABI_MAP_RINGS);
     if (r < 0)
         bpf_object_explain(r, WHAT, why, why_size);
-    else
-        r = link = bpf_object_attach(program, "us_hold", base->cgroup, BPF_CGROUP_INET_EGRESS, why,
-                                     why_size);
-    fd_close(&program);
+    for (size_t i = 0; r >= 0 && i < BPF_HOLDER_LINKS; i++)
+        r = h->links[i] =
+            attach_one(object, hooks[i].program, hooks[i].type, base->cgroup, why, why_size);
     bpf_object__close(object);
-    if (r < 0) {
-        fd_close(&h->rings);
-        return r;
-    }
-    h->link = link;
-    return 0;
+    if (r >= 0)
+        return 0;
+    close_all(h);
+    return r;
 }
 
 /* Together if the kernel can: it waits for its CPUs after each call, some 15 ms. */
@@ -129,7 +156,7 @@ int bpf_holder_grow(struct bpf_holder *h, const struct bpf_holder_base *base,
 
     for (size_t i = 0; i < CAPTURE_SEATS; i++)
         any |= wanted->has[i];
-    if (any && h->link < 0)
+    if (any && h->links[0] < 0)
         r = attach(h, base, why, why_size);
     if (r < 0 || !any)
         return r;
@@ -156,8 +183,7 @@ void bpf_holder_shrink(struct bpf_holder *h, const struct bpf_holder_seats *kept
     if (any)
         return;
     bpf_holder_detach(h);
-    fd_close(&h->link);
-    fd_close(&h->rings);
+    close_all(h);
 }
 
 void bpf_holder_get_seats(const struct bpf_holder *h, struct bpf_holder_seats *ret)
@@ -173,17 +199,23 @@ int bpf_holder_ring(const struct bpf_holder *h, unsigned seat)
     return h->ring[seat];
 }
 
-int bpf_holder_link(const struct bpf_holder *h)
+int bpf_holder_links(const struct bpf_holder *h, int *ret, size_t max)
 {
-    return h->link;
+    if (h->links[0] < 0)
+        return 0;
+    for (size_t i = 0; i < BPF_HOLDER_LINKS && i < max; i++)
+        ret[i] = h->links[i];
+    return BPF_HOLDER_LINKS;
 }
 
 void bpf_holder_detach(struct bpf_holder *h)
 {
-    int r = h->link < 0 ? 0 : bpf_link_detach(h->link);
+    for (size_t i = 0; i < BPF_HOLDER_LINKS; i++) {
+        int r = h->links[i] < 0 ? 0 : bpf_link_detach(h->links[i]);
 
-    if (r < 0)
-        log_warning("us_hold cannot be detached: %s", strerror(-r));
+        if (r < 0)
+            log_warning("%s cannot be detached: %s", hooks[i].program, strerror(-r));
+    }
 }
 
 void bpf_holder_free(struct bpf_holder *h)
@@ -192,7 +224,6 @@ void bpf_holder_free(struct bpf_holder *h)
         return;
     for (size_t i = 0; i < CAPTURE_SEATS; i++)
         fd_close(&h->ring[i]);
-    fd_close(&h->link);
-    fd_close(&h->rings);
+    close_all(h);
     free(h);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The keeper's half of holding SYNs: hold.bpf.c on one cgroup, and a ring buffer for each seat.
- * Both are there as long as some seat has a ring, and cost nothing otherwise. A part of
+ * They are there as long as some seat has a ring, and cost nothing otherwise. A part of
  * bpf/cgroup.h.
  */
 #ifndef UNDERSOCK_BPF_HOLDER_H
@@ -14,6 +14,8 @@
 #include "capture.h"
 
 struct bpf_holder;
+
+#define BPF_HOLDER_LINKS 2
 
 /* What it shares with the connect programs of its capture. The descriptors stay the caller's. */
 struct bpf_holder_base {
@@ -37,15 +39,16 @@ struct bpf_holder *bpf_holder_new(void);
  */
 int bpf_holder_grow(struct bpf_holder *holder, const struct bpf_holder_base *base,
                     const struct bpf_holder_seats *wanted, char *why, size_t why_size);
-/* Takes the rings away of all seats but `kept`; with the last one us_hold is detached. */
+/* Takes the rings away of all seats but `kept`; with the last one the programs are detached. */
 void bpf_holder_shrink(struct bpf_holder *holder, const struct bpf_holder_seats *kept);
 /* Those that have a ring. */
 void bpf_holder_get_seats(const struct bpf_holder *holder, struct bpf_holder_seats *ret);
 
 /* A seat's ring, or -ENOENT. Owned by the holder. */
 int bpf_holder_ring(const struct bpf_holder *holder, unsigned seat);
-/* The link of us_hold; -1: not attached. Owned by the holder. */
-int bpf_holder_link(const struct bpf_holder *holder);
+/* The links, up to `max` of them; returns how many there are (0 or BPF_HOLDER_LINKS). Owned by the
+ * holder. */
+int bpf_holder_links(const struct bpf_holder *holder, int *ret, size_t max);
 
 /* Detaches, whoever else holds the link. */
 void bpf_holder_detach(struct bpf_holder *holder);

@@ -186,13 +186,34 @@ static __always_inline bool may_redirect(struct fastpath_stream *s, __u32 stream
     return true;
 }
 
-/* The most that the kernel removes at a time. */
-#define CUT_MAX 4095u
+/* The most that the kernel removes at a time, and how many times it takes for any packet. */
+#define CUT_MAX  4095u
+#define CUTS_MAX 32
+
+struct cut {
+    struct __sk_buff *skb;
+    __u32 left;
+};
+
+/* 1: done, or it cannot be. A loop of C would be verified turn by turn, which takes longer than all
+ * the rest of loading. */
+static long cut_some(__u32 turn, void *ctx)
+{
+    struct cut *cut = ctx;
+    __u32 n = cut->left < CUT_MAX ? cut->left : CUT_MAX;
+
+    (void)turn;
+    if (n == 0 || bpf_skb_adjust_room(cut->skb, -(__s32)n, 0, 0) < 0)
+        return 1;
+    cut->left -= n;
+    return 0;
+}
 
 /* Removes what was handed on before. False: it could not be done, or nothing would be left. */
 static __always_inline bool cut_repeated(struct __sk_buff *skb, struct fastpath_stream *s)
 {
-    __u32 seq, repeated, n;
+    struct cut cut;
+    __u32 seq, repeated;
 
     if (bpf_core_read(&seq, sizeof(seq), &((struct sk_buff *)skb)->cb) < 0)
         return false;
@@ -212,13 +233,10 @@ static __always_inline bool cut_repeated(struct __sk_buff *skb, struct fastpath_
     /* The next byte is missing, which cannot be; or all of it is old. */
     if ((__s32)repeated < 0 || repeated >= skb->len)
         return false;
-    for (int i = 0; i < 32 && repeated; i++) {
-        n = repeated < CUT_MAX ? repeated : CUT_MAX;
-        if (bpf_skb_adjust_room(skb, -(__s32)n, 0, 0) < 0)
-            return false;
-        repeated -= n;
-    }
-    return !repeated;
+    cut.skb = skb;
+    cut.left = repeated;
+    bpf_loop(CUTS_MAX, cut_some, &cut, 0);
+    return !cut.left;
 }
 
 /* What user space must put an end to. */

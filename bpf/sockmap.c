@@ -56,13 +56,18 @@
 
 /* What the kernel need not know of a stream. */
 struct stream {
-    uint64_t owner;
-    uint64_t sent_before;     /* the target's balance at join() */
-    uint64_t received_before; /* bytes the source had received and handed out */
-    uint64_t cookie;          /* of the source */
-    int64_t rests_until;      /* free: not to be used before */
-    int from, to;             /* -1: free */
-    uint32_t next;            /* in the free list */
+    int from, to; /* -1: free */
+    union {
+        struct {
+            uint64_t owner;
+            uint64_t sent_before;     /* the target's balance at join() */
+            uint64_t received_before; /* bytes the source had received and handed out */
+        };
+        struct {                 /* free */
+            int64_t rests_until; /* not to be used before */
+            uint32_t next;       /* in the free list */
+        };
+    };
 };
 
 struct sockmap {
@@ -144,6 +149,14 @@ static int handed_out(int fd, uint64_t *ret)
         before = after;
     }
     return r < 0 ? r : -EAGAIN;
+}
+
+/* Never changes in a socket's life. */
+static int cookie_of(int fd, uint64_t *ret)
+{
+    socklen_t len = sizeof(*ret);
+
+    return getsockopt(fd, SOL_SOCKET, SO_COOKIE, ret, &len) < 0 ? -errno : 0;
 }
 
 static bool established(int fd)
@@ -256,9 +269,12 @@ static bool op_resume(void *ctx, uint32_t i)
 /* Takes what is there of the stream out of the maps. */
 static void remove_elements(struct sockmap *m, uint32_t i)
 {
+    uint64_t cookie;
+
     bpf_map_delete_elem(m->sources, &i);
     bpf_map_delete_elem(m->targets, &i);
-    bpf_map_delete_elem(m->index, &m->streams[i].cookie);
+    if (cookie_of(m->streams[i].from, &cookie) == 0)
+        bpf_map_delete_elem(m->index, &cookie);
 }
 
 static void end(struct sockmap *m, uint32_t i)
@@ -273,20 +289,23 @@ static int insert(struct sockmap *m, uint32_t i)
 {
     const struct stream *s = &m->streams[i];
     uint32_t to = (uint32_t)s->to, from = (uint32_t)s->from;
+    uint64_t cookie;
     char byte;
-    int r = bpf_map_update_elem(m->index, &s->cookie, &i, BPF_NOEXIST);
+    int r = cookie_of(s->from, &cookie);
 
+    if (r == 0)
+        r = bpf_map_update_elem(m->index, &cookie, &i, BPF_NOEXIST);
     if (r < 0)
         return r;
     r = bpf_map_update_elem(m->targets, &i, &to, BPF_NOEXIST);
     if (r < 0) {
-        bpf_map_delete_elem(m->index, &s->cookie);
+        bpf_map_delete_elem(m->index, &cookie);
         return r;
     }
     r = bpf_map_update_elem(m->sources, &i, &from, BPF_NOEXIST);
     if (r < 0) {
         bpf_map_delete_elem(m->targets, &i);
-        bpf_map_delete_elem(m->index, &s->cookie);
+        bpf_map_delete_elem(m->index, &cookie);
         return r;
     }
     recv(s->from, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
@@ -295,15 +314,12 @@ static int insert(struct sockmap *m, uint32_t i)
 
 static int prepare(struct stream *s, int from, int to, uint64_t owner, bool queued)
 {
-    socklen_t len = sizeof(s->cookie);
     char byte;
     int r;
 
-    *s = (struct stream){.owner = owner, .from = from, .to = to, .next = FASTPATH_NONE};
+    *s = (struct stream){.owner = owner, .from = from, .to = to};
     if (!established(from) || !established(to))
         return -EOPNOTSUPP;
-    if (getsockopt(from, SOL_SOCKET, SO_COOKIE, &s->cookie, &len) < 0)
-        return -errno;
     /* The last moment at which something may be left in a packet that was read in part. */
     if (recv(from, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0) {
         if (!queued)
@@ -578,7 +594,7 @@ int bpf_sockmap_open(const struct sockmap_options *o, uint32_t own_mark, struct 
         bpf_object_explain(r, "the sockmap", why, why_size);
     } else {
         f.event_fd = m->events;
-        r = bpf_sockmap_test(&f, own_mark, why, why_size);
+        r = o->proven ? 0 : bpf_sockmap_test(&f, own_mark, why, why_size);
         m->counters = (struct fastpath_counters){0};
     }
     if (r < 0) {

@@ -19,6 +19,7 @@ struct sockmap_options {
     uint64_t burst_time;  /* nanoseconds; a stream in which more than burst_bytes come within */
     uint32_t burst_bytes; /* that time on top of others passes as bulk; 0: none does */
     uint32_t waiting_max; /* bytes passed and not taken that are an overrun; 0: 64 MiB */
+    bool proven;          /* this kernel has passed the proof already: it is left out */
 };
 
 /*
@@ -26,6 +27,7 @@ struct sockmap_options {
  * what the fast path relies on (bpf/sockmap_test.c); takes some milliseconds and CAP_BPF and
  * CAP_NET_ADMIN. What it returns needs neither any more, only bpf(2) for updating and deleting
  * elements, and SO_ATTACH_BPF. 0, or -errno with a reason in `why`; then nothing is left open.
+ * -EPROTO: this kernel has failed the proof, and would again.
  * `own_mark`: for the sockets of the proof, where the captures must leave them alone; 0: none.
  */
 int bpf_sockmap_open(const struct sockmap_options *o, uint32_t own_mark, struct fastpath *ret,
@@ -34,8 +36,8 @@ int bpf_sockmap_open(const struct sockmap_options *o, uint32_t own_mark, struct 
 void bpf_sockmap_close(struct fastpath *f);
 
 /*
- * The proof alone. 0, or -errno with the case that failed in `why`: -ENETUNREACH and the like when
- * there is no loopback to try it on.
+ * The proof alone. 0; -EPROTO with the case that failed in `why`; or -errno when it could not be
+ * tried: -ENETUNREACH and the like when there is no loopback.
  */
 int bpf_sockmap_test(const struct fastpath *f, uint32_t own_mark, char *why, size_t why_size);
 /* For the proof: joins although something is queued in `from`, nothing of which was read. */

@@ -448,14 +448,18 @@ int bpf_sockmap_test(const struct fastpath *f, uint32_t own_mark, char *why, siz
 
     for (size_t i = 0; r == 0 && i < sizeof(cases) / sizeof(cases[0]); i++) {
         r = open_pair(&p, f, own_mark);
+        bool opened = r == 0;
+
         if (r < 0)
             snprintf(why, why_size, "no connection over loopback to prove the sockmap on: %s",
                      strerror(-r));
         else
             r = cases[i].run(&p);
-        if (r < 0 && p.app[1] >= 0)
+        if (r < 0 && opened) {
             snprintf(why, why_size, "this kernel's sockmap failed its proof: %s: %s", cases[i].name,
                      strerror(-r));
+            r = -EPROTO;
+        }
         close_pair(&p);
     }
     return r;

@@ -103,7 +103,7 @@ struct {
     __uint(map_flags, BPF_F_NO_PREALLOC);
     __type(key, int);
     __type(value, struct abi_socket);
-} us_sockets_3 SEC(".maps");
+} us_sockets_4 SEC(".maps");
 
 /* The octets of a reply that matter, as far as they are in the segment. */
 struct octets {
@@ -132,7 +132,7 @@ static __always_inline struct abi_socket *stitched_socket(struct __sk_buff *skb)
     sk = bpf_sk_fullsock(sk);
     if (!sk)
         return NULL;
-    state = bpf_sk_storage_get(&us_sockets_3, sk, NULL, 0);
+    state = bpf_sk_storage_get(&us_sockets_4, sk, NULL, 0);
     if (!state || state->decision != ABI_STITCH || state->stitched)
         return NULL;
     return bpf_map_lookup_elem(&us_st_owners, &state->instance) ? state : NULL;

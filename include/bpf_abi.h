@@ -6,7 +6,7 @@
  * ::ffff:a.b.c.d, as in addr.h.
  *
  * Programs of connect.bpf.c, by name: us_connect4, us_connect6, us_getpeername4, us_getpeername6,
- * us_sockops; of hold.bpf.c: us_hold. Their maps: see ABI_MAP_*.
+ * us_sockops; of hold.bpf.c: us_hold, us_hasty. Their maps: see ABI_MAP_*.
  */
 #ifndef UNDERSOCK_BPF_ABI_H
 #define UNDERSOCK_BPF_ABI_H
@@ -41,7 +41,7 @@
 #define ABI_MAP_RINGS     "us_rings"    /* array of maps: seat → ring buffer of abi_held */
 /* Socket storage → abi_socket; one on the machine for all instances. Its name carries the version
  * of struct abi_socket: instances of different builds must not share it. */
-#define ABI_MAP_SOCKETS "us_sockets_3"
+#define ABI_MAP_SOCKETS "us_sockets_4"
 
 #define ABI_UID_SELECT 0x01
 #define ABI_UID_EXCEPT 0x02
@@ -150,10 +150,12 @@ struct abi_socket {
     ABI_U32 decision;       /* ABI_NONE: nothing holds any more */
     ABI_U32 sent;           /* a SYN has gone out since the decision */
     struct abi_endpoint to; /* where the kernel connects: our listener, or as asked */
-    ABI_U32 device;   /* interface index the socket was bound to before we unbound it; 0: none */
-    ABI_U32 seat;     /* its SYNs are held for this seat, counted from 1; 0: they are not held */
+    ABI_U32 device; /* interface index the socket was bound to before we unbound it; 0: none */
+    ABI_U32 seat;   /* its SYNs are held for this seat, counted from 1; 0: they are not held */
+    ABI_U32 hasty; /* when the first reset of the seat's listener was dropped, in ms; 0: none was */
     ABI_U16 script;   /* ABI_STITCH: the script's number */
     ABI_U16 stitched; /* ABI_STITCH: 1: the handshake is over, everything may pass */
+    ABI_U32 unused;
     struct abi_origin origin;
 };
 
@@ -196,7 +198,7 @@ _Static_assert(sizeof(struct abi_prefix) == 20, "abi_prefix");
 _Static_assert(sizeof(struct abi_endpoint) == 20, "abi_endpoint");
 _Static_assert(sizeof(struct abi_origin_key) == 32, "abi_origin_key");
 _Static_assert(sizeof(struct abi_origin) == 64, "abi_origin");
-_Static_assert(sizeof(struct abi_socket) == 112, "abi_socket");
+_Static_assert(sizeof(struct abi_socket) == 120, "abi_socket");
 _Static_assert(sizeof(struct abi_held) == 72 + ABI_PACKET_MAX, "abi_held");
 _Static_assert(sizeof(struct abi_event) == 40, "abi_event");
 

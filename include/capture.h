@@ -30,8 +30,8 @@
 enum injected_kind {
     INJECTED_ACCEPT_NAT,    /* hook output: redirected to the listener of the seat `number` */
     INJECTED_ACCEPT_TPROXY, /* hook gateway: likewise, by TPROXY */
-    INJECTED_EARLY_NAT,     /* to the early listener of policy `number` of the set: connected first,
-                               asked then */
+    INJECTED_EARLY_NAT,     /* to the early listener with this capture_policy.early: connected
+                               first, asked then */
     INJECTED_EARLY_TPROXY,
     INJECTED_REJECT, /* `number`: enum injected_reject */
 };
@@ -43,6 +43,8 @@ enum injected_reject {
     REJECT_PROHIBITED, /* IPv6: EACCES; IPv4 has no ICMP for that, so as REJECT_RESET */
     REJECT_COUNT,
 };
+
+#define CAPTURE_EARLY_MAX 255 /* that a mark can carry */
 
 static inline uint32_t capture_injected_mark(enum injected_kind kind, unsigned number)
 {
@@ -159,14 +161,19 @@ struct capture_policy {
      * CAPTURE_PROXY: what is taken whatever `to`, `not_to`, `private`, the ports and `udp` say, as
      * long as the other selectors agree. Hook cgroup without `cgroup` takes no UDP.
      */
-    bool dns;       /* port 53 of UDP and TCP; but hook output: not of loopback; hook gateway: of
-                       addresses of this host only with dns_local */
-    bool dns_local; /* with dns, hook gateway: see above */
-    bool fake;      /* destinations in addr_fake_prefixes; with CAPTURE_UDP_TAKE, else their UDP is
-                       rejected */
+    bool dns;        /* port 53 of UDP and TCP; but hook output: not of loopback; hook gateway: of
+                        addresses of this host only with dns_local */
+    bool dns_direct; /* without dns: port 53 of UDP, as far as the capture selects it, is left
+                        alone, whatever `udp` says */
+    bool dns_local;  /* with dns, hook gateway: see above */
+    bool fake;       /* destinations in addr_fake_prefixes; with CAPTURE_UDP_TAKE, else their UDP is
+                        rejected */
 
     uint16_t port_v4; /* our listener on 127.0.0.1, host order (gateway: transparent); 0: none */
     uint16_t port_v6; /* our listener on ::1, likewise */
+    unsigned early;   /* CAPTURE_PROXY: the number by which a mark names that listener, of no other
+                         policy's; it stays over reloads, as an old worker may still use it.
+                         > CAPTURE_EARLY_MAX: too many, none names it */
     uint16_t udp_port_v4; /* our transparent UDP listener on 127.0.0.1, of any hook; 0: none */
     uint16_t udp_port_v6; /* on ::1, likewise */
 

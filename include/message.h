@@ -29,8 +29,9 @@ enum message_type {
     MESSAGE_UPSTREAM, /* status: one per upstream and worker */
     MESSAGE_TEXT,     /* a line for the user */
     MESSAGE_END,      /* `result`: 0 or -errno */
-    MESSAGE_HELLO, /* first answer of all: how many workers will answer, each until its MESSAGE_END
-                    */
+    MESSAGE_HELLO,   /* first answer of all: how many must answer, each until its MESSAGE_END; those
+                        who drain may beside them. The end of file is the end of all. */
+    MESSAGE_SOCKMAP, /* worker to keeper, before it is ready: what the proof came to */
 };
 
 struct message_header {
@@ -128,6 +129,13 @@ struct message_status_reply {
     char sockmap_why[160]; /* FAILED: what the self-test said */
 };
 
+struct message_sockmap_proof {
+    struct message_header header;
+    uint32_t sockmap; /* enum message_sockmap: ON or FAILED */
+    uint32_t unused;
+    char why[160]; /* FAILED */
+};
+
 struct message_capture {
     struct message_header header;
     char name[CAPTURE_NAME_MAX + 1];
@@ -193,6 +201,7 @@ union message {
     struct message_text text;
     struct message_end end;
     struct message_hello hello;
+    struct message_sockmap_proof sockmap_proof;
 };
 
 #define MESSAGE_HEADER(t, l)                                             \

@@ -121,6 +121,9 @@ static int set_attributes(struct nftnl_set *n, struct nft_place place, const str
 {
     uint32_t type = 0, flags = set->interval ? NFT_SET_INTERVAL : 0;
 
+    if (set->timeout != 0)
+        flags |= NFT_SET_EVAL | NFT_SET_TIMEOUT;
+
     for (unsigned i = 0; i < set->n_types; i++)
         type = type << CONCAT_TYPE_BITS | nft_types[set->types[i]].id;
     if (name_set(n, place, set) < 0)
@@ -130,6 +133,10 @@ static int set_attributes(struct nftnl_set *n, struct nft_place place, const str
     nftnl_set_set_u32(n, NFTNL_SET_FLAGS, flags);
     nftnl_set_set_u32(n, NFTNL_SET_KEY_TYPE, type);
     nftnl_set_set_u32(n, NFTNL_SET_KEY_LEN, nft_set_key_size(set));
+    if (set->timeout != 0) {
+        nftnl_set_set_u64(n, NFTNL_SET_TIMEOUT, set->timeout);
+        nftnl_set_set_u32(n, NFTNL_SET_DESC_SIZE, set->size);
+    }
     return set->n_types == 1 ? set_note(n, set) : 0;
 }
 

@@ -222,8 +222,10 @@ static bool selects(const struct capture_policy *p, enum capture_hook hook, cons
 
 static bool left_alone(const struct capture_policy *p, const struct tuple *t)
 {
-    return t->protocol == IPPROTO_UDP && p->udp == CAPTURE_UDP_LEAVE &&
-           !(p->dns && t->to.port == 53);
+    bool dns = t->to.port == 53;
+
+    return t->protocol == IPPROTO_UDP && !(dns && p->dns) &&
+           (p->udp == CAPTURE_UDP_LEAVE || (dns && p->dns_direct));
 }
 
 static bool asks_for_more(const struct capture_policy *p)

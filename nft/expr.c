@@ -31,6 +31,7 @@ static const struct {
     [NFT_FIELD_META_NFPROTO] = {META, NFT_META_NFPROTO},
     [NFT_FIELD_META_L4PROTO] = {META, NFT_META_L4PROTO},
     [NFT_FIELD_META_MARK] = {META, NFT_META_MARK},
+    [NFT_FIELD_META_PRIORITY] = {META, NFT_META_PRIORITY},
     [NFT_FIELD_META_SKUID] = {META, NFT_META_SKUID},
     [NFT_FIELD_SOCKET_MARK] = {SOCKET, NFT_SOCKET_MARK},
     [NFT_FIELD_IP_SADDR] = {NETWORK_HEADER, offsetof(struct iphdr, saddr)},
@@ -224,17 +225,25 @@ static void compare_bits(struct writer *w, enum nft_type type, enum nft_op op, c
     compare(w, op == NFT_OP_ANY ? NFT_OP_NEQ : NFT_OP_EQ, zero, nft_types[type].size);
 }
 
+/* The set's name in this transaction. */
+static void put_set_name(struct writer *w, struct nftnl_expr *e, uint16_t attr,
+                         const struct nft_set *set)
+{
+    char name[NFT_ID_SIZE + NFT_SUFFIX_SIZE];
+
+    snprintf(name, sizeof(name), "%s%s", set->name, w->suffix);
+    if (nftnl_expr_set_str(e, attr, name) < 0)
+        w->failed = true;
+}
+
 static void add_lookup(struct writer *w, const struct nft_ruleset *rs, const struct nft_match *m)
 {
     struct nftnl_expr *e = add(w, "lookup");
-    char name[NFT_ID_SIZE + NFT_SUFFIX_SIZE];
 
     if (!e)
         return;
     nftnl_expr_set_u32(e, NFTNL_EXPR_LOOKUP_SREG, NFT_REG32_00);
-    snprintf(name, sizeof(name), "%s%s", rs->sets[m->set].name, w->suffix);
-    if (nftnl_expr_set_str(e, NFTNL_EXPR_LOOKUP_SET, name) < 0)
-        w->failed = true;
+    put_set_name(w, e, NFTNL_EXPR_LOOKUP_SET, &rs->sets[m->set]);
     if (m->op == NFT_OP_NEQ)
         nftnl_expr_set_u32(e, NFTNL_EXPR_LOOKUP_FLAGS, NFT_LOOKUP_F_INV);
 }
@@ -329,21 +338,21 @@ static void add_tproxy(struct writer *w, bool v6, uint16_t port)
     nftnl_expr_set_u32(e, NFTNL_EXPR_TPROXY_REG_PORT, port_reg);
 }
 
-/* The packet's mark becomes what is in the register. */
-static void store_mark(struct writer *w)
+/* The packet's `key` (NFT_META_*) becomes what is in the register. */
+static void store_meta(struct writer *w, uint32_t key)
 {
     struct nftnl_expr *e = add(w, "meta");
 
     if (!e)
         return;
-    nftnl_expr_set_u32(e, NFTNL_EXPR_META_KEY, NFT_META_MARK);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_META_KEY, key);
     nftnl_expr_set_u32(e, NFTNL_EXPR_META_SREG, NFT_REG32_00);
 }
 
-static void add_set_mark(struct writer *w, uint32_t mark)
+static void add_set_meta(struct writer *w, uint32_t key, uint32_t value)
 {
-    load_data(w, NFT_REG32_00, &mark, sizeof(mark));
-    store_mark(w);
+    load_data(w, NFT_REG32_00, &value, sizeof(value));
+    store_meta(w, key);
 }
 
 static void add_set_label(struct writer *w, uint32_t label)
@@ -436,6 +445,19 @@ static void add_keep(struct writer *w, bool destination, bool v6)
     nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_REG_ADDR_MIN, NFT_REG32_00);
 }
 
+static void add_to_set(struct writer *w, const struct nft_set *set, enum nft_field field)
+{
+    require(w, field);
+    load(w, field, NFT_REG32_00);
+    struct nftnl_expr *e = add(w, "dynset");
+
+    if (!e)
+        return;
+    nftnl_expr_set_u32(e, NFTNL_EXPR_DYNSET_OP, NFT_DYNSET_OP_ADD);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_DYNSET_SREG_KEY, NFT_REG32_00);
+    put_set_name(w, e, NFTNL_EXPR_DYNSET_SET_NAME, set);
+}
+
 int nft_expr_add_all(const struct nft_ruleset *rs, const char *suffix, const struct nft_rule *rule,
                      struct nftnl_rule *ret)
 {
@@ -468,11 +490,14 @@ int nft_expr_add_all(const struct nft_ruleset *rs, const char *suffix, const str
             add_tproxy(&w, x->v6, x->port);
             break;
         case NFT_EXPR_SET_MARK:
-            add_set_mark(&w, x->number);
+            add_set_meta(&w, NFT_META_MARK, x->number);
+            break;
+        case NFT_EXPR_SET_PRIORITY:
+            add_set_meta(&w, NFT_META_PRIORITY, x->number);
             break;
         case NFT_EXPR_SOCKET_MARK:
             load(&w, NFT_FIELD_SOCKET_MARK, NFT_REG32_00);
-            store_mark(&w);
+            store_meta(&w, NFT_META_MARK);
             break;
         case NFT_EXPR_SET_LABEL:
             add_set_label(&w, x->number);
@@ -488,6 +513,9 @@ int nft_expr_add_all(const struct nft_ruleset *rs, const char *suffix, const str
             break;
         case NFT_EXPR_KEEP_DESTINATION:
             add_keep(&w, true, x->v6);
+            break;
+        case NFT_EXPR_ADD:
+            add_to_set(&w, &rs->sets[x->match.set], x->match.fields[0]);
             break;
         }
     }

@@ -17,6 +17,7 @@ const struct nft_type_info nft_types[] = {
     [NFT_TYPE_NFPROTO] = {"nf_proto", 2, 1, false, false, 5},
     [NFT_TYPE_INET_PROTOCOL] = {"inet_proto", 12, 1, false, false, 5},
     [NFT_TYPE_MARK] = {"mark", 19, 4, true, false, 5},
+    [NFT_TYPE_CLASSID] = {"classid", 23, 4, true, false, 5},
     [NFT_TYPE_UID] = {"uid", 24, 4, true, false, 5},
     [NFT_TYPE_IPV4_ADDR] = {"ipv4_addr", 7, 4, false, true, 2},
     [NFT_TYPE_IPV6_ADDR] = {"ipv6_addr", 8, 16, false, true, 1},
@@ -35,6 +36,7 @@ const struct nft_field_info nft_fields[] = {
     [NFT_FIELD_META_NFPROTO] = {"meta nfproto", NFT_TYPE_NFPROTO, 0, 0},
     [NFT_FIELD_META_L4PROTO] = {"meta l4proto", NFT_TYPE_INET_PROTOCOL, 0, 0},
     [NFT_FIELD_META_MARK] = {"meta mark", NFT_TYPE_MARK, 0, 0},
+    [NFT_FIELD_META_PRIORITY] = {"meta priority", NFT_TYPE_CLASSID, 0, 0},
     [NFT_FIELD_META_SKUID] = {"meta skuid", NFT_TYPE_UID, 0, 0},
     [NFT_FIELD_SOCKET_MARK] = {"socket mark", NFT_TYPE_MARK, 0, 0},
     [NFT_FIELD_IP_SADDR] = {"ip saddr", NFT_TYPE_IPV4_ADDR, NFPROTO_IPV4, 0},
@@ -126,6 +128,30 @@ int nft_form_add_set(struct nft_ruleset *rs, const char *name, const enum nft_ty
     return 0;
 }
 
+int nft_form_add_dynamic_set(struct nft_ruleset *rs, const char *name, enum nft_type type,
+                             uint32_t timeout, uint32_t size, unsigned *ret_index)
+{
+    int r = nft_form_add_set(rs, name, &type, 1, false, ret_index);
+
+    if (r < 0)
+        return r;
+    rs->sets[*ret_index].timeout = timeout;
+    rs->sets[*ret_index].size = size;
+    return 0;
+}
+
+/* The set without its elements. */
+static int copy_set(struct nft_ruleset *to, const struct nft_set *set, unsigned *ret_index)
+{
+    int r = nft_form_add_set(to, set->name, set->types, set->n_types, set->interval, ret_index);
+
+    if (r < 0)
+        return r;
+    to->sets[*ret_index].timeout = set->timeout;
+    to->sets[*ret_index].size = set->size;
+    return 0;
+}
+
 int nft_form_add_chain(struct nft_ruleset *rs, const char *name, enum nft_chain_type type,
                        unsigned hook, int priority, unsigned *ret_index)
 {
@@ -189,8 +215,7 @@ struct nft_ruleset *nft_form_outline(const struct nft_ruleset *rs)
     int r = outline ? 0 : -ENOMEM;
 
     for (size_t i = 0; r == 0 && i < rs->n_sets; i++)
-        r = nft_form_add_set(outline, rs->sets[i].name, rs->sets[i].types, rs->sets[i].n_types,
-                             rs->sets[i].interval, &index);
+        r = copy_set(outline, &rs->sets[i], &index);
     for (size_t i = 0; r == 0 && i < rs->n_chains; i++)
         r = copy_chain(outline, &rs->chains[i], rs->chains[i].lasting ? rs->chains[i].n_kept : 0,
                        &index);
@@ -209,7 +234,7 @@ struct nft_ruleset *nft_form_copy(const struct nft_ruleset *rs)
     for (size_t i = 0; r == 0 && i < rs->n_sets; i++) {
         const struct nft_set *set = &rs->sets[i];
 
-        r = nft_form_add_set(copy, set->name, set->types, set->n_types, set->interval, &index);
+        r = copy_set(copy, set, &index);
         for (size_t j = 0; r == 0 && j < set->n_elems; j++)
             r = nft_set_add(&copy->sets[index], set->elems[j].first, set->elems[j].last);
     }
@@ -243,9 +268,31 @@ bool nft_form_find_chain(const struct nft_ruleset *rs, const char *name, unsigne
     return true;
 }
 
+/* The index of the old set in the form, which gets it if it has none of the name. */
+static int find_or_copy_set(struct nft_ruleset *rs, const struct nft_set *set, unsigned *index)
+{
+    for (size_t i = 0; i < rs->n_sets; i++)
+        if (strcmp(rs->sets[i].name, set->name) == 0) {
+            *index = (unsigned)i;
+            return 0;
+        }
+    return copy_set(rs, set, index);
+}
+
+/* Lets an expression of the old form name what it means in the new one. */
+static int translate(struct nft_ruleset *rs, const struct nft_ruleset *old, struct nft_expr *e)
+{
+    if (e->kind == NFT_EXPR_VERDICT &&
+        (e->verdict == NFT_VERDICT_JUMP || e->verdict == NFT_VERDICT_GOTO))
+        e->chain = (unsigned)find_chain(rs, old->chains[e->chain].name);
+    if (e->kind == NFT_EXPR_ADD || (e->kind == NFT_EXPR_MATCH && e->match.in_set))
+        return find_or_copy_set(rs, &old->sets[e->match.set], &e->match.set);
+    return 0;
+}
+
 /*
- * Rules name chains by index, which is another one in another form. First all chains, then where
- * the new ones jump to. A lasting chain jumps only to lasting chains.
+ * Rules name chains and sets by index, which is another one in another form. First all chains, then
+ * where the new ones jump to. A lasting chain jumps only to lasting chains.
  */
 int nft_form_inherit(struct nft_ruleset *rs, const struct nft_ruleset *old)
 {
@@ -256,21 +303,14 @@ int nft_form_inherit(struct nft_ruleset *rs, const struct nft_ruleset *old)
     for (size_t i = 0; r == 0 && i < old->n_chains; i++)
         if (old->chains[i].lasting && find_chain(rs, old->chains[i].name) == rs->n_chains)
             r = copy_chain(rs, &old->chains[i], old->chains[i].n_kept, &index);
-    if (r < 0)
-        return r;
-    for (size_t i = first; i < rs->n_chains; i++)
-        for (size_t j = 0; j < rs->chains[i].n_rules; j++) {
+    for (size_t i = first; r == 0 && i < rs->n_chains; i++)
+        for (size_t j = 0; r == 0 && j < rs->chains[i].n_rules; j++) {
             struct nft_rule *rule = &rs->chains[i].rules[j];
 
-            for (unsigned k = 0; k < rule->n_exprs; k++) {
-                struct nft_expr *e = &rule->exprs[k];
-
-                if (e->kind == NFT_EXPR_VERDICT &&
-                    (e->verdict == NFT_VERDICT_JUMP || e->verdict == NFT_VERDICT_GOTO))
-                    e->chain = (unsigned)find_chain(rs, old->chains[e->chain].name);
-            }
+            for (unsigned k = 0; r == 0 && k < rule->n_exprs; k++)
+                r = translate(rs, old, &rule->exprs[k]);
         }
-    return 0;
+    return r;
 }
 
 bool nft_form_has_chain(const struct nft_ruleset *rs, const struct nft_chain *chain)
@@ -476,6 +516,15 @@ void nft_rule_match_pair(struct nft_rule *rule, enum nft_field a, enum nft_field
     m->fields[1] = b;
     m->n_fields = 2;
     m->in_set = true;
+    m->set = set;
+}
+
+void nft_rule_add_to_set(struct nft_rule *rule, enum nft_field field, unsigned set)
+{
+    struct nft_match *m = &nft_rule_add(rule, NFT_EXPR_ADD)->match;
+
+    m->fields[0] = field;
+    m->n_fields = 1;
     m->set = set;
 }
 

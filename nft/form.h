@@ -27,6 +27,7 @@ enum nft_type {
     NFT_TYPE_NFPROTO,
     NFT_TYPE_INET_PROTOCOL,
     NFT_TYPE_MARK,
+    NFT_TYPE_CLASSID, /* of tc: two halves in hexadecimal, neither of them 0 */
     NFT_TYPE_UID,
     NFT_TYPE_IPV4_ADDR,
     NFT_TYPE_IPV6_ADDR,
@@ -54,6 +55,7 @@ enum nft_field {
     NFT_FIELD_META_NFPROTO,
     NFT_FIELD_META_L4PROTO,
     NFT_FIELD_META_MARK,
+    NFT_FIELD_META_PRIORITY,
     NFT_FIELD_META_SKUID,
     NFT_FIELD_SOCKET_MARK, /* of the socket that sends it, whatever became of the packet's */
     NFT_FIELD_IP_SADDR,
@@ -106,12 +108,15 @@ enum nft_expr_kind {
     NFT_EXPR_CGROUP,    /* matches sockets made in a cgroup or below it, at the output hook */
     NFT_EXPR_TPROXY,    /* prerouting, after a match on the transport protocol: to our loopback */
     NFT_EXPR_SET_MARK,
+    NFT_EXPR_SET_PRIORITY,
     NFT_EXPR_SOCKET_MARK,      /* sets the packet's mark to its socket's */
     NFT_EXPR_SET_LABEL,        /* of connection tracking: adds one */
     NFT_EXPR_SPORT_HASH,       /* matches TCP whose source port has this hash */
     NFT_EXPR_LOG,              /* a copy to who has the group; the rule goes on */
     NFT_EXPR_KEEP_SOURCE,      /* nat chains at postrouting: snat to the address that it has */
     NFT_EXPR_KEEP_DESTINATION, /* nat chains at output: dnat, likewise */
+    NFT_EXPR_ADD,              /* the match's field to its set, a dynamic one; the rule goes on,
+                                  unless the set is full */
 };
 
 struct nft_expr {
@@ -121,7 +126,8 @@ struct nft_expr {
     unsigned chain;  /* NFT_VERDICT_JUMP, NFT_VERDICT_GOTO: where to */
     uint16_t port;   /* NFT_EXPR_REDIRECT, NFT_EXPR_TPROXY, host order */
     bool v6;         /* NFT_EXPR_TPROXY: to ::1, else to 127.0.0.1; NFT_EXPR_KEEP_... */
-    uint32_t number; /* NFT_EXPR_SET_MARK, NFT_EXPR_SET_LABEL, NFT_EXPR_REJECT */
+    uint32_t number; /* NFT_EXPR_SET_MARK, NFT_EXPR_SET_PRIORITY, NFT_EXPR_SET_LABEL,
+                        NFT_EXPR_REJECT */
     unsigned cgroup; /* NFT_EXPR_CGROUP: which of the form's */
     uint32_t modulus, seed, remainder; /* NFT_EXPR_SPORT_HASH */
     uint16_t group, snaplen;           /* NFT_EXPR_LOG */
@@ -143,7 +149,7 @@ struct nft_chain {
     int priority;
     /*
      * Connections that earlier rules took still need the chain: where it is left out of what
-     * replaces it, it stays with its first n_kept rules, which use no sets.
+     * replaces it, it stays with its first n_kept rules, which use no sets but dynamic ones.
      */
     bool lasting;
     size_t n_kept;
@@ -161,6 +167,9 @@ struct nft_set {
     enum nft_type types[2];
     unsigned n_types;
     bool interval;
+    uint32_t timeout; /* milliseconds that an element stays; 0: the set is what the form says. Else
+                         it is dynamic: rules fill it, and its elements are not the form's */
+    uint32_t size;    /* dynamic sets: elements at most */
     struct nft_elem *elems; /* in the order in which nft prints them, disjoint, not adjacent */
     size_t n_elems, cap_elems;
 };
@@ -191,7 +200,7 @@ struct nft_ruleset *nft_form_new(void);
 struct nft_ruleset *nft_form_outline(const struct nft_ruleset *rs);
 /* Whether the form has the very chain: of this name, type, hook and priority. */
 bool nft_form_has_chain(const struct nft_ruleset *rs, const struct nft_chain *chain);
-/* What `rs` lacks of the lasting chains of `old` is appended to it. -ENOMEM. */
+/* What `rs` lacks of the lasting chains of `old` is appended to it, with their sets. -ENOMEM. */
 int nft_form_inherit(struct nft_ruleset *rs, const struct nft_ruleset *old);
 /* All of it, elements and rules included; NULL: no memory. */
 struct nft_ruleset *nft_form_copy(const struct nft_ruleset *rs);
@@ -199,6 +208,9 @@ bool nft_form_find_chain(const struct nft_ruleset *rs, const char *name, unsigne
 /* Append an empty object; *ret_index is its index. -ENOMEM. */
 int nft_form_add_set(struct nft_ruleset *rs, const char *name, const enum nft_type *types,
                      unsigned n_types, bool interval, unsigned *ret_index);
+/* One that rules fill: `timeout` in milliseconds, not 0; `size` elements at most. -ENOMEM. */
+int nft_form_add_dynamic_set(struct nft_ruleset *rs, const char *name, enum nft_type type,
+                             uint32_t timeout, uint32_t size, unsigned *ret_index);
 int nft_form_add_chain(struct nft_ruleset *rs, const char *name, enum nft_chain_type type,
                        unsigned hook, int priority, unsigned *ret_index);
 int nft_form_add_cgroup(struct nft_ruleset *rs, const char *path, unsigned *ret_index);
@@ -228,6 +240,8 @@ void nft_rule_match_any(struct nft_rule *rule, enum nft_field field, uint32_t va
 void nft_rule_match_none(struct nft_rule *rule, enum nft_field field, uint32_t value);
 void nft_rule_match_set(struct nft_rule *rule, enum nft_field field, enum nft_op op, unsigned set);
 void nft_rule_match_pair(struct nft_rule *rule, enum nft_field a, enum nft_field b, unsigned set);
+/* NFT_EXPR_ADD */
+void nft_rule_add_to_set(struct nft_rule *rule, enum nft_field field, unsigned set);
 void nft_rule_verdict(struct nft_rule *rule, enum nft_verdict verdict, unsigned chain);
 
 #endif

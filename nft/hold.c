@@ -16,7 +16,7 @@
  *               rejected here, by the kernel, which attaches the answer to the connection: made by
  *               hand, a firewall with `ct state invalid drop` would drop it. The mark is cleared
  *               first: with net.ipv4.fwmark_reflect the answer would inherit it, and the policy
- *               route. The rest gets a label.
+ *               route. The rest gets a label, and its port is noted for nft/hasty.c.
  *   select      (nft/ruleset.c) does not hold what has the mark. A mark that was overwritten is
  *               mended from that of the socket, if that has it; the chain is of type route, as the
  *               packet of a gateway needs the route of its mark again.
@@ -28,10 +28,16 @@
  *               worker knows the connection when it comes in. All these packets go out by lo, and
  *               `masquerade` without an interface, or with all but one (Docker's), would take them.
  *   loopback    filter, prerouting, priority -160: a gateway's, with its client's address, comes in
- *               by lo, as the policy route of nft/routes.h says. tproxy gives it to the listener of
- *               the seat. Before mangle, as marks are often restored there (CONNMARK
- *               --restore-mark); the packet keeps the route that it had on its way out, and needs
- *               no mark any more.
+ *               by lo, as the policy route of nft/routes.h says. Recognized before mangle, as marks
+ *               are often restored there (CONNMARK --restore-mark), it gets a priority (tc's, which
+ *               hardly anybody sets at prerouting) that says what the mark said.
+ *   delivery    filter, prerouting, priority 200: tproxy gives what has such a priority to the
+ *               listener of the seat. Behind the chains of others, because tproxy attaches the
+ *               listener to the packet: newer kernels (6.18 does) then look up the route back even
+ *               of what comes in by lo, and a reverse path check of theirs (`fib saddr . mark .
+ *               iif oif missing drop`, which is firewalld's IPv6_rpfilter) would drop it. The
+ *               packet keeps the route that it had on its way out, needs no mark any more, and
+ *               does not meet the kernel's rp_filter.
  *
  * nat looks at a connection once. A SYN that connection tracking has let out already, before these
  * rules were there, can no longer be redirected: at output it is not held, and goes on as such
@@ -40,11 +46,13 @@
  * If the mark was overwritten and could not be mended, a SYN with an address of this host goes
  * through the ordinary rules of nat, and is connected early. One with a foreign address, of a
  * gateway's client, is dropped: it must not leave this host, nor meet a server of this host that
- * listens on the wildcard address.
+ * listens on the wildcard address. So is one that came to `loopback` as it should, and to
+ * `delivery` without the priority.
  *
- * `injected`, `granted`, `source`, `loopback` and what leads to them stay where a reload leaves no
- * capture of the hook (nft_chain_keep()), for the SYNs that were held before and are answered after
- * it. So their rules use no sets, and only each other.
+ * `injected`, `granted`, `source`, `loopback`, `delivery` and what leads to them stay where a
+ * reload leaves no capture of the hook (nft_chain_keep()), for the SYNs that were held before and
+ * are answered after it. So their rules use no sets but the one of nft/hasty.c, and only each
+ * other. Its chain stays, too.
  */
 #include "nft/hold.h"
 
@@ -58,13 +66,13 @@
 #include <linux/netfilter/nf_tables.h>
 #include <linux/rtnetlink.h>
 
+#include "nft/hasty.h"
 #include "nft/log.h"
 #include "nft/selection.h"
 
 #define PRIORITY_INJECTED (-160)
 #define PRIORITY_SOURCE   90
-
-#define NUMBER_MAX 0xff /* that a mark can carry */
+#define PRIORITY_DELIVERY 200
 
 #define SEED 0x5553u /* any will do, as long as the text is always the same */
 
@@ -177,10 +185,11 @@ static void match_injected(struct nft_rule *rule, enum injected_kind kind, unsig
     nft_match_mark(rule, capture_injected_mark(kind, number), UINT32_MAX);
 }
 
-static void match_tproxy_kind(struct nft_rule *rule, enum nft_op op)
+/* By the mark, or the priority. */
+static void match_tproxy_kind(struct nft_rule *rule, enum nft_field field, enum nft_op op)
 {
-    nft_rule_match_masked(rule, NFT_FIELD_META_MARK, op,
-                          capture_injected_mark(INJECTED_ACCEPT_TPROXY, 0), KIND_TPROXY_MASK);
+    nft_rule_match_masked(rule, field, op, capture_injected_mark(INJECTED_ACCEPT_TPROXY, 0),
+                          KIND_TPROXY_MASK);
 }
 
 /* The kinds by nat, among what has the label. */
@@ -236,7 +245,7 @@ static int append_rejects(struct nft_maker *m, unsigned chain)
     return append(m, chain, &rule, r);
 }
 
-static int add_first(struct nft_maker *m)
+static int add_first(struct nft_maker *m, unsigned ports)
 {
     struct nft_rule rule = {.n_exprs = 0};
     unsigned chain;
@@ -251,16 +260,23 @@ static int add_first(struct nft_maker *m)
         r = append_rejects(m, chain);
     nft_rule_add(&rule, NFT_EXPR_SET_LABEL)->number = NFT_INJECTED_LABEL;
     r = append(m, chain, &rule, r);
+    nft_rule_add_to_set(&rule, NFT_FIELD_TCP_SPORT, ports);
+    r = append(m, chain, &rule, r);
     if (r == 0)
         nft_chain_keep(&m->rs->chains[chain]);
     return r;
 }
 
-int nft_add_injected(struct nft_maker *m)
+int nft_add_injected(struct nft_maker *m, bool gateway)
 {
     struct nft_rule rule = {.n_exprs = 0};
-    unsigned chain;
-    int r = add_first(m);
+    unsigned chain, ports;
+    int r = nft_add_hasty_ports(m, &ports);
+
+    if (r == 0)
+        r = add_first(m, ports);
+    if (r == 0)
+        r = nft_add_hasty(m, ports, gateway);
 
     if (r == 0)
         r = nft_form_add_chain(m->rs, "source", NFT_CHAIN_NAT, NF_INET_POST_ROUTING,
@@ -297,37 +313,64 @@ int nft_append_injected_select(struct nft_maker *m, unsigned chain)
     return append(m, chain, &rule, r);
 }
 
-/* To the port of the family by nat, or by tproxy. */
-static void deliver(struct nft_maker *m, struct nft_rule *rule, bool tproxy, enum nft_family f,
-                    uint16_t port)
-{
-    if (!tproxy) {
-        nft_rule_add(rule, NFT_EXPR_REDIRECT)->port = port;
-        return;
-    }
-    nft_rule_add(rule, NFT_EXPR_SET_LABEL)->number = NFT_FLOW_LABEL;
-    struct nft_expr *e = nft_rule_add(rule, NFT_EXPR_TPROXY);
+/* ---- to the listeners ---- */
 
-    e->v6 = f == NFT_V6;
-    e->port = port;
-    nft_rule_add(rule, NFT_EXPR_SET_MARK)->number = m->set->tproxy_mark;
-    nft_rule_verdict(rule, NFT_VERDICT_ACCEPT, 0);
-}
+/* Where a mark leads to: a listener per family; 0: none. */
+struct delivery {
+    uint32_t mark;
+    uint16_t port[NFT_N_FAMILIES];
+};
 
-/* One mark to one listener per family, as far as it has them. */
-static int append_delivery(struct nft_maker *m, unsigned chain, uint32_t mark, bool tproxy,
-                           const uint16_t port[NFT_N_FAMILIES])
+typedef int (*delivery_fn)(struct nft_maker *m, unsigned chain, const struct delivery *d);
+
+/* By nat. */
+static int append_redirect(struct nft_maker *m, unsigned chain, const struct delivery *d)
 {
     struct nft_rule rule = {.n_exprs = 0};
     int r = 0;
 
     for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++) {
-        if (port[f] == 0)
+        if (d->port[f] == 0)
             continue;
         nft_rule_match(&rule, NFT_FIELD_META_NFPROTO, NFT_OP_EQ, nfproto[f]);
-        nft_match_mark(&rule, mark, UINT32_MAX);
+        nft_match_mark(&rule, d->mark, UINT32_MAX);
         match_tcp(&rule);
-        deliver(m, &rule, tproxy, f, port[f]);
+        nft_rule_add(&rule, NFT_EXPR_REDIRECT)->port = d->port[f];
+        r = append(m, chain, &rule, r);
+    }
+    return r;
+}
+
+/* The mark becomes the priority. */
+static int append_recognized(struct nft_maker *m, unsigned chain, const struct delivery *d)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+
+    nft_match_mark(&rule, d->mark, UINT32_MAX);
+    nft_rule_add(&rule, NFT_EXPR_SET_PRIORITY)->number = d->mark;
+    nft_rule_verdict(&rule, NFT_VERDICT_ACCEPT, 0);
+    return append(m, chain, &rule, 0);
+}
+
+/* By tproxy, where the priority is that mark. */
+static int append_tproxy(struct nft_maker *m, unsigned chain, const struct delivery *d)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+    int r = 0;
+
+    for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++) {
+        if (d->port[f] == 0)
+            continue;
+        nft_rule_match(&rule, NFT_FIELD_META_NFPROTO, NFT_OP_EQ, nfproto[f]);
+        nft_rule_match(&rule, NFT_FIELD_META_PRIORITY, NFT_OP_EQ, d->mark);
+        match_tcp(&rule);
+        nft_rule_add(&rule, NFT_EXPR_SET_LABEL)->number = NFT_FLOW_LABEL;
+        struct nft_expr *e = nft_rule_add(&rule, NFT_EXPR_TPROXY);
+
+        e->v6 = f == NFT_V6;
+        e->port = d->port[f];
+        nft_rule_add(&rule, NFT_EXPR_SET_MARK)->number = m->set->tproxy_mark;
+        nft_rule_verdict(&rule, NFT_VERDICT_ACCEPT, 0);
         r = append(m, chain, &rule, r);
     }
     return r;
@@ -335,7 +378,8 @@ static int append_delivery(struct nft_maker *m, unsigned chain, uint32_t mark, b
 
 /* For each seat, also one that serves no more, and for each capture of the hook that has a listener
  * of its own. */
-static int append_deliveries(struct nft_maker *m, unsigned chain, enum capture_hook hook)
+static int append_deliveries(struct nft_maker *m, unsigned chain, enum capture_hook hook,
+                             delivery_fn fn)
 {
     const struct capture_set *set = m->set;
     bool tproxy = hook == CAPTURE_GATEWAY;
@@ -343,20 +387,22 @@ static int append_deliveries(struct nft_maker *m, unsigned chain, enum capture_h
 
     for (size_t i = 0; r == 0 && i < set->n_seats; i++) {
         const struct capture_seat *s = &set->seats[i];
-
-        r = append_delivery(
-            m, chain,
+        struct delivery d = {
             capture_injected_mark(tproxy ? INJECTED_ACCEPT_TPROXY : INJECTED_ACCEPT_NAT, s->number),
-            tproxy, (const uint16_t[]){s->port_v4, s->port_v6});
-    }
-    for (unsigned i = 0; r == 0 && i < set->n_policies && i <= NUMBER_MAX; i++) {
-        const struct capture_policy *p = &set->policies[i];
+            {s->port_v4, s->port_v6}};
 
-        if (p->hook == hook && p->action == CAPTURE_PROXY)
-            r = append_delivery(
-                m, chain,
-                capture_injected_mark(tproxy ? INJECTED_EARLY_TPROXY : INJECTED_EARLY_NAT, i),
-                tproxy, (const uint16_t[]){p->port_v4, p->port_v6});
+        if (s->port_v4 != 0 || s->port_v6 != 0)
+            r = fn(m, chain, &d);
+    }
+    for (size_t i = 0; r == 0 && i < set->n_policies; i++) {
+        const struct capture_policy *p = &set->policies[i];
+        struct delivery d = {
+            capture_injected_mark(tproxy ? INJECTED_EARLY_TPROXY : INJECTED_EARLY_NAT, p->early),
+            {p->port_v4, p->port_v6}};
+
+        if (p->hook == hook && p->action == CAPTURE_PROXY && p->early <= CAPTURE_EARLY_MAX &&
+            (p->port_v4 != 0 || p->port_v6 != 0))
+            r = fn(m, chain, &d);
     }
     return r;
 }
@@ -368,8 +414,8 @@ int nft_append_injected_nat(struct nft_maker *m, unsigned chain)
     int r = nft_form_add_chain(m->rs, "granted", NFT_CHAIN_REGULAR, 0, 0, &granted);
 
     if (r == 0)
-        r = append_deliveries(m, granted, CAPTURE_OUTPUT);
-    match_tproxy_kind(&rule, NFT_OP_EQ);
+        r = append_deliveries(m, granted, CAPTURE_OUTPUT, append_redirect);
+    match_tproxy_kind(&rule, NFT_FIELD_META_MARK, NFT_OP_EQ);
     nft_rule_match_name(&rule, NFT_FIELD_META_OIFNAME, NFT_OP_EQ, "lo");
     nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
     r = append(m, granted, &rule, r);
@@ -387,33 +433,62 @@ int nft_append_injected_nat(struct nft_maker *m, unsigned chain)
     return append(m, chain, &rule, r);
 }
 
-int nft_add_loopback(struct nft_maker *m)
+/* A chain at prerouting that looks at the SYNs from lo only. */
+static int add_inbound(struct nft_maker *m, const char *name, int priority, unsigned *ret)
 {
     struct nft_rule rule = {.n_exprs = 0};
-    unsigned chain;
-    int r = nft_form_add_chain(m->rs, "loopback", NFT_CHAIN_FILTER, NF_INET_PRE_ROUTING,
-                               PRIORITY_INJECTED, &chain);
+    int r = nft_form_add_chain(m->rs, name, NFT_CHAIN_FILTER, NF_INET_PRE_ROUTING, priority, ret);
 
     nft_rule_match_name(&rule, NFT_FIELD_META_IIFNAME, NFT_OP_NEQ, "lo");
     nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
-    r = append(m, chain, &rule, r);
+    r = append(m, *ret, &rule, r);
     nft_match_not_syn(&rule);
     nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
-    r = append(m, chain, &rule, r);
-    match_tproxy_kind(&rule, NFT_OP_NEQ);
+    return append(m, *ret, &rule, r);
+}
+
+/* A gateway's that is not known as such by `field` any more is dropped; what others have sent
+ * returns. */
+static int append_strangers(struct nft_maker *m, unsigned chain, enum nft_field field)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+    int r = 0;
+
+    match_tproxy_kind(&rule, field, NFT_OP_NEQ);
     match_label(&rule);
     match_foreign_source(&rule);
     nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
     r = append(m, chain, &rule, r);
-    match_tproxy_kind(&rule, NFT_OP_NEQ);
+    match_tproxy_kind(&rule, field, NFT_OP_NEQ);
     nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
-    r = append(m, chain, &rule, r);
+    return append(m, chain, &rule, r);
+}
+
+/* Both chains: what `field` says is one of ours goes to the rules of `fn`, or nowhere. */
+static int add_from_lo(struct nft_maker *m, enum nft_field field, const char *name, int priority,
+                       delivery_fn fn)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+    unsigned chain;
+    int r = add_inbound(m, name, priority, &chain);
+
     if (r == 0)
-        r = append_deliveries(m, chain, CAPTURE_GATEWAY);
+        r = append_strangers(m, chain, field);
+    if (r == 0)
+        r = append_deliveries(m, chain, CAPTURE_GATEWAY, fn);
     nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
     r = append(m, chain, &rule, r);
     if (r == 0)
         nft_chain_keep(&m->rs->chains[chain]);
+    return r;
+}
+
+int nft_add_loopback(struct nft_maker *m)
+{
+    int r = add_from_lo(m, NFT_FIELD_META_MARK, "loopback", PRIORITY_INJECTED, append_recognized);
+
+    if (r == 0)
+        r = add_from_lo(m, NFT_FIELD_META_PRIORITY, "delivery", PRIORITY_DELIVERY, append_tproxy);
     return r;
 }
 

@@ -25,8 +25,8 @@ bool nft_seats_serve(const struct capture_set *set, enum nft_family f);
 /* Ends the rule: the SYN is logged to its seat, with the capture's name, and dropped. */
 int nft_rule_hold(struct nft_maker *m, size_t capture, struct nft_rule *rule);
 
-/* The chains for what is sent again that both hooks need. */
-int nft_add_injected(struct nft_maker *m);
+/* The chains for what is sent again that both hooks need; `gateway`: there are captures of it. */
+int nft_add_injected(struct nft_maker *m, bool gateway);
 /* Likewise the one that the gateway needs. */
 int nft_add_loopback(struct nft_maker *m);
 /* The rules for it in the chain that selects, and in the one that redirects. */

@@ -58,6 +58,14 @@ static bool rest_is_about(const struct capture_policy *p, enum nft_transport tra
                                 : p->n_udp_ports > 0 || p->n_tcp_ports == 0;
 }
 
+static bool includes_dns(const struct capture_policy *p)
+{
+    for (size_t i = 0; i < p->n_udp_ports; i++)
+        if (p->udp_ports[i].first <= 53 && p->udp_ports[i].last >= 53)
+            return true;
+    return p->n_udp_ports == 0;
+}
+
 bool nft_has_part(const struct capture_policy *p, enum nft_transport transport, enum nft_family f,
                   enum nft_part part)
 {
@@ -69,6 +77,11 @@ bool nft_has_part(const struct capture_policy *p, enum nft_transport transport, 
         return p->action == CAPTURE_PROXY && p->dns;
     case NFT_PART_FAKE:
         return p->action == CAPTURE_PROXY && p->fake;
+    case NFT_PART_DNS_DIRECT:
+        if (transport != NFT_UDP || p->action != CAPTURE_PROXY || !p->dns_direct ||
+            p->udp == CAPTURE_UDP_LEAVE || !includes_dns(p))
+            return false;
+        /* fallthrough */
     default:
         return rest_is_about(p, transport) && (p->n_to == 0 || any_of_family(p->to, p->n_to, f));
     }

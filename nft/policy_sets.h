@@ -18,7 +18,7 @@ enum nft_transport { NFT_TCP, NFT_UDP };
 
 /* What a capture selects: see `dns` and `fake` of struct capture_policy. Each is a rule per family.
  */
-enum nft_part { NFT_PART_DNS, NFT_PART_FAKE, NFT_PART_REST, NFT_N_PARTS };
+enum nft_part { NFT_PART_DNS, NFT_PART_FAKE, NFT_PART_DNS_DIRECT, NFT_PART_REST, NFT_N_PARTS };
 
 /* What a table is about: the captures of which hooks (1 << enum capture_hook). */
 struct nft_scope {

@@ -25,7 +25,8 @@
  * as tracking stops a moment after the last one is gone; that is what the first rule is for.
  *
  * With seats, SYNs that were held come by a second time, with a verdict. The rules about them come
- * first, and are there with the chains even where only the gateway has captures.
+ * first, and are there with the chains even where only the gateway has captures. So is the chain of
+ * nft/hasty.c, for what may befall such connections.
  *
  * Both begin with what no capture takes:
  *   - anything but a SYN. Connection tracking adopts a connection that is older than itself in
@@ -267,7 +268,7 @@ static int make(struct nft_maker *m)
     if (r == 0 && (selecting > 0 || ends || seats))
         r = add_select(m, selecting, ends);
     if (r == 0 && seats)
-        r = nft_add_injected(m);
+        r = nft_add_injected(m, n_gateway > 0);
     if (r == 0 && n_gateway > 0)
         r = nft_gateway_add(m, n_gateway);
     if (r == 0 && m->scope.udp_hooks != 0)

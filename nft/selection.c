@@ -99,7 +99,8 @@ enum nft_treatment nft_udp_treatment(const struct capture_set *set, size_t captu
     bool take = way.part == NFT_PART_DNS || p->udp == CAPTURE_UDP_TAKE;
 
     /* Nobody but us knows where a made-up address is. */
-    if (p->action == CAPTURE_DIRECT || (p->udp == CAPTURE_UDP_LEAVE && way.part == NFT_PART_REST))
+    if (p->action == CAPTURE_DIRECT || way.part == NFT_PART_DNS_DIRECT ||
+        (p->udp == CAPTURE_UDP_LEAVE && way.part == NFT_PART_REST))
         return NFT_TREAT_RETURN;
     return p->action == CAPTURE_PROXY && take && nft_udp_port(p, way.family) != 0 &&
                    capture < CAPTURE_UDP_POLICIES
@@ -168,6 +169,12 @@ int nft_append_pairs_return(struct nft_maker *m, unsigned chain,
 void nft_match_not_syn(struct nft_rule *rule)
 {
     nft_rule_match_masked(rule, NFT_FIELD_TCP_FLAGS, NFT_OP_NEQ, NFT_TCP_SYN,
+                          NFT_TCP_FIN_SYN_RST_ACK);
+}
+
+void nft_match_not_bare_reset(struct nft_rule *rule)
+{
+    nft_rule_match_masked(rule, NFT_FIELD_TCP_FLAGS, NFT_OP_NEQ, NFT_TCP_RST,
                           NFT_TCP_FIN_SYN_RST_ACK);
 }
 
@@ -251,7 +258,7 @@ int nft_match_selection(struct nft_maker *m, size_t capture, struct nft_way way,
     /* The root's own number is no ancestor of a socket; the whole host needs no match. */
     if (p->hook == CAPTURE_CGROUP && p->cgroup && strspn(p->cgroup, "/") < strlen(p->cgroup))
         r = match_cgroup(m, p, rule);
-    if (way.part == NFT_PART_DNS)
+    if (way.part == NFT_PART_DNS || way.part == NFT_PART_DNS_DIRECT)
         nft_rule_match(rule, port_field[transport], NFT_OP_EQ, 53);
     else if (ports != NFT_NO_SET)
         nft_rule_match_set(rule, port_field[transport], NFT_OP_EQ, ports);

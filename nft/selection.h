@@ -87,6 +87,8 @@ int nft_append_pairs_return(struct nft_maker *m, unsigned chain,
                             const unsigned sets[NFT_N_FAMILIES]);
 /* Packets that do not open a connection. */
 void nft_match_not_syn(struct nft_rule *rule);
+/* Packets that are no RST without ACK. */
+void nft_match_not_bare_reset(struct nft_rule *rule);
 /* A part of the mark. */
 void nft_match_mark(struct nft_rule *rule, uint32_t mark, uint32_t mask);
 /* All that a capture asks of a packet. */

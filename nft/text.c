@@ -54,6 +54,7 @@ static void print_word(FILE *out, enum nft_type type, uint32_t n)
         {NFT_TYPE_FIB_ADDR, RTN_LOCAL, "local"},
         {NFT_TYPE_FIB_ADDR, RTN_BROADCAST, "broadcast"},
         {NFT_TYPE_FIB_ADDR, RTN_MULTICAST, "multicast"},
+        {NFT_TYPE_CT_STATE, NF_CT_STATE_INVALID_BIT, "invalid"},
         {NFT_TYPE_CT_STATE, NF_CT_STATE_BIT(IP_CT_NEW), "new"},
         {NFT_TYPE_CT_STATE, NF_CT_STATE_BIT(IP_CT_ESTABLISHED), "established"},
         {NFT_TYPE_CT_STATUS, IPS_CONFIRMED, "confirmed"},
@@ -68,6 +69,11 @@ static void print_word(FILE *out, enum nft_type type, uint32_t n)
             return;
         }
     fprintf(out, type == NFT_TYPE_CT_STATUS ? "0x%x" : "%u", n);
+}
+
+static void print_classid(FILE *out, uint32_t n)
+{
+    fprintf(out, "%04x:%04x", n >> 16, n & 0xffff);
 }
 
 static void print_value(FILE *out, enum nft_type type, const uint8_t *value)
@@ -87,6 +93,9 @@ static void print_value(FILE *out, enum nft_type type, const uint8_t *value)
         return;
     case NFT_TYPE_MARK:
         fprintf(out, "0x%08x", n);
+        return;
+    case NFT_TYPE_CLASSID:
+        print_classid(out, n);
         return;
     case NFT_TYPE_UID:
     case NFT_TYPE_INET_SERVICE:
@@ -158,6 +167,17 @@ static void print_element(FILE *out, const struct nft_set *set, const struct nft
     }
 }
 
+/* Milliseconds, as nft writes them: up to minutes is what we have. */
+static void print_duration(FILE *out, uint32_t ms)
+{
+    if (ms >= 60000)
+        fprintf(out, "%um", ms / 60000);
+    if (ms % 60000 >= 1000)
+        fprintf(out, "%us", ms % 60000 / 1000);
+    if (ms % 1000 != 0)
+        fprintf(out, "%ums", ms % 1000);
+}
+
 static void print_set(FILE *out, const struct nft_set *set)
 {
     unsigned per_line = set->n_types > 1 ? 1 : nft_types[set->types[0]].per_line;
@@ -168,6 +188,11 @@ static void print_set(FILE *out, const struct nft_set *set)
     fputc('\n', out);
     if (set->interval)
         fputs("\t\tflags interval\n", out);
+    if (set->timeout != 0) {
+        fprintf(out, "\t\tsize %u\n\t\tflags dynamic,timeout\n\t\ttimeout ", set->size);
+        print_duration(out, set->timeout);
+        fputc('\n', out);
+    }
     if (set->n_elems > 0) {
         fputs("\t\telements = { ", out);
         for (size_t i = 0; i < set->n_elems; i++) {
@@ -324,6 +349,10 @@ static void print_rule(FILE *out, const struct nft_ruleset *rs, const struct nft
         case NFT_EXPR_SET_MARK:
             fprintf(out, "meta mark set 0x%08x", e->number);
             break;
+        case NFT_EXPR_SET_PRIORITY:
+            fputs("meta priority set ", out);
+            print_classid(out, e->number);
+            break;
         case NFT_EXPR_SOCKET_MARK:
             fputs("meta mark set socket mark", out);
             break;
@@ -342,6 +371,10 @@ static void print_rule(FILE *out, const struct nft_ruleset *rs, const struct nft
             break;
         case NFT_EXPR_KEEP_DESTINATION:
             fputs(e->v6 ? "dnat ip6 to ip6 daddr" : "dnat ip to ip daddr", out);
+            break;
+        case NFT_EXPR_ADD:
+            fprintf(out, "add @%s { %s }", rs->sets[e->match.set].name,
+                    nft_fields[e->match.fields[0]].name);
             break;
         }
     }

@@ -202,6 +202,8 @@ report() {
     printf '  %d.%d s%s\n' $((seconds / 10)) $((seconds % 10)) "${why:+  ($why)}"
     ((${#remarks[@]})) && printf '%s\n' "${remarks[@]}"
     if [[ $why || ${V:-} ]]; then
+        # What failed comes first, as long outputs may be cut by who shows them.
+        grep -A 5 '^not ok' "$tap" | sed 's/^/    ! /'
         sed 's/^/    | /' "$tap"
     fi
     [[ $why ]] && bad_files+=("$name ($why)")

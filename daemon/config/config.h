@@ -135,4 +135,16 @@ const char *config_url_format(const struct config_url *u, char *buf, size_t size
 /* "150ms", "10s", "5m", "2h", "0"; nanoseconds. -EINVAL. */
 int config_duration_parse(const char *text, int64_t *ret);
 
+/* Whether a gateway forwards queries, those to its own address too, to wherever they were sent: an
+ * upstream finds no name server under the gateway's address. The text takes the capture's name. */
+static inline bool config_lacks_dns_server(const struct config_capture *k)
+{
+    return k->policy.action == CAPTURE_PROXY && k->policy.hook == CAPTURE_GATEWAY &&
+           (k->dns == DNS_TCP || k->dns == DNS_ASSOCIATE) && !k->dns_server;
+}
+
+#define CONFIG_LACKS_DNS_SERVER                                                                    \
+    "capture %s: clients that use this gateway itself as their name server get no answer, as the " \
+    "upstream cannot ask it: set dns-server"
+
 #endif

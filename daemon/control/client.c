@@ -76,10 +76,13 @@ int control_ask(const char *path, enum message_type type,
         return fd;
     int r = fd_send_message(fd, &question, sizeof(question), NULL, 0);
 
-    while (r == 0 && ends_due > 0) {
+    /* To the end of file, which comes when everybody who was asked has answered, or has ended. */
+    while (r == 0) {
         union message m;
         ssize_t n = fd_recv_message(fd, &m, sizeof(m), NULL, NULL);
 
+        if (n == 0 && ends_due == 0)
+            break;
         if (n < (ssize_t)sizeof(m.header) || m.header.version != MESSAGE_VERSION ||
             (size_t)n != size_of(m.header.type)) {
             r = n < 0 ? (int)n : n == 0 ? -EPIPE : -EPROTO;
@@ -88,7 +91,7 @@ int control_ask(const char *path, enum message_type type,
         if (m.header.type == MESSAGE_HELLO)
             ends_due = m.hello.workers;
         if (m.header.type == MESSAGE_END) {
-            ends_due--;
+            ends_due -= ends_due > 0; /* those who drain are not due, and may have an answer */
             if (m.end.result != 0)
                 result = m.end.result;
         } else {

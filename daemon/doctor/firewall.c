@@ -26,8 +26,9 @@
 #include "doctor/proc.h"
 #include "nft/ruleset.h"
 
-#define DUMP_BUFFER   65536
-#define STATE_INVALID 1u /* NF_CT_STATE_INVALID_BIT */
+#define DUMP_BUFFER       65536
+#define STATE_INVALID     1u /* NF_CT_STATE_INVALID_BIT */
+#define STATE_ESTABLISHED 2u /* NF_CT_STATE_BIT(IP_CT_ESTABLISHED) */
 
 struct node {
     char *table, *name;
@@ -117,7 +118,7 @@ struct walk {
     struct reading *reading;
     size_t node;
     bool ct_state, meta_iif; /* the last value loaded is that */
-    bool invalid, socket, iif, lo, other;
+    bool invalid, established, socket, iif, lo, other;
 };
 
 static void add_trait(struct walk *w, unsigned trait)
@@ -150,6 +151,8 @@ static void on_accept(struct walk *w)
 {
     if (w->socket)
         add_trait(w, FW_ACCEPT_SOCKET);
+    else if (w->established && !w->iif && !w->other)
+        add_trait(w, FW_ACCEPT_ESTABLISHED);
     else if (w->other || w->ct_state)
         return;
     else if (w->lo)
@@ -210,6 +213,18 @@ static void on_compare(struct walk *w, const struct nftnl_expr *e)
         w->lo = (len >= 3 && memcmp(data, "lo", 3) == 0) || (len == 4 && word == 1);
     if (w->ct_state && op == NFT_CMP_EQ && word == STATE_INVALID)
         w->invalid = true;
+    if (w->ct_state && op == NFT_CMP_EQ && word == STATE_ESTABLISHED)
+        w->established = true;
+}
+
+/* A set of states, or a map from them to verdicts, has the usual one. */
+static void on_lookup(struct walk *w, const struct nftnl_expr *e)
+{
+    if (!w->ct_state)
+        return;
+    w->established = true;
+    if (nftnl_expr_is_set(e, NFTNL_EXPR_LOOKUP_DREG))
+        on_accept(w);
 }
 
 static void on_xt_match(struct walk *w, const struct nftnl_expr *e)
@@ -219,14 +234,21 @@ static void on_xt_match(struct walk *w, const struct nftnl_expr *e)
     const void *data = nftnl_expr_get(e, NFTNL_EXPR_MT_INFO, &len);
     struct xt_conntrack_mtinfo3 info;
 
-    if (name && (strcmp(name, "socket") == 0 || strcmp(name, "mark") == 0))
+    if (name && (strcmp(name, "socket") == 0 || strcmp(name, "mark") == 0)) {
         w->socket = true;
-    else
-        w->other = true;
-    if (!name || strcmp(name, "conntrack") != 0 || !data || len < sizeof(info) ||
-        nftnl_expr_get_u32(e, NFTNL_EXPR_MT_REV) != 3)
         return;
+    }
+    if (!name || strcmp(name, "conntrack") != 0 || !data || len < sizeof(info) ||
+        nftnl_expr_get_u32(e, NFTNL_EXPR_MT_REV) != 3) {
+        w->other = true;
+        return;
+    }
     memcpy(&info, data, sizeof(info));
+    bool state = info.match_flags == XT_CONNTRACK_STATE && info.invert_flags == 0;
+
+    w->ct_state = w->ct_state || state;
+    w->other = w->other || !state;
+    w->established = w->established || (state && (info.state_mask & STATE_ESTABLISHED));
     w->invalid = w->invalid || ((info.match_flags & XT_CONNTRACK_STATE) &&
                                 (info.state_mask & XT_CONNTRACK_STATE_INVALID));
 }
@@ -262,6 +284,8 @@ static int on_expr(struct nftnl_expr *e, void *ctx)
     } else if (strcmp(name, "bitwise") == 0) {
         if (w->ct_state && (first_word(e, NFTNL_EXPR_BITWISE_MASK) & STATE_INVALID))
             w->invalid = true;
+        if (w->ct_state && (first_word(e, NFTNL_EXPR_BITWISE_MASK) & STATE_ESTABLISHED))
+            w->established = true;
     } else if (strcmp(name, "socket") == 0) {
         w->socket = true;
     } else if (strcmp(name, "redir") == 0) {
@@ -273,12 +297,13 @@ static int on_expr(struct nftnl_expr *e, void *ctx)
         add_trait(w, FW_TPROXY);
     } else if (strcmp(name, "reject") == 0) {
         on_drop(w);
+    } else if (strcmp(name, "lookup") == 0) {
+        on_lookup(w, e);
     } else if (strcmp(name, "match") == 0) {
         on_xt_match(w, e);
     } else if (strcmp(name, "target") == 0) {
         on_xt_target(w, e);
-    } else if (strcmp(name, "counter") != 0 && strcmp(name, "log") != 0 &&
-               strcmp(name, "lookup") != 0) {
+    } else if (strcmp(name, "counter") != 0 && strcmp(name, "log") != 0) {
         w->other = true;
     }
     return 0;

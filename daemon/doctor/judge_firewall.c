@@ -12,6 +12,7 @@
 
 #include "doctor/judge.h"
 #include "doctor/judge_names.h"
+#include "keeper/datagrams.h"
 
 #define OUR_OUTPUT     (-110)
 #define OUR_PREROUTING (-130)
@@ -79,26 +80,65 @@ static void judge_prerouting(const struct fw_chain *c, struct findings *ret)
     }
 }
 
-/* A packet that TPROXY hands over goes on through the input hook, with its original destination. */
-static void judge_input(const struct fw_chain *c, struct findings *ret)
+/* What of the gateways' captures comes in how: SYNs that were held by lo, what follows them and all
+ * else by the clients' interface. */
+struct ways_in {
+    bool held, early, udp;
+};
+
+static struct ways_in find_ways_in(const struct facts *f)
 {
+    const struct facts_kernel *k = &f->kernel;
+    bool can_hold = k->nft.result[NFT_FEATURE_HOLD] == 0 && k->nft.result[NFT_FEATURE_LOG] == 0;
+    struct ways_in ways = {.held = false};
+
+    for (size_t i = 0; f->config && i < f->config->n_captures; i++) {
+        struct capture_policy p = f->config->captures[i].policy;
+        struct worker_udp udp;
+
+        if (p.hook != CAPTURE_GATEWAY || p.action != CAPTURE_PROXY)
+            continue;
+        datagrams_decide(f->config, i, false, &p, &udp);
+        ways.udp = ways.udp || datagrams_needs_listener(&p);
+        if (can_hold && f->config->captures[i].connect != CONNECT_EARLY)
+            ways.held = true;
+        else
+            ways.early = true;
+    }
+    return ways;
+}
+
+/* A packet that TPROXY hands over goes on through the input hook, with its original destination. */
+static void judge_input(const struct facts *f, const struct fw_chain *c, struct findings *ret)
+{
+    const unsigned for_held = FW_ACCEPT_LO | FW_ACCEPT_ESTABLISHED;
+    struct ways_in ways = find_ways_in(f);
     char name[CHAIN_NAME_SIZE], text[512];
+    enum finding_level level = FINDING_FAIL;
 
     if (!c->drops || (c->traits & (FW_ACCEPT_SOCKET | FW_ACCEPT_ALL)))
         return;
     chain_name(c, name, sizeof(name));
-    if (c->traits & FW_ACCEPT_INTERFACE)
+    if (ways.held && (c->traits & for_held) != for_held) {
         snprintf(text, sizeof(text),
-                 "the chain %s drops by default and accepts by interface: unless the gateway's is "
-                 "among them, it drops what TPROXY hands over",
+                 "the chain %s drops by default, also the connections that were held until the "
+                 "proxy answered: they come in by lo, and go on as established",
                  name);
-    else
-        snprintf(text, sizeof(text),
-                 "the chain %s drops by default, also what TPROXY hands over to the listener",
-                 name);
-    finding_add_mend(ret, "foreign-input",
-                     c->traits & FW_ACCEPT_INTERFACE ? FINDING_WARN : FINDING_FAIL, text,
-                     "nft insert rule %s meta l4proto tcp socket transparent 1 accept", name);
+    } else if (ways.early || ways.udp) {
+        const char *what = ways.early ? "what" : "the UDP that";
+
+        if (c->traits & FW_ACCEPT_INTERFACE)
+            level = FINDING_WARN;
+        snprintf(text, sizeof(text), "the chain %s drops by default%s %s TPROXY hands over%s", name,
+                 level == FINDING_WARN ? " and accepts by interface: unless the gateway's is among "
+                                         "them, it drops"
+                                       : ", also",
+                 what, level == FINDING_WARN ? "" : " to the listener");
+    } else {
+        return;
+    }
+    finding_add_mend(ret, "foreign-input", level, text,
+                     "nft insert rule %s socket transparent 1 accept", name);
 }
 
 static void judge_invalid(const struct facts *f, const struct fw_chain *c, struct findings *ret)
@@ -191,7 +231,7 @@ void judge_firewall(const struct facts *f, struct findings *ret)
         if (is_ip(c) && c->hook == NF_INET_PRE_ROUTING && gateway)
             judge_prerouting(c, ret);
         if (is_ip(c) && c->hook == NF_INET_LOCAL_IN && gateway)
-            judge_input(c, ret);
+            judge_input(f, c, ret);
         judge_invalid(f, c, ret);
     }
     if (ret->n == before)

@@ -40,6 +40,10 @@ void judge_config(const struct facts *f, struct findings *ret)
                     f->config->n_upstreams, f->config->n_captures);
     else if (f->n_config_errors == 0)
         finding_add(ret, "config", FINDING_FAIL, NULL, "%s: it cannot be loaded", f->file);
+    for (size_t i = 0; f->config && i < f->config->n_captures; i++)
+        if (config_lacks_dns_server(&f->config->captures[i]))
+            finding_add(ret, "dns-server", FINDING_WARN, NULL, CONFIG_LACKS_DNS_SERVER,
+                        f->config->captures[i].policy.name);
 }
 
 static void judge_privileges(const struct facts_kernel *k, struct findings *ret)

@@ -48,7 +48,7 @@ bool flow_may_become(enum flow_state from, enum flow_state to);
 struct flow_capture {
     const char *name;
     enum capture_hook hook;
-    unsigned policy;                /* its number in the capture set */
+    unsigned early;                 /* capture_policy.early */
     struct upstream_choice *choice; /* where its destinations are asked for */
 };
 

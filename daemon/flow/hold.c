@@ -30,7 +30,11 @@
  * Bounds. At most max_held flows are HELD to GRANTED at once. Beyond that a SYN of an nft capture
  * is sent to the capture's early listener: the kernel's own means against floods (SYN cookies)
  * apply, and only who completes the connection costs us an upstream connection. An eBPF capture has
- * local applications only; there it is refused.
+ * local applications only; there it is refused. So it is where no mark names the listener.
+ *
+ * A draining worker still reads what was sent to it before the reload, and may have to answer early
+ * when rules of the next configuration are in force. So the mark names the listener by a number
+ * that stays (capture_policy.early), and not by the place of the capture, which a reload changes.
  */
 #include "flow/hold.h"
 
@@ -130,9 +134,9 @@ static struct flow *find(struct flow_table *t, const struct addr *client,
     while (slot != FLOW_NONE) {
         struct flow *f = &t->flows[slot];
 
-        if (same_ends(&f->dialing.hold->syn, client, destination))
+        if (same_ends(&f->dialing->hold->syn, client, destination))
             return f;
-        slot = f->dialing.hold->next;
+        slot = f->dialing->hold->next;
     }
     return NULL;
 }
@@ -140,7 +144,7 @@ static struct flow *find(struct flow_table *t, const struct addr *client,
 static void chain(struct flow_table *t, struct flow *f)
 {
     struct holds *h = t->holds;
-    struct hold *hold = f->dialing.hold;
+    struct hold *hold = f->dialing->hold;
     uint32_t *head = &h->heads[hash(h, &hold->syn.client, &hold->syn.destination) & h->mask];
 
     hold->next = *head;
@@ -153,14 +157,14 @@ static void chain(struct flow_table *t, struct flow *f)
 static void unchain(struct flow_table *t, struct flow *f)
 {
     struct holds *h = t->holds;
-    struct hold *hold = f->dialing.hold;
+    struct hold *hold = f->dialing->hold;
 
     if (!hold->chained)
         return;
     uint32_t *at = &h->heads[hash(h, &hold->syn.client, &hold->syn.destination) & h->mask];
 
     while (&t->flows[*at] != f)
-        at = &t->flows[*at].dialing.hold->next;
+        at = &t->flows[*at].dialing->hold->next;
     *at = hold->next;
     hold->chained = false;
     h->n--;
@@ -203,7 +207,7 @@ static bool answer_again(struct flow_table *t, unsigned capture, const struct sy
  * the same port after it has given up the first; the answer will do for that as well. */
 static void again(struct flow_table *t, struct flow *f, const struct syn *s, uint32_t interface)
 {
-    struct hold *hold = f->dialing.hold;
+    struct hold *hold = f->dialing->hold;
     int64_t now = loop_now(t->o.loop);
     bool fresh = s->isn != hold->syn.isn;
 
@@ -223,7 +227,8 @@ static void overflow(struct flow_table *t, unsigned capture, const struct syn *s
                      uint32_t interface)
 {
     int64_t now = loop_now(t->o.loop);
-    bool refused = t->o.captures[capture].hook == CAPTURE_CGROUP;
+    bool refused = t->o.captures[capture].hook == CAPTURE_CGROUP ||
+                   t->o.captures[capture].early > CAPTURE_EARLY_MAX;
 
     t->stats.early_full++;
     if (now >= t->holds->next_full_log) {
@@ -273,7 +278,7 @@ static void begin(struct flow_table *t, unsigned capture, const struct syn *s,
     hold->syn = *s;
     hold->interface = raw->interface;
     hold->came = loop_now(t->o.loop);
-    f->dialing.hold = hold;
+    f->dialing->hold = hold;
     chain(t, f);
     flow_dial(t, f);
 }
@@ -350,7 +355,7 @@ static void on_hold(void *ctx, uint64_t ref, uint32_t events)
 /* A connection over loopback is complete when the SYN has been sent: no need to be woken for it. */
 static void accept_now(struct flow_table *t, const struct flow *f)
 {
-    const struct hold *hold = f->dialing.hold;
+    const struct hold *hold = f->dialing->hold;
     bool cgroup = t->o.captures[f->capture].hook == CAPTURE_CGROUP;
 
     for (uint32_t i = 0; i < t->o.n_listeners; i++) {
@@ -367,7 +372,7 @@ static void accept_now(struct flow_table *t, const struct flow *f)
 
 void hold_granted(struct flow_table *t, struct flow *f)
 {
-    struct hold *hold = f->dialing.hold;
+    struct hold *hold = f->dialing->hold;
     bool local = t->o.captures[f->capture].hook != CAPTURE_GATEWAY;
 
     flow_set_state(t, f, FLOW_GRANTED);
@@ -381,7 +386,7 @@ void hold_granted(struct flow_table *t, struct flow *f)
 
 void hold_failed(struct flow_table *t, struct flow *f, int error)
 {
-    struct hold *hold = f->dialing.hold;
+    struct hold *hold = f->dialing->hold;
     enum injected_reject reject = verdict_reject(&hold->syn, error);
 
     unchain(t, f);
@@ -399,7 +404,7 @@ void hold_failed(struct flow_table *t, struct flow *f, int error)
 
 bool hold_lingers(struct flow_table *t, struct flow *f)
 {
-    struct hold *hold = f->dialing.hold;
+    struct hold *hold = f->dialing->hold;
     bool local = t->o.captures[f->capture].hook != CAPTURE_GATEWAY;
     int64_t wait = hold->came + (local ? ICMP_AGE : 0) - loop_now(t->o.loop);
 
@@ -414,7 +419,7 @@ bool hold_lingers(struct flow_table *t, struct flow *f)
 
 void hold_timeout(struct flow_table *t, struct flow *f)
 {
-    struct hold *hold = f->dialing.hold;
+    struct hold *hold = f->dialing->hold;
 
     if (f->state == FLOW_GRANTED) {
         t->stats.unaccepted++;
@@ -437,8 +442,8 @@ void hold_timeout(struct flow_table *t, struct flow *f)
 void hold_release(struct flow_table *t, struct flow *f)
 {
     unchain(t, f);
-    free(f->dialing.hold);
-    f->dialing.hold = NULL;
+    free(f->dialing->hold);
+    f->dialing->hold = NULL;
     f->held = false;
 }
 
@@ -454,9 +459,9 @@ static struct flow *find_translated(struct flow_table *t, const struct addr *cli
 {
     for (uint32_t i = 0; i <= t->holds->mask; i++) {
         for (uint32_t slot = t->holds->heads[i]; slot != FLOW_NONE;
-             slot = t->flows[slot].dialing.hold->next) {
+             slot = t->flows[slot].dialing->hold->next) {
             struct flow *f = &t->flows[slot];
-            const struct syn *s = &f->dialing.hold->syn;
+            const struct syn *s = &f->dialing->hold->syn;
 
             if (f->state == FLOW_GRANTED && addr_same_ip(&s->client, client) &&
                 addr_same_ip(&s->destination, destination) &&
@@ -489,8 +494,8 @@ void hold_accepted(struct flow_table *t, unsigned index, int fd, const struct ad
         return;
     }
     /* Behind a changed port it may have been somebody else's SYN. */
-    if (same_ends(&f->dialing.hold->syn, client, &origin.destination))
-        remember(t, &f->dialing.hold->syn, true);
+    if (same_ends(&f->dialing->hold->syn, client, &origin.destination))
+        remember(t, &f->dialing->hold->syn, true);
     flow_join(t, f, fd);
 }
 

@@ -126,7 +126,7 @@ void flow_end(struct flow_table *t, struct flow *f, bool orderly)
         else
             t->stats.reset++;
     } else {
-        dial_finish(&f->dialing.dial);
+        dial_finish(&f->dialing->dial);
     }
     loop_timer_cancel(t->o.loop, &f->timer);
     flow_set_state(t, f, FLOW_CLOSING);
@@ -204,9 +204,11 @@ static void pump(struct flow_table *t, struct flow *f)
 
 static void begin_relay(struct flow_table *t, struct flow *f)
 {
-    f->upstream = f->dialing.dial.upstream;
-    f->fd[SIDE_UPSTREAM] = dial_take(&f->dialing.dial);
-    dial_finish(&f->dialing.dial);
+    f->upstream = f->dialing->dial.upstream;
+    f->fd[SIDE_UPSTREAM] = dial_take(&f->dialing->dial);
+    dial_finish(&f->dialing->dial);
+    free(f->dialing);
+    f->dialing = NULL;
     loop_timer_cancel(t->o.loop, &f->timer);
     relay_init(&f->relay, f->fd[SIDE_CLIENT], f->fd[SIDE_UPSTREAM]);
     if (t->o.fast)
@@ -221,7 +223,7 @@ static void begin_relay(struct flow_table *t, struct flow *f)
 
 static void dial_failed(struct flow_table *t, struct flow *f)
 {
-    struct dial *d = &f->dialing.dial;
+    struct dial *d = &f->dialing->dial;
     char why[200], to[ADDR_STRLEN];
     bool at_fault = dial_upstream_at_fault(d);
 
@@ -235,8 +237,8 @@ static void dial_failed(struct flow_table *t, struct flow *f)
     if (!at_fault && dial_worth_a_line(d))
         upstream_complain(d->upstream, why, loop_now(t->o.loop));
     loop_timer_cancel(t->o.loop, &f->timer);
-    if (at_fault && f->dialing.at + 1u < f->dialing.n) {
-        f->dialing.at++;
+    if (at_fault && f->dialing->at + 1u < f->dialing->n) {
+        f->dialing->at++;
         if (f->state == FLOW_HANDSHAKE)
             flow_set_state(t, f, FLOW_DIALING);
         return; /* the caller dials the next one */
@@ -262,12 +264,12 @@ static void dial_on(struct flow_table *t, struct flow *f)
     struct upstream_choice *choice = t->o.captures[f->capture].choice;
 
     while (f->state == FLOW_DIALING) {
-        uint8_t k = f->dialing.order[f->dialing.at];
+        uint8_t k = f->dialing->order[f->dialing->at];
         struct upstream *u = k == FLOW_DIRECT ? choice->direct : choice->candidates[k];
         struct dial_env env = dial_env(t, f);
 
         f->upstream = u;
-        if (dial_start(&f->dialing.dial, u, &f->origin.destination, f->name, &env) == DIAL_PENDING)
+        if (dial_start(&f->dialing->dial, u, &f->origin.destination, f->name, &env) == DIAL_PENDING)
             return;
         dial_failed(t, f);
     }
@@ -280,12 +282,12 @@ static void dial_on(struct flow_table *t, struct flow *f)
  */
 static void wait_for_proof(struct flow_table *t, struct flow *f)
 {
-    struct dial *d = &f->dialing.dial;
+    struct dial *d = &f->dialing->dial;
 
     dial_finish(d);
     if (t->o.on_unproven)
         t->o.on_unproven(t->o.ctx);
-    if (f->dialing.waits == UNPROVEN_WAITS ||
+    if (f->dialing->waits == UNPROVEN_WAITS ||
         loop_timer_set(t->o.loop, &f->timer, UNPROVEN_WAIT, flow_ref(t, f, KIND_UPSTREAM)) < 0) {
         upstream_complain(d->upstream, "it is on this host and would be captured itself",
                           loop_now(t->o.loop));
@@ -295,18 +297,18 @@ static void wait_for_proof(struct flow_table *t, struct flow *f)
         flow_end(t, f, false);
         return;
     }
-    f->dialing.waits++;
-    f->dialing.waiting = true;
+    f->dialing->waits++;
+    f->dialing->waiting = true;
 }
 
 static void dial_step(struct flow_table *t, struct flow *f, uint32_t events)
 {
-    struct dial *d = &f->dialing.dial;
+    struct dial *d = &f->dialing->dial;
     struct dial_env env = dial_env(t, f);
 
-    if (f->dialing.waiting) {
+    if (f->dialing->waiting) {
         if (events & LOOP_TIMEOUT) {
-            f->dialing.waiting = false;
+            f->dialing->waiting = false;
             dial_on(t, f);
         }
         return;
@@ -338,11 +340,11 @@ static void choose_upstreams(struct flow_table *t, struct flow *f, struct upstre
 
     /* Who stands for a name is nowhere to be found directly. */
     if (f->name || !upstream_go_direct(choice, loop_now(t->o.loop)))
-        n = upstream_order(choice, &f->origin.destination, f->dialing.order);
-    upstream_look_again(choice, f->dialing.order, n, loop_now(t->o.loop));
+        n = upstream_order(choice, &f->origin.destination, f->dialing->order);
+    upstream_look_again(choice, f->dialing->order, n, loop_now(t->o.loop));
     if (choice->direct_when_down && !f->name)
-        f->dialing.order[n++] = FLOW_DIRECT;
-    f->dialing.n = (uint8_t)n;
+        f->dialing->order[n++] = FLOW_DIRECT;
+    f->dialing->n = (uint8_t)n;
 }
 
 /* The name that the destination stands for, if it does; NULL in `ret_name`: it is a real address.
@@ -366,7 +368,8 @@ static int find_name(struct flow_table *t, const struct addr *destination, char 
     return r < 0 ? r : -ENOMEM;
 }
 
-/* NULL: the table is full, which was counted and said, or the destination stands for nothing. */
+/* NULL: the table or the memory is full, which was counted, or the destination stands for nothing.
+ */
 static struct flow *new_flow(struct flow_table *t, unsigned capture, const struct addr *client,
                              const struct origin *origin)
 {
@@ -375,26 +378,29 @@ static struct flow *new_flow(struct flow_table *t, unsigned capture, const struc
 
     if (find_name(t, &origin->destination, &name, &slot) < 0)
         return NULL;
-    struct flow *f = flow_alloc(t);
+    struct flow_dialing *dialing = calloc(1, sizeof(*dialing));
+    struct flow *f = dialing ? flow_alloc(t) : NULL;
 
     if (!f) {
         int64_t now = loop_now(t->o.loop);
 
         t->stats.refused_full++;
-        if (now >= t->next_full_log)
+        if (dialing && now >= t->next_full_log)
             log_warning("the flow table is full (%u): new connections are reset; raise max-flows",
                         t->o.max_flows);
         t->next_full_log = now + INT64_C(10000000000);
+        free(dialing);
         free(name);
         return NULL;
     }
+    f->dialing = dialing;
     f->name = name;
     f->name_slot = slot;
     f->capture = (uint16_t)capture;
     f->client = *client;
     f->origin = *origin;
     f->started = f->active = loop_now(t->o.loop);
-    f->dialing.dial.fd = -1;
+    f->dialing->dial.fd = -1;
     t->stats.accepted++;
     return f;
 }
@@ -403,7 +409,7 @@ void flow_dial(struct flow_table *t, struct flow *f)
 {
     choose_upstreams(t, f, t->o.captures[f->capture].choice);
     flow_set_state(t, f, FLOW_DIALING);
-    if (f->dialing.n == 0) {
+    if (f->dialing->n == 0) {
         t->stats.failed++;
         if (f->held)
             hold_failed(t, f, ECONNREFUSED);

@@ -111,7 +111,9 @@ void flow_release(struct flow_table *t, struct flow *f)
 {
     loop_timer_cancel(t->o.loop, &f->timer);
     free(f->name);
+    free(f->dialing);
     f->name = NULL;
+    f->dialing = NULL;
     flow_set_state(t, f, FLOW_FREE);
     f->next = t->free;
     t->free = slot_of(t, f);

@@ -34,6 +34,7 @@ struct flow_dialing {
     bool waiting;  /* no socket: dialled again when the timer expires */
 };
 
+/* Idle ones are many: no holes, and what only the beginning needs is elsewhere. */
 struct flow {
     uint32_t generation;
     uint32_t next; /* in the free, the again or the reap list */
@@ -47,16 +48,14 @@ struct flow {
     bool keepalive;      /* set on the upstream's socket */
     int fd[2];           /* SIDE_CLIENT, SIDE_UPSTREAM; -1: none */
     struct addr client;
+    uint32_t name_slot;
     struct origin origin;
     const struct upstream *upstream;
     char *name; /* owned: of a destination that stands for one; NULL: none */
-    uint32_t name_slot;
     int64_t started, active;
     struct timer timer;
-    union {
-        struct flow_dialing dialing; /* DIALING, HANDSHAKE */
-        struct relay relay;          /* RELAY, HALF_CLOSED */
-    };
+    struct flow_dialing *dialing; /* owned; NULL from RELAY on */
+    struct relay relay;           /* RELAY, HALF_CLOSED */
 };
 
 struct flow_table {

@@ -92,7 +92,7 @@ void verdict_pass(struct flow_table *t, unsigned capture, const struct syn *s, u
 
     if (c->hook != CAPTURE_CGROUP && early)
         mark =
-            capture_injected_mark(gateway ? INJECTED_EARLY_TPROXY : INJECTED_EARLY_NAT, c->policy);
+            capture_injected_mark(gateway ? INJECTED_EARLY_TPROXY : INJECTED_EARLY_NAT, c->early);
     else if (c->hook != CAPTURE_CGROUP)
         mark = capture_injected_mark(gateway ? INJECTED_ACCEPT_TPROXY : INJECTED_ACCEPT_NAT,
                                      t->o.seat);

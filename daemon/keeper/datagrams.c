@@ -74,7 +74,13 @@ void datagrams_decide(const struct config *c, size_t i, bool run, struct capture
     policy->udp = udp == UDP_ASSOCIATE ? CAPTURE_UDP_TAKE
                   : udp == UDP_REJECT  ? CAPTURE_UDP_REJECT
                                        : CAPTURE_UDP_LEAVE;
+    /* nftables can reject what this host itself sends only by failing send() with EPERM, which
+     * programs do not take for an answer. A worker answers as the network would; but one that
+     * associates DNS cannot tell the rest from it. */
+    if (udp == UDP_REJECT && dns != DNS_ASSOCIATE && k->policy.hook != CAPTURE_GATEWAY)
+        policy->udp = CAPTURE_UDP_TAKE;
     policy->dns = dns != DNS_BYPASS;
+    policy->dns_direct = k->dns == DNS_BYPASS;
     policy->dns_local = policy->dns && k->dns != DNS_AUTO;
     policy->fake = dns == DNS_FAKE;
     u.associate = udp == UDP_ASSOCIATE || dns == DNS_ASSOCIATE;

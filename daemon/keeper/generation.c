@@ -394,13 +394,16 @@ int generation_recheck(struct generation *g, bool *ret_changed, char *why, size_
 int generation_plan(struct config *config, struct generation **ret, char *why, size_t why_size)
 {
     struct generation *g;
+    unsigned early = 0;
     int r = prepare(config, true, &g, why, why_size);
 
     if (r < 0)
         return r;
     for (size_t i = 0; i < config->n_captures; i++) {
-        if (needs_listener(&g->policies[i]))
+        if (needs_listener(&g->policies[i])) {
             g->policies[i].port_v4 = g->policies[i].port_v6 = planned_port(i);
+            g->policies[i].early = early++; /* as listeners_provide() numbers the first ones */
+        }
         if (datagrams_needs_listener(&g->policies[i]))
             g->policies[i].udp_port_v4 = g->policies[i].udp_port_v6 = planned_port(i);
     }

@@ -347,10 +347,10 @@ static void answer(void *ctx, unsigned type, int client)
     case MESSAGE_STATUS:
     case MESSAGE_FLOWS:
         /* One end from each worker and one from us, so that no worker at all is an answer too. */
-        send_hello(k, client, workers_count(k->workers) + 1);
+        send_hello(k, client, workers_due(k->workers) + 1);
         if (type == MESSAGE_STATUS)
             send_captures(k, client);
-        for (unsigned due = workers_count(k->workers), n = workers_ask(k->workers, type, client);
+        for (unsigned due = workers_due(k->workers), n = workers_ask(k->workers, type, client);
              n < due; n++)
             send_end(client, -EAGAIN);
         send_end(client, 0);

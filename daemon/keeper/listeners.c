@@ -99,7 +99,7 @@ static int open_listener(const struct capture_policy *p, bool udp, const struct 
 }
 
 static int add(struct listeners *l, const struct capture_policy *p, bool udp, bool v4, unsigned row,
-               uint16_t port)
+               unsigned number, uint16_t port)
 {
     struct listener *i = calloc(1, sizeof(*i));
     struct addr at = loopback(v4, port);
@@ -116,6 +116,7 @@ static int add(struct listeners *l, const struct capture_policy *p, bool udp, bo
     i->udp = udp;
     i->v4 = v4;
     i->row = row;
+    i->number = number;
     i->hook = p->hook;
     i->wanted = true;
     memcpy(i->name, p->name, sizeof(i->name));
@@ -171,10 +172,28 @@ static int find_port(bool udp, uint16_t first, bool *ret_v6)
     return -EADDRINUSE;
 }
 
-static int provide(struct listeners *l, const struct capture_policy *policy, bool udp,
-                   unsigned rows, uint16_t port, uint16_t ret_ports[2], char *why, size_t why_size)
+/* The lowest number that no listener has: also none that goes when this reload has succeeded, as
+ * the workers that know it may still be at work. */
+static unsigned find_number(const struct listeners *l, bool udp)
 {
-    unsigned have[2] = {0, 0};
+    unsigned number = 0;
+
+    for (const struct listener *i = l->first; i;) {
+        if (i->udp == udp && i->number == number) {
+            number++;
+            i = l->first;
+        } else {
+            i = i->next;
+        }
+    }
+    return number;
+}
+
+static int provide(struct listeners *l, const struct capture_policy *policy, bool udp,
+                   unsigned rows, uint16_t port, uint16_t ret_ports[2], unsigned *ret_number,
+                   char *why, size_t why_size)
+{
+    unsigned have[2] = {0, 0}, number = find_number(l, udp);
     uint16_t ports[2] = {0, 0};
     bool v6 = false;
 
@@ -184,6 +203,7 @@ static int provide(struct listeners *l, const struct capture_policy *policy, boo
             continue;
         i->wanted = true;
         have[i->v4]++;
+        number = i->number;
         ports[i->v4] = i->at.port;
     }
     if (have[true] == 0) {
@@ -199,7 +219,7 @@ static int provide(struct listeners *l, const struct capture_policy *policy, boo
     }
     for (unsigned family = 0; family < 2; family++) {
         for (unsigned row = have[family]; ports[family] != 0 && row < rows; row++) {
-            int r = add(l, policy, udp, family, row, ports[family]);
+            int r = add(l, policy, udp, family, row, number, ports[family]);
 
             if (r < 0) {
                 snprintf(why, why_size, "capture %s: cannot listen on %sport %u: %s", policy->name,
@@ -210,6 +230,7 @@ static int provide(struct listeners *l, const struct capture_policy *policy, boo
     }
     ret_ports[true] = ports[true];
     ret_ports[false] = ports[false];
+    *ret_number = number;
     return 0;
 }
 
@@ -217,11 +238,13 @@ int listeners_provide(struct listeners *l, struct capture_policy *policy, unsign
                       uint16_t port, char *why, size_t why_size)
 {
     uint16_t ports[2];
-    int r = provide(l, policy, false, rows, port, ports, why, why_size);
+    unsigned number;
+    int r = provide(l, policy, false, rows, port, ports, &number, why, why_size);
 
     if (r == 0) {
         policy->port_v4 = ports[true];
         policy->port_v6 = ports[false];
+        policy->early = number;
     }
     return r;
 }
@@ -230,7 +253,8 @@ int listeners_provide_udp(struct listeners *l, struct capture_policy *policy, un
                           uint16_t port, char *why, size_t why_size)
 {
     uint16_t ports[2];
-    int r = provide(l, policy, true, rows, port, ports, why, why_size);
+    unsigned number;
+    int r = provide(l, policy, true, rows, port, ports, &number, why, why_size);
 
     if (r == 0) {
         policy->udp_port_v4 = ports[true];

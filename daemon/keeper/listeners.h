@@ -25,6 +25,7 @@ struct listener {
     struct addr at;
     bool v4;
     unsigned row;
+    unsigned number; /* the same for all of a capture and kind, and of no other capture */
     struct listener *next;
     char name[CAPTURE_NAME_MAX + 1];
     enum capture_hook hook;
@@ -39,8 +40,9 @@ int listeners_create(struct listeners **ret);
 void listeners_destroy(struct listeners *l);
 /*
  * At least `rows` rows for the capture in each family that this host has; those there are are kept.
- * `port`: where to try first, 0: anywhere. The ports go to the policy (0 for a family without). 0
- * or -errno with `why`. Marks them wanted.
+ * `port`: where to try first, 0: anywhere. The ports go to the policy (0 for a family without), and
+ * their number as `early`, which is the lowest that no capture in the pool has. 0 or -errno with
+ * `why`. Marks them wanted.
  */
 int listeners_provide(struct listeners *l, struct capture_policy *policy, unsigned rows,
                       uint16_t port, char *why, size_t why_size);

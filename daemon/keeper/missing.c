@@ -31,6 +31,10 @@ int missing_check(const struct config *c, char *why, size_t why_size)
                 "that answers is used",
                 c->groups[i].name);
     }
+    for (size_t i = 0; i < c->n_captures; i++) {
+        if (config_lacks_dns_server(&c->captures[i]))
+            log_warning(CONFIG_LACKS_DNS_SERVER, c->captures[i].policy.name);
+    }
     if (c->fast_path == FAST_STITCH)
         log_warning("fast-path: stitch is not in this version; auto is used");
     if (c->metrics)

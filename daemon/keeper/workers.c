@@ -46,6 +46,7 @@ struct workers {
     bool settled;
     uid_t uid;
     gid_t gid;
+    struct message_sockmap_proof proof; /* .sockmap OFF: none was given yet */
     struct slot slots[SLOTS];
 };
 
@@ -109,6 +110,7 @@ static int spawn(struct workers *w, struct slot *s)
         .ident = (unsigned)(s - w->slots),
         .channel = pair[1],
         .config = g->config,
+        .policies = g->policies,
         .upstreams = g->upstreams,
         .listeners = g->listeners + g->first[s->number],
         .n_listeners = g->first[s->number + 1] - g->first[s->number],
@@ -123,6 +125,8 @@ static int spawn(struct workers *w, struct slot *s)
         .real = g->real,
         .resolver = g->resolver,
         .max_associations = associations(g),
+        .sockmap = w->proof.sockmap,
+        .sockmap_why = w->proof.why,
         .needs_mark = g->marked,
         .hold = g->hold,
         .uid = w->uid,
@@ -283,12 +287,12 @@ void workers_tell(struct workers *w, const struct generation *g, unsigned messag
     }
 }
 
-unsigned workers_count(const struct workers *w)
+unsigned workers_due(const struct workers *w)
 {
     unsigned n = 0;
 
     for (size_t i = 0; i < SLOTS; i++)
-        n += w->slots[i].generation && w->slots[i].pid > 0 ? 1 : 0;
+        n += w->slots[i].generation && !w->slots[i].draining && w->slots[i].pid > 0 ? 1 : 0;
     return n;
 }
 
@@ -301,10 +305,21 @@ unsigned workers_ask(struct workers *w, unsigned message_type, int client)
         struct slot *s = &w->slots[i];
 
         if (s->generation && s->channel >= 0 &&
-            fd_send_message(s->channel, &m, sizeof(m), &client, 1) == 0)
+            fd_send_message(s->channel, &m, sizeof(m), &client, 1) == 0 && !s->draining)
             n++;
     }
     return n;
+}
+
+/* Holds as long as the daemon does, and the first failure for good. Only of a worker that has not
+ * said hello: until then it has read nothing of the network. */
+static void take_proof(struct workers *w, const struct message_sockmap_proof *m)
+{
+    if (w->proof.sockmap == MESSAGE_SOCKMAP_FAILED ||
+        (m->sockmap != MESSAGE_SOCKMAP_ON && m->sockmap != MESSAGE_SOCKMAP_FAILED))
+        return;
+    w->proof = *m;
+    w->proof.why[sizeof(w->proof.why) - 1] = '\0';
 }
 
 void workers_event(struct workers *w, uint64_t ref, uint32_t events)
@@ -329,6 +344,9 @@ void workers_event(struct workers *w, uint64_t ref, uint32_t events)
         fd_close(&s->channel); /* it is ending: SIGCHLD says the rest */
         return;
     }
+    if ((size_t)n == sizeof(m.sockmap_proof) && m.header.type == MESSAGE_SOCKMAP &&
+        m.header.version == MESSAGE_VERSION && !s->ready)
+        take_proof(w, &m.sockmap_proof);
     if ((size_t)n == sizeof(m.hello) && m.header.type == MESSAGE_HELLO &&
         m.header.version == MESSAGE_VERSION)
         s->ready = true;

@@ -37,9 +37,11 @@ bool workers_ready(const struct workers *w);
 bool workers_exited(struct workers *w, pid_t pid, int status, bool *ret_failed);
 /* The old generation accepts no more and ends with its last flow. */
 void workers_drain(struct workers *w, const struct generation *g);
-/* How many there are now, draining ones included. */
-unsigned workers_count(const struct workers *w);
-/* Passes the client's socket with a question to each worker. Returns how many will answer. */
+/* How many must answer a question: all but those who drain, and may end before they have read it.
+ */
+unsigned workers_due(const struct workers *w);
+/* Passes the client's socket with a question to each worker. Returns how many of those who must
+ * answer have got it. */
 unsigned workers_ask(struct workers *w, unsigned message_type, int client);
 /* Events of the loop kind given at the start, timers included. */
 void workers_event(struct workers *w, uint64_t ref, uint32_t events);

@@ -76,6 +76,7 @@ struct names_asked {
     struct addr client, destination;
     int64_t sent_at;
     uint32_t bucket;
+    uint32_t client_bucket;
     uint16_t bucket_next;
     uint16_t connection; /* its number */
     uint16_t next, prev; /* in one of the connection's lists */
@@ -90,6 +91,7 @@ struct names {
     struct dns_pending *slots;
     struct names_asked *asked;
     uint16_t *buckets; /* by who asked what, as many as slots */
+    uint16_t *clients; /* how many wait, by a hash of the client's address, DNS_MATCH_MAX places */
     uint64_t key[2];
     int64_t *next_probe; /* by capture: all its upstreams are down; nobody asks them before */
     struct timer expiry;

@@ -13,7 +13,8 @@
  *
  * Servers. A place is taken by whoever is asked. The server without queries that was not asked for
  * longest gives way when all are taken. One server may have half of all queries that wait, so that
- * one which is silent does not speak for all. What fails there is not tried again at once: see
+ * one which is silent does not speak for all, and one client a quarter, whatever it asks whom; what
+ * it asks beyond that is refused. What fails there is not tried again at once: see
  * `retry_at`.
  */
 #include <errno.h>
@@ -23,10 +24,11 @@
 #include "dns/hash.h"
 #include "names/engine.h"
 
-#define SPREAD    32                  /* queries on one connection before there is a second */
-#define STRAYS    8                   /* messages nobody asked for that are borne with */
-#define HUNG      INT64_C(2000000000) /* heard nothing for so long after a query that expired */
-#define FRUITLESS 2                   /* connections in a row that brought nothing: failed */
+#define CLIENT_SHARE 4  /* one client may have this part of all queries that wait */
+#define SPREAD       32 /* queries on one connection before there is a second */
+#define STRAYS       8  /* messages nobody asked for that are borne with */
+#define HUNG         INT64_C(2000000000) /* heard nothing for so long after a query that expired */
+#define FRUITLESS    2                   /* connections in a row that brought nothing: failed */
 
 /* ---- Lists of a connection ---- */
 
@@ -104,6 +106,16 @@ static uint32_t bucket_of(const struct names *n, const struct addr *client,
     return (uint32_t)dns_hash(n->key, &key, sizeof(key)) & (n->o.max_queries - 1);
 }
 
+/* Whoever it is that asks, all its ports together. Who shares a place with another shares the
+ * bound. */
+static uint32_t client_bucket_of(const struct names *n, const struct addr *client)
+{
+    struct addr key = *client;
+
+    key.port = 0;
+    return (uint32_t)dns_hash(n->key, &key, sizeof(key)) % DNS_MATCH_MAX;
+}
+
 /* Does the very same query wait already? */
 static bool repeated(const struct names *n, uint32_t bucket, const struct dns_query *q,
                      const uint8_t *data, const struct addr *client, const struct addr *destination)
@@ -127,6 +139,7 @@ static void forget(struct names *n, uint16_t i)
     while (*at != i)
         at = &n->asked[*at].bucket_next;
     *at = n->asked[i].bucket_next;
+    n->clients[n->asked[i].client_bucket]--;
 }
 
 /* ---- Servers ---- */
@@ -260,7 +273,7 @@ void names_check_empty(struct names *n)
 
 /* ---- The way in ---- */
 
-/* -ENOSPC: full; -EHOSTUNREACH: nobody to ask. */
+/* -ENOSPC: full; -EDQUOT: this client has asked for its share; -EHOSTUNREACH: nobody to ask. */
 static int forward(struct names *n, uint32_t capture, const struct dns_query *q,
                    const uint8_t *data, const struct addr *client, const struct addr *destination,
                    uint32_t bucket)
@@ -273,6 +286,10 @@ static int forward(struct names *n, uint32_t capture, const struct dns_query *q,
         return -EHOSTUNREACH;
     if (n->match.n_waiting == n->o.max_queries)
         return -ENOSPC;
+    uint32_t who = client_bucket_of(n, client);
+
+    if (n->clients[who] >= (n->o.max_queries + CLIENT_SHARE - 1) / CLIENT_SHARE)
+        return -EDQUOT;
     unsigned k = find_server(n, capture, &at, name);
 
     if (k == NAMES_NONE || waiting_for(n, k) >= n->o.max_queries / 2)
@@ -294,8 +311,10 @@ static int forward(struct names *n, uint32_t capture, const struct dns_query *q,
     n->asked[i] = (struct names_asked){.client = *client,
                                        .destination = *destination,
                                        .bucket = bucket,
+                                       .client_bucket = who,
                                        .bucket_next = n->buckets[bucket]};
     n->buckets[bucket] = i;
+    n->clients[who]++;
     n->stats.forwarded++;
     attach(n, c, i);
     return 0;
@@ -314,6 +333,11 @@ void names_forward(struct names *n, uint32_t capture, const struct dns_query *q,
 
     if (r == 0)
         return;
+    if (r == -EDQUOT) {
+        n->stats.refused++;
+        names_rcode(n, q, DNS_REFUSED, destination, client);
+        return;
+    }
     n->stats.failed++;
     n->stats.full += r == -ENOSPC;
     names_rcode(n, q, DNS_SERVFAIL, destination, client);

@@ -43,8 +43,9 @@ static int allocate(struct names *n)
     n->slots = calloc(slots, sizeof(n->slots[0]));
     n->asked = calloc(slots, sizeof(n->asked[0]));
     n->buckets = calloc(slots, sizeof(n->buckets[0]));
+    n->clients = calloc(DNS_MATCH_MAX, sizeof(n->clients[0]));
     n->next_probe = calloc(n->o.n_captures + 1, sizeof(n->next_probe[0]));
-    if (!n->slots || !n->asked || !n->buckets || !n->next_probe)
+    if (!n->slots || !n->asked || !n->buckets || !n->clients || !n->next_probe)
         return -ENOMEM;
     for (uint32_t i = 0; i < slots; i++)
         n->buckets[i] = NAMES_NONE;
@@ -100,6 +101,7 @@ void names_destroy(struct names *n)
     free(n->slots);
     free(n->asked);
     free(n->buckets);
+    free(n->clients);
     free(n->next_probe);
     free(n);
 }

@@ -23,9 +23,10 @@
  *
  * What holds: no query waits longer than `query_timeout`; who cannot be answered gets SERVFAIL
  * then, and at once when the upstream is known to be down. Nothing is asked twice because a client
- * repeats itself. Tables, connections and buffers are bounded; a server that says nonsense loses
- * its connection. An answer is believed when it comes from the server that was asked, over a
- * connection that the query went by, with its id and its question.
+ * repeats itself. One client (address) has a quarter of the table at most, beyond it REFUSED.
+ * Tables, connections and buffers are bounded; a server that says nonsense loses its connection. An
+ * answer is believed when it comes from the server that was asked, over a connection that the query
+ * went by, with its id and its question.
  */
 #ifndef UNDERSOCK_NAMES_NAMES_H
 #define UNDERSOCK_NAMES_NAMES_H

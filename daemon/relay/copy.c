@@ -35,35 +35,40 @@ static ssize_t send_some(struct relay *r, unsigned to, const uint8_t *data, size
 enum relay_step relay_copy_flush(struct relay *r, struct relay_pool *p, unsigned from)
 {
     struct relay_direction *d = &r->dir[from];
-    ssize_t n = send_some(r, !from, d->stash + d->stash_pos, d->stash_len - d->stash_pos);
+    struct relay_stash *s = d->stash;
+    ssize_t n = send_some(r, !from, s->bytes + s->pos, s->len - s->pos);
 
     if (n < 0)
         return STEP_DEAF;
-    d->stash_pos += (uint32_t)n;
+    s->pos += (uint32_t)n;
     d->bytes += (uint64_t)n;
     p->counters.bytes_copied += (uint64_t)n;
     if (d->engine == RELAY_SOCKMAP)
         relay_sockmap_sent(d, p, (size_t)n);
-    if (d->stash_pos < d->stash_len)
+    if (s->pos < s->len)
         return STEP_BLOCKED;
-    p->stash_used -= d->stash_len;
-    free(d->stash);
-    d->stash = NULL;
-    d->stash_pos = d->stash_len = 0;
+    relay_stash_drop(d, p);
     return STEP_MOVED;
 }
 
 /* Keeps what was read and not sent. The budget was checked before the read. */
 static bool stash(struct relay_direction *d, struct relay_pool *p, const uint8_t *data, size_t len)
 {
-    d->stash = malloc(len);
+    d->stash = malloc(sizeof(*d->stash) + len);
     if (!d->stash)
         return false;
-    memcpy(d->stash, data, len);
-    d->stash_pos = 0;
-    d->stash_len = (uint32_t)len;
+    *d->stash = (struct relay_stash){.len = (uint32_t)len};
+    memcpy(d->stash->bytes, data, len);
     p->stash_used += len;
     return true;
+}
+
+void relay_stash_drop(struct relay_direction *d, struct relay_pool *p)
+{
+    if (d->stash)
+        p->stash_used -= d->stash->len;
+    free(d->stash);
+    d->stash = NULL;
 }
 
 enum relay_step relay_copy_step(struct relay *r, struct relay_pool *p, unsigned from, size_t *ret_n)

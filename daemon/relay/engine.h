@@ -17,7 +17,13 @@
 
 struct relay_pipe {
     int fd[2];
+    uint32_t len; /* bytes in it */
     struct relay_pipe *next;
+};
+
+struct relay_stash {
+    uint32_t pos, len; /* of `bytes`, from `pos` on is yet to be sent */
+    uint8_t bytes[];
 };
 
 struct relay_pool {
@@ -48,8 +54,10 @@ void relay_pipe_drop(struct relay_pool *p, struct relay_pipe *pipe);
 /* One read and the write of it, from side `from`; `ret_n`: bytes taken from the sender. */
 enum relay_step relay_copy_step(struct relay *r, struct relay_pool *p, unsigned from,
                                 size_t *ret_n);
-/* Sends what the receiver did not take before. STEP_MOVED: the stash is empty. */
+/* Sends what the receiver did not take before. STEP_MOVED: the stash is empty, and gone. */
 enum relay_step relay_copy_flush(struct relay *r, struct relay_pool *p, unsigned from);
+/* Frees the stash, if there is one, with what is in it. */
+void relay_stash_drop(struct relay_direction *d, struct relay_pool *p);
 enum relay_step relay_splice_step(struct relay *r, struct relay_pool *p, unsigned from,
                                   size_t *ret_n);
 enum relay_step relay_splice_flush(struct relay *r, struct relay_pool *p, unsigned from);
@@ -65,6 +73,9 @@ enum relay_phase {
 };
 
 #define RELAY_NEVER UINT8_MAX
+
+/* The events of a socket that its being quiet changes. */
+#define RELAY_WATCHED (EPOLLIN | EPOLLPRI | EPOLLOUT)
 
 /* What a step of copying read: does this direction move messages? */
 void relay_sockmap_saw(struct relay_direction *d, size_t n);
@@ -87,6 +98,12 @@ void relay_sockmap_finish(struct relay *r, struct relay_pool *p, unsigned from);
 static inline bool relay_quiet(const struct relay_direction *d)
 {
     return d->engine == RELAY_SOCKMAP && d->phase == PHASE_QUIET;
+}
+
+/* Bytes were taken from the sender that the receiver has not taken yet. */
+static inline bool relay_pending(const struct relay_direction *d)
+{
+    return d->stash || d->pipe;
 }
 
 #endif

@@ -26,7 +26,7 @@ void relay_init(struct relay *r, int fd0, int fd1)
     r->fd[1] = fd1;
     for (unsigned i = 0; i < 2; i++)
         r->readable[i] = r->writable[i] = r->unsure[i] = true;
-    r->watch[0] = r->watch[1] = RELAY_EVENTS;
+    r->watch[0] = r->watch[1] = RELAY_EVENTS & RELAY_WATCHED;
 }
 
 void relay_finish(struct relay *r, struct relay_pool *p)
@@ -37,11 +37,8 @@ void relay_finish(struct relay *r, struct relay_pool *p)
         relay_sockmap_finish(r, p, i);
         if (d->pipe)
             relay_pipe_drop(p, d->pipe);
-        p->stash_used -= d->stash_len;
-        free(d->stash);
         d->pipe = NULL;
-        d->stash = NULL;
-        d->pipe_len = d->stash_pos = d->stash_len = 0;
+        relay_stash_drop(d, p);
     }
 }
 
@@ -70,11 +67,6 @@ void relay_event(struct relay *r, unsigned side, uint32_t events)
         if (getsockopt(r->fd[side], SOL_SOCKET, SO_ERROR, &error, &len) < 0 || error != 0)
             mark_dead(r, side);
     }
-}
-
-static bool pending(const struct relay_direction *d)
-{
-    return d->stash || d->pipe_len > 0;
 }
 
 /* Which engine this direction should use from now on, after a turn that took `n` bytes. */
@@ -117,7 +109,7 @@ static bool deliver(struct relay *r, struct relay_pool *p, unsigned from)
         return false;
     if (d->stash)
         step = relay_copy_flush(r, p, from);
-    if (step == STEP_MOVED && d->pipe_len > 0)
+    if (step == STEP_MOVED && d->pipe)
         step = relay_splice_flush(r, p, from);
     if (step == STEP_DEAF)
         mark_dead(r, !from);
@@ -150,7 +142,7 @@ static bool pump_direction(struct relay *r, struct relay_pool *p, unsigned from,
         d->engine = RELAY_SPLICE;
     *ret_over = d->fin_sent;
     while (!d->fin_sent && !r->dead[!from]) {
-        if (relay_quiet(d) || (pending(d) && !deliver(r, p, from)))
+        if (relay_quiet(d) || (relay_pending(d) && !deliver(r, p, from)))
             break;
         if (d->eof) {
             if (r->dead[from])

@@ -59,36 +59,36 @@ struct relay_counters {
 
 struct relay_pool;
 struct relay_pipe;
+struct relay_stash;
 
-/* From side[i] to side[!i]. */
+/* From side[i] to side[!i]. Every flow has two for as long as it lives: what they hold only now and
+ * then is in what they point to. */
 struct relay_direction {
-    uint64_t bytes;          /* taken by the receiver's socket */
-    struct relay_pipe *pipe; /* borrowed while it holds bytes */
-    uint8_t *stash;          /* owned; bytes read that the receiver did not take */
-    uint32_t stash_pos, stash_len;
-    uint32_t pipe_len; /* bytes in the pipe */
-    uint32_t stream;   /* RELAY_SOCKMAP: its number */
-    uint8_t engine;    /* enum relay_engine */
-    uint8_t streak;    /* consecutive turns that speak for the other engine */
-    uint8_t calm;      /* messages in a row that speak for the sockmap */
-    uint8_t joins;     /* times that it went into the sockmap; RELAY_NEVER: it cannot */
-    uint8_t phase;     /* RELAY_SOCKMAP: enum relay_phase */
-    uint8_t demoted;   /* RELAY_SOCKMAP: times that the kernel gave up */
-    bool leaving;      /* RELAY_SOCKMAP: to be taken out when nothing is waiting */
-    bool eof;          /* the sender's FIN was read */
-    bool fin_sent;     /* and passed on */
+    uint64_t bytes;            /* taken by the receiver's socket */
+    struct relay_pipe *pipe;   /* borrowed while it holds bytes */
+    struct relay_stash *stash; /* owned; bytes read that the receiver did not take */
+    uint32_t stream;           /* RELAY_SOCKMAP: its number */
+    uint8_t engine;            /* enum relay_engine */
+    uint8_t streak;            /* consecutive turns that speak for the other engine */
+    uint8_t calm;              /* messages in a row that speak for the sockmap */
+    uint8_t joins;             /* times that it went into the sockmap; RELAY_NEVER: it cannot */
+    uint8_t phase;             /* RELAY_SOCKMAP: enum relay_phase */
+    uint8_t demoted;           /* RELAY_SOCKMAP: times that the kernel gave up */
+    bool leaving;              /* RELAY_SOCKMAP: to be taken out when nothing is waiting */
+    bool eof;                  /* the sender's FIN was read */
+    bool fin_sent;             /* and passed on */
 };
 
 struct relay {
     int fd[2];
     bool readable[2], writable[2]; /* what epoll last said, not yet contradicted */
-    bool unsure[2];    /* a FIN or urgent data may be behind a short read, its edge over: read on */
-    bool dead[2];      /* reset, or an error: nothing can be sent there */
-    bool overrun;      /* the kernel holds more than it may: RELAY_RESET */
-    bool kernel;       /* may use the in-kernel fast path */
-    bool soon;         /* of the pump that is running: RELAY_SOON */
-    uint64_t owner;    /* comes back with the sockmap's events */
-    uint32_t watch[2]; /* what relay_watch() said last */
+    bool unsure[2];   /* a FIN or urgent data may be behind a short read, its edge over: read on */
+    bool dead[2];     /* reset, or an error: nothing can be sent there */
+    bool overrun;     /* the kernel holds more than it may: RELAY_RESET */
+    bool kernel;      /* may use the in-kernel fast path */
+    bool soon;        /* of the pump that is running: RELAY_SOON */
+    uint8_t watch[2]; /* what relay_watch() said last: EPOLLIN, EPOLLPRI, EPOLLOUT */
+    uint64_t owner;   /* comes back with the sockmap's events */
     struct relay_direction dir[2];
 };
 

@@ -18,8 +18,8 @@ enum relay_step relay_splice_flush(struct relay *r, struct relay_pool *p, unsign
 {
     struct relay_direction *d = &r->dir[from];
 
-    while (d->pipe_len > 0) {
-        ssize_t n = splice(d->pipe->fd[0], NULL, r->fd[!from], NULL, d->pipe_len,
+    while (d->pipe->len > 0) {
+        ssize_t n = splice(d->pipe->fd[0], NULL, r->fd[!from], NULL, d->pipe->len,
                            SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 
         if (n < 0 && again()) {
@@ -28,7 +28,7 @@ enum relay_step relay_splice_flush(struct relay *r, struct relay_pool *p, unsign
         }
         if (n <= 0)
             return STEP_DEAF;
-        d->pipe_len -= (uint32_t)n;
+        d->pipe->len -= (uint32_t)n;
         d->bytes += (uint64_t)n;
         p->counters.bytes_spliced += (uint64_t)n;
     }
@@ -51,7 +51,7 @@ enum relay_step relay_splice_step(struct relay *r, struct relay_pool *p, unsigne
                        SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 
     if (n > 0) {
-        d->pipe_len = (uint32_t)n;
+        d->pipe->len = (uint32_t)n;
         *ret_n = (size_t)n;
         return relay_splice_flush(r, p, from) == STEP_DEAF ? STEP_DEAF : STEP_MOVED;
     }

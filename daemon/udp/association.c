@@ -234,7 +234,7 @@ static bool dial_failed(struct udp_table *t, struct udp_association *a)
         char line[WHY_SIZE + 40];
 
         snprintf(line, sizeof(line), "it gives no UDP association: %s", why);
-        upstream_complain(u, line, now);
+        upstream_complain_of_udp(u, line, NO_UDP, now);
     } else if (d->fault == DIAL_RESOURCE) {
         failed_for_want(t, a);
         return false;

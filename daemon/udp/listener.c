@@ -103,9 +103,21 @@ static void refuse(struct udp_table *t, const struct addr *client, const struct 
         t->stats.refused++;
 }
 
+/* No upstream is asked for the sake of a name that nobody knows any more. */
+static bool stands_for_nothing(const struct udp_table *t, const struct addr *destination)
+{
+    const char *name = t->o.name ? t->o.name(t->o.ctx, destination) : NULL;
+
+    return name && !*name;
+}
+
 static void new_client(struct udp_table *t, uint32_t capture, const struct addr *client,
                        const struct udp_datagram *d)
 {
+    if (stands_for_nothing(t, d->destination)) {
+        refuse(t, client, d);
+        return;
+    }
     struct udp_association *a = udp_alloc(t, capture, client);
 
     if (!a) {

@@ -3,9 +3,11 @@
 #include "upstream/upstream.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "log.h"
 
@@ -13,12 +15,40 @@
 #define LOOK_INTERVAL      INT64_C(10000000000)
 #define RETRY_INTERVAL     INT64_C(2000000000)
 
+/*
+ * No complaint about an upstream's UDP before this time, by a hash of its name: shared by the
+ * keeper and all workers, so that each of them does not say the same. NULL: none could be had. Two
+ * upstreams in one place, of more than there are places for, would share the line.
+ */
+#define SAID_UDP 512
+static _Atomic int64_t *said_udp;
+
+static void share_said(void)
+{
+    if (said_udp)
+        return;
+    void *p = mmap(NULL, SAID_UDP * sizeof(*said_udp), PROT_READ | PROT_WRITE,
+                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    said_udp = p == MAP_FAILED ? NULL : p;
+}
+
+static unsigned hash_name(const char *name)
+{
+    uint32_t h = 2166136261u;
+
+    while (*name)
+        h = (h ^ (uint8_t)*name++) * 16777619u;
+    return h;
+}
+
 int upstream_build(const struct config *c, uint32_t mark, struct upstream **ret)
 {
     struct upstream *all = calloc(c->n_upstreams + 1, sizeof(*all));
 
     if (!all)
         return -ENOMEM;
+    share_said();
     for (size_t i = 0; i < c->n_upstreams; i++) {
         struct upstream *u = &all[i];
         int at[CONFIG_CHAIN_MAX], n = 0;
@@ -147,6 +177,17 @@ static bool complain(struct upstream *u, const char *error, int64_t now)
 void upstream_complain(struct upstream *u, const char *error, int64_t now)
 {
     complain(u, error, now);
+}
+
+void upstream_complain_of_udp(struct upstream *u, const char *error, int64_t interval, int64_t now)
+{
+    _Atomic int64_t *next = said_udp ? &said_udp[hash_name(u->name) % SAID_UDP] : NULL;
+    int64_t before = next ? *next : 0;
+
+    snprintf(u->last_error, sizeof(u->last_error), "%s", error);
+    if (next && (now < before || !atomic_compare_exchange_strong(next, &before, now + interval)))
+        return;
+    log_warning("upstream %s: %s", u->name, error);
 }
 
 void upstream_report(struct upstream *u, const char *error, int64_t now)

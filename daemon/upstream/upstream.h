@@ -96,5 +96,8 @@ void upstream_report(struct upstream *u, const char *error, int64_t now);
 /* The same line for an attempt that failed although the upstream answered: says nothing of its
  * health. */
 void upstream_complain(struct upstream *u, const char *error, int64_t now);
+/* That it has no UDP: once for all processes that were forked after the first upstream_build(), and
+ * again only after `interval` nanoseconds. */
+void upstream_complain_of_udp(struct upstream *u, const char *error, int64_t interval, int64_t now);
 
 #endif

@@ -15,6 +15,7 @@
 #include "udp/udp.h"
 
 #define DNS_PORT 53
+#define OWN_FDS  4 /* the raw sockets that answers leave by, and spare ones */
 
 struct datagrams {
     const struct worker_options *o;
@@ -32,25 +33,14 @@ struct datagrams {
     char name[256]; /* of the last question of the UDP engine */
 };
 
-/* Also a fake address that stands for nothing is taken: it must not go to an upstream as if it were
- * a real one. */
 static bool take(void *ctx, uint32_t capture, const struct addr *client,
                  const struct addr *destination, const uint8_t *data, size_t len)
 {
     struct datagrams *d = ctx;
-    uint32_t slot;
 
-    if (!d->names)
+    if (!d->names || destination->port != DNS_PORT || !d->o->udp[capture].dns)
         return false;
-    if (destination->port == DNS_PORT && d->o->udp[capture].dns) {
-        names_query(d->names, capture, client, destination, data, len);
-        return true;
-    }
-    int r = names_name_of(d->names, destination, NAMES_HOLD, d->name, &slot);
-
-    if (r == 0 || r == -EINVAL)
-        return false;
-    udp_refuse(d->udp, destination, client, data, len);
+    names_query(d->names, capture, client, destination, data, len);
     return true;
 }
 
@@ -62,6 +52,8 @@ static int send_answer(void *ctx, const struct addr *source, const struct addr *
     return udp_answer(d->udp, source, client, data, len);
 }
 
+/* A fake address that stands for nothing is refused by the engine: it must not go to an upstream as
+ * if it were a real one. */
 static const char *name_of(void *ctx, const struct addr *destination)
 {
     struct datagrams *d = ctx;
@@ -258,9 +250,20 @@ size_t datagrams_records(const struct datagrams *d, uint32_t *cursor, struct mes
     return d ? udp_table_records(d->udp, cursor, ret, max) : 0;
 }
 
-uint64_t datagrams_fds(const struct worker_options *o)
+uint64_t datagrams_fds(const struct worker_options *o, uint64_t limit)
 {
-    return o->udp ? 2 * (uint64_t)o->max_associations + NAMES_FDS + 4 : 0;
+    uint64_t associations = 0, names = 0;
+
+    if (!o->udp)
+        return 0;
+    for (size_t i = 0; i < o->config->n_captures; i++) {
+        if (o->udp[i].associate)
+            associations = 2 * (uint64_t)o->max_associations;
+        if (o->udp[i].dns)
+            names = NAMES_FDS;
+    }
+    /* Few hosts ask as many servers as there is room for; what the flows leave goes to these. */
+    return associations + (names < limit / 16 ? names : limit / 16) + OWN_FDS;
 }
 
 uint32_t datagrams_timers(const struct worker_options *o)

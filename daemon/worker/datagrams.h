@@ -31,8 +31,8 @@ void datagrams_stats(const struct datagrams *d, struct message_udp_stats *ret_ud
 /* As flow_table_records(). */
 size_t datagrams_records(const struct datagrams *d, uint32_t *cursor, struct message_flow *ret,
                          size_t max);
-/* Descriptors and timers that it may need beside those of flows. */
-uint64_t datagrams_fds(const struct worker_options *o);
+/* Descriptors, where `limit` may be open, and timers that it may need beside those of flows. */
+uint64_t datagrams_fds(const struct worker_options *o, uint64_t limit);
 uint32_t datagrams_timers(const struct worker_options *o);
 
 #endif

@@ -88,7 +88,7 @@ static unsigned share_descriptors(struct worker *w)
 {
     uint64_t limit = fd_raise_limit();
     uint64_t fixed =
-        SPARE_FDS + w->o->n_listeners * 2 + w->o->n_holds * 2 + 8 + datagrams_fds(w->o);
+        SPARE_FDS + w->o->n_listeners * 2 + w->o->n_holds * 2 + 8 + datagrams_fds(w->o, limit);
     uint64_t left = limit > fixed ? limit - fixed : 0;
     uint64_t pipes = left / 32 < MAX_PIPES ? left / 32 : MAX_PIPES;
     uint64_t flows = (left - 2 * pipes) / 2;
@@ -143,7 +143,7 @@ static int set_up_captures(struct worker *w)
         upstream_choose_from(c, &c->captures[i], w->o->upstreams, &w->choices[i]);
         w->captures[i] = (struct flow_capture){.name = c->captures[i].policy.name,
                                                .hook = c->captures[i].policy.hook,
-                                               .policy = (unsigned)i,
+                                               .early = w->o->policies[i].early,
                                                .choice = &w->choices[i]};
     }
     return 0;
@@ -294,26 +294,47 @@ static void on_query(void *ctx, uint64_t ref, uint32_t events)
     queries_continue(&w->queries, loop_ref_index(ref));
 }
 
-/* The in-kernel fast path, unless the configuration wants none or this kernel fails its proof. */
+/* The kernel is the same for those who come after us. */
+static void tell_proof(struct worker *w)
+{
+    struct message_sockmap_proof m = {.header = MESSAGE_HEADER(MESSAGE_SOCKMAP, sizeof(m)),
+                                      .sockmap = w->queries.sockmap};
+
+    snprintf(m.why, sizeof(m.why), "%s", w->sockmap_why);
+    fd_send_message(w->o->channel, &m, sizeof(m), NULL, 0);
+}
+
+/*
+ * The in-kernel fast path, unless the configuration wants none or this kernel fails its proof. Each
+ * worker has programs and maps of its own; the proof was given by an earlier one, if there was any.
+ */
 static void open_fastpath(struct worker *w)
 {
     enum config_fast_path wanted = w->o->config->fast_path;
     uint32_t streams = w->max_flows < MAX_STREAMS / 2 ? 2 * w->max_flows : MAX_STREAMS;
     struct sockmap_options o = {.streams = streams,
                                 .burst_time = RELAY_BURST_TIME,
-                                .burst_bytes = wanted == FAST_SOCKMAP ? 0 : RELAY_BURST_BYTES};
+                                .burst_bytes = wanted == FAST_SOCKMAP ? 0 : RELAY_BURST_BYTES,
+                                .proven = w->o->sockmap == MESSAGE_SOCKMAP_ON};
 
     if (wanted == FAST_COPY || wanted == FAST_SPLICE)
         return;
-    w->queries.sockmap = MESSAGE_SOCKMAP_ON;
-    if (bpf_sockmap_open(&o, w->o->needs_mark ? CAPTURE_OWN_MARK : 0, &w->fast, w->sockmap_why,
-                         sizeof(w->sockmap_why)) == 0) {
-        relay_pool_use(w->pool, &w->fast);
+    w->queries.sockmap = MESSAGE_SOCKMAP_FAILED;
+    if (w->o->sockmap == MESSAGE_SOCKMAP_FAILED) {
+        snprintf(w->sockmap_why, sizeof(w->sockmap_why), "%s", w->o->sockmap_why);
         return;
     }
-    w->queries.sockmap = MESSAGE_SOCKMAP_FAILED;
-    if (w->o->number == 0)
+    int r = bpf_sockmap_open(&o, w->o->needs_mark ? CAPTURE_OWN_MARK : 0, &w->fast, w->sockmap_why,
+                             sizeof(w->sockmap_why));
+
+    if (r == 0) {
+        w->queries.sockmap = MESSAGE_SOCKMAP_ON;
+        relay_pool_use(w->pool, &w->fast);
+    } else if (w->o->number == 0) {
         log_warning("the in-kernel fast path is off: %s", w->sockmap_why);
+    }
+    if (r == -EPROTO || (r == 0 && !o.proven))
+        tell_proof(w);
 }
 
 static int set_up(struct worker *w)

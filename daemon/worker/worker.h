@@ -56,7 +56,8 @@ struct worker_options {
     unsigned ident;  /* 0..255: of no other worker alive; part of the ids of its flows */
     int channel;     /* SEQPACKET to the keeper; its end of file ends the worker */
     const struct config *config;
-    struct upstream *upstreams; /* resolved; as many as the configuration has */
+    const struct capture_policy *policies; /* of its captures, with their listeners */
+    struct upstream *upstreams;            /* resolved; as many as the configuration has */
     const struct worker_listener *listeners;
     size_t n_listeners;
     unsigned seat; /* where held SYNs and their connections come in */
@@ -70,9 +71,13 @@ struct worker_options {
     uint32_t max_flows;
     uint32_t max_held;
     uint32_t own_mark; /* of our own packets, 0: none */
-    bool needs_mark;   /* SO_MARK is used: keep CAP_NET_RAW */
-    int hold;          /* kept open until the last flow's sockets are closed; -1: none */
-    uid_t uid;         /* becomes this user; 0: stays (not root anyway) */
+    /* What the first proof of the sockmap came to, enum message_sockmap; OFF: there was none yet.
+     */
+    uint32_t sockmap;
+    const char *sockmap_why;
+    bool needs_mark; /* SO_MARK is used: keep CAP_NET_RAW */
+    int hold;        /* kept open until the last flow's sockets are closed; -1: none */
+    uid_t uid;       /* becomes this user; 0: stays (not root anyway) */
     gid_t gid;
 };
 

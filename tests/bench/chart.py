@@ -16,10 +16,13 @@ from rows import OURS, TABLES
 # What is drawn; the table has the rest.
 DRAWN = ("up1", "up8", "down1", "down8", "up1_cpu", "down1_cpu", "rr64_p50", "rr64_p99",
          "rr64_cpu", "rr64_busy", "rr16k_p50", "msg", "msg_p99", "msg_busy", "conn1", "conn32",
-         "conn1_connect_p50", "conn1_whole_p50", "conn1_whole_p99", "conn32_busy", "flow_pss")
+         "conn1_connect_p50", "conn1_whole_p50", "conn1_whole_p99", "conn32_busy", "udp64",
+         "udp64_cpu", "udp1200", "udp1200_cpu", "udpecho1_p50", "udpecho8", "udpecho8_p99", "flow_pss")
 # Titles that stand alone, where the table's is a line below another.
 ALONE = {"rr64": "64 B round trip: ", "rr1k": "1 KiB round trip: ", "rr16k": "16 KiB round trip: ",
-         "msg": "messages: ", "conn1": "one connection: ", "conn32": "32 at once: "}
+         "msg": "messages: ", "conn1": "one connection: ",
+         "udp64": "64 B datagrams: ", "udp1200": "1200 B datagrams: ",
+         "udpecho1": "datagrams, one sender: ", "udpecho8": "datagrams, 8 senders: ", "conn32": "32 at once: "}
 
 WIDTH, LEFT, RIGHT = 920, 300, 150  # between are the bars, on the right their values and rows
 BAR, PITCH, GAP = 9, 12, 9

@@ -30,6 +30,21 @@ def connections(n, what):
             (f"conn{n}_busy", "  whole machine busy", "us/conn", False, 1)]
 
 
+def datagrams():
+    for size in (64, 1200):
+        key = f"udp{size}"
+        yield key, f"datagrams of {size} B that arrive", "/s", True, 0
+        yield f"{key}_cpu", "  redirector CPU", "us/datagram", False, 2
+        yield f"{key}_busy", "  whole machine busy", "us/datagram", False, 2
+        yield f"{key}_lost", "  lost at a moderate rate", "%", False, 2
+    for n, who in ((1, "one sender"), (8, "8 senders")):
+        key = f"udpecho{n}"
+        yield key, f"datagrams there and back, {who}", "/s", True, 0
+        yield f"{key}_p50", "  p50", "us", False, 1
+        yield f"{key}_p99", "  p99", "us", False, 1
+        yield f"{key}_cpu", "  redirector CPU", "us/trip", False, 2
+
+
 # key, title, unit, whether more is better, digits
 FIGURES = [
     *bulk("bulk ", 2, "Gbit/s", True, ""),
@@ -43,6 +58,7 @@ FIGURES = [
     ("msg_cpu", "  redirector CPU", "us/msg", False, 2),
     ("msg_busy", "  whole machine busy", "us/msg", False, 2),
     *connections(1, "connections, one at a time"), *connections(32, "connections, 32 at once"),
+    *datagrams(),
     ("flow_pss", "idle flow: redirector (PSS)", "B/flow", False, 0),
     ("flow_fds", "idle flow: descriptors", "/flow", False, 1),
     ("flow_slab", "idle flow: kernel slab, all ends", "B/flow", False, 0),

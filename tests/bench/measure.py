@@ -20,7 +20,7 @@ import figures
 import machine
 import redirectors
 import report
-from redirectors import (CGROUP, CGROUP2, GATE, LOAD, PLAIN_PORT, PREFIX, SINK_PORT, SOCKS_PORT,
+from redirectors import (CGROUP, CGROUP2, DATAGRAMS, GATE, LOAD, PLAIN_PORT, PREFIX, SINK_PORT, SOCKS_PORT,
                          TARGET, UNDERSOCK, nsenter)
 from rows import OURS, ROWS, arguments
 
@@ -32,6 +32,7 @@ CONNECTIONS = "15000"
 IDLE_ROUNDS = 2
 # On each of many connections, before their messages count: what chooses by itself has then chosen.
 WARM_UP = 24
+SENDERS = 8  # of datagrams
 
 
 class Bench:
@@ -88,20 +89,21 @@ class Bench:
 
     # --- one measurement ------------------------------------------------------------------------
 
-    def command(self, row, *argv):
+    def command(self, row, *argv, tool=LOAD):
         options = ["-x", f"{GATE[row]}:{SOCKS_PORT}"] if row == "native" else []
         target = [GATE[row], PLAIN_PORT] if row == "forward" else [TARGET, SINK_PORT]
-        command = nsenter(row, LOAD, argv[0], *options, *argv[1:], *target)
+        command = nsenter(row, tool, argv[0], *options, *argv[1:], *target)
         if redirectors.in_cgroup(row):
             enter = f'echo $$ >"{CGROUP2}/{CGROUP}-{row}/cgroup.procs" && exec "$@"'
             command = ["sh", "-c", enter, "sh", *command]
         return command
 
-    def load(self, row, *argv):
-        p = subprocess.run(self.command(row, *argv), capture_output=True, text=True, timeout=180)
+    def load(self, row, *argv, tool=LOAD):
+        p = subprocess.run(self.command(row, *argv, tool=tool), capture_output=True, text=True,
+                           timeout=180)
         lines = p.stdout.strip().splitlines()
         if not lines:
-            raise RuntimeError(f"load {' '.join(argv)}: status {p.returncode}: {p.stderr.strip()}")
+            raise RuntimeError(f"{os.path.basename(tool)} {' '.join(argv)}: status {p.returncode}: {p.stderr.strip()}")
         return json.loads(lines[-1])
 
     def phased(self, row, *argv):
@@ -184,6 +186,37 @@ class Bench:
         self.note_spread(row, f"{key}_connect", r, "connect_")
         self.note_spread(row, f"{key}_whole", r, "whole_")
 
+    def flood(self, row, size):
+        """How many arrive when more are sent than can, and how many are lost when fewer are."""
+        key = f"udp{size}"
+        before = self.clocks(row)
+        argv = ("flood", "-c", str(SENDERS), "-s", str(size), "-T", str(self.args.seconds), "-R")
+        r = self.load(row, *argv, str(self.args.offered), tool=DATAGRAMS)
+        self.note_errors(row, key, r["errors"])
+        if r["done"]:
+            self.note_cpu(row, key, before, r["done"] / 1e6)
+            self.note(row, key, r["per_second"])
+            self.note(row, f"{key}_sent", r["sent_per_second"])
+        r = self.load(row, *argv, str(self.args.moderate), tool=DATAGRAMS)
+        self.note_errors(row, f"{key}_lost", r["errors"])
+        if r["done"]:
+            self.note(row, f"{key}_lost", r["lost_percent"])
+
+    def datagrams(self, row, measure, argument):
+        """What UDP does is the same with every connect and fast-path."""
+        if not (row in OURS and OURS[row][1]):
+            measure(row, argument)
+
+    def datagram_trips(self, row, senders):
+        key = f"udpecho{senders}"
+        before = self.clocks(row)
+        r = self.load(row, "echo", "-c", str(senders), "-T", str(self.args.seconds / 2),
+                      tool=DATAGRAMS)
+        self.note_cpu(row, key, before, r["done"] / 1e6)
+        self.note_errors(row, key, r["errors"])
+        self.note(row, key, r.get("per_second", 0))
+        self.note_spread(row, key, r)
+
     def idle_flows(self, row):
         pids = self.pids(row)
         fds, slab = machine.descriptors(pids), machine.meminfo("Slab")
@@ -221,6 +254,11 @@ class Bench:
         if "conn" in what:
             yield lambda row: self.connections(row, 1)
             yield lambda row: self.connections(row, 32)
+        if "udp" in what:
+            for size in (64, 1200):
+                yield lambda row, s=size: self.datagrams(row, self.flood, s)
+            for senders in (1, SENDERS):
+                yield lambda row, n=senders: self.datagrams(row, self.datagram_trips, n)
 
     def run(self):
         # Only now that all run: daemons of one binary share its pages, and PSS divides them.
@@ -265,6 +303,7 @@ class Bench:
         doc = {"machine": machine.describe(UNDERSOCK, f"{PREFIX}-{self.rows[0]}"),
                "server": a.server, "set": a.set, "measured": a.measure, "rounds": a.rounds,
                "seconds": a.seconds, "flows": a.flows, "messages": a.messages, "warm_up": WARM_UP,
+               "offered": a.offered, "moderate": a.moderate, "senders": SENDERS,
                "fast_path": a.fast_path, "workers": a.workers,
                "rows": {row: rows.get(row, {}) for row in ROWS if row in self.rows},
                "errors": self.errors, "left_out": self.left_out, "notes": self.notes}

@@ -18,6 +18,7 @@ from rows import GATEWAYS, HOOKS, NUMBER, OURS, ROWS, VARIANTS
 PREFIX = os.environ["BENCH_PREFIX"]
 TMP = os.environ["TMP"]
 LOAD = os.environ["LOAD"]
+DATAGRAMS = os.environ["DATAGRAMS"]
 HERE = os.environ["BENCH_DIR"]
 UNDERSOCK = os.environ["UNDERSOCK"]
 CGROUP2 = os.environ.get("CGROUP2", "")
@@ -30,6 +31,7 @@ SINK_PORT = "9000"
 SOCKS_PORT = "1080"
 PLAIN_PORT = "1081"
 REDSOCKS_PORT = 12345
+REDUDP_PORT = 12346
 
 children = []
 
@@ -72,8 +74,9 @@ def stop_all():
     children.clear()
 
 
-def listens(where, port):
-    out = subprocess.run(nsenter(where, "ss", "-Hlnt"), capture_output=True, text=True).stdout
+def listens(where, port, transport="t"):
+    out = subprocess.run(nsenter(where, "ss", f"-Hln{transport}"), capture_output=True,
+                         text=True).stdout
     return re.search(rf":{port}\s", out) is not None
 
 
@@ -112,11 +115,24 @@ def start_server(kind):
     """The SOCKS server, on every address of proxy."""
     if kind == "sink":
         p = start("server", nsenter("proxy", LOAD, "server", "-S", "0.0.0.0", SOCKS_PORT))
+        start_datagrams("proxy", "-S", "0.0.0.0", SOCKS_PORT)
     else:
         sink = start("sink", nsenter("net", LOAD, "server", TARGET, SINK_PORT))
         wait_until("sink", lambda: listens("net", SINK_PORT), sink)
-        p = {"microsocks": start_microsocks, "dante": start_dante, "ssh": start_ssh}[kind]()
+        start_datagrams("net", TARGET, SINK_PORT)
+        p = {"serve": start_serve, "microsocks": start_microsocks, "dante": start_dante,
+             "ssh": start_ssh}[kind]()
     wait_until(f"SOCKS server {kind}", lambda: listens("proxy", SOCKS_PORT), p)
+
+
+def start_datagrams(where, *arguments):
+    """The far end of UDP."""
+    p = start("datagrams", nsenter(where, DATAGRAMS, "server", *arguments))
+    wait_until("UDP server", lambda: listens(where, arguments[-1], "u"), p)
+
+
+def start_serve():
+    return start("server", nsenter("proxy", UNDERSOCK, "serve", "-l", f"0.0.0.0:{SOCKS_PORT}"))
 
 
 def start_microsocks():
@@ -152,6 +168,7 @@ def start_plain():
     """What the row "forward" reaches: the sink without SOCKS, where the SOCKS server is."""
     p = start("plain", nsenter("proxy", LOAD, "server", "0.0.0.0", PLAIN_PORT))
     wait_until("plain server", lambda: listens("proxy", PLAIN_PORT), p)
+    start_datagrams("proxy", "0.0.0.0", PLAIN_PORT)
 
 
 # --- redirectors ----------------------------------------------------------------------------------
@@ -175,9 +192,24 @@ def start_redsocks(row):
     rules = ("add table ip us_redsocks\n"
              f"add chain ip us_redsocks captured {{ type nat hook {hook} priority -100; }}\n"
              "add rule ip us_redsocks captured ip daddr 203.0.113.0/24 meta l4proto tcp "
-             f"redirect to :{REDSOCKS_PORT}\n")
+             f"redirect to :{REDSOCKS_PORT}\n" + redudp_rules(hook))
     subprocess.run(nsenter(place(row), "nft", "-f", "-"), input=rules, text=True, check=True)
+    for command in (("rule", "add", "fwmark", "1", "lookup", "100"),
+                    ("route", "add", "local", "default", "dev", "lo", "table", "100")):
+        subprocess.run(nsenter(place(row), "ip", *command), check=True)
     return p
+
+
+def redudp_rules(hook):
+    """Its UDP needs TPROXY; what the host itself sends comes to that over lo."""
+    udp = "ip daddr 203.0.113.0/24 meta l4proto udp"
+    rules = ("add chain ip us_redsocks datagrams { type filter hook prerouting priority -150; }\n"
+             f"add rule ip us_redsocks datagrams {udp} meta mark set 1 tproxy to "
+             f"127.0.0.1:{REDUDP_PORT} accept\n")
+    if hook == "output":
+        rules += ("add chain ip us_redsocks datagrams_out { type route hook output priority -150; }\n"
+                  f"add rule ip us_redsocks datagrams_out {udp} meta mark set 1\n")
+    return rules
 
 
 def start_ours(row, workers, fast_path):

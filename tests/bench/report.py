@@ -13,6 +13,8 @@ from figures import figures, heading, median, ratio, tables
 from rows import OURS, arguments
 
 
+UDP = {"offered": 0, "moderate": 0, "senders": 0}  # of a document of before
+
 NOTES = """\
 Medians of the rounds; behind each the ratio to redsocks and the ratio to native (a gateway's: to
 forward). '<': ours, worse than redsocks by more than 5 %. A name without a suffix is undersock with
@@ -23,7 +25,8 @@ forward has no SOCKS at all. Messages: 64 bytes there and back, one under way on
 counted after {warm_up} on each, when fast-path = "auto" has chosen.
 Slab is of the whole machine, both ends of the flows: native, or forward, is its floor. What the
 kernel does outside processes, as the sockmap does, is only in "whole machine busy".
-UDP is left out: this benchmark has no rows for it yet."""
+Datagrams: {senders} sockets send {offered:,} a second, or what the machine lets them (--json: _sent);
+counted are those that arrived, by the server's clock. Lost: of {moderate:,} sent a second."""
 
 
 def cell(doc, key, row, limit, peer, more, digits):
@@ -65,7 +68,7 @@ def text(doc):
                     tail = f"{to_peer:>6}{mark or ' '}" + tail
                 line += f"{value + tail:>{width[row]}}"
             lines.append(line.rstrip())
-    lines += ["", NOTES.format(**doc), *failures(doc)]
+    lines += ["", NOTES.format(**{**UDP, **doc}), *failures(doc)]
     return "\n".join(lines)
 
 
@@ -83,7 +86,7 @@ def markdown(doc):
             name = "&nbsp;&nbsp;" * (len(name) - len(name.lstrip())) + name.lstrip()
             unit = unit.replace("us", "µs")
             lines.append(f"| {name} | {unit} | " + " | ".join(cells) + " |")
-    lines += ["", NOTES.format(**doc).replace("'<'", "'&lt;'")]
+    lines += ["", NOTES.format(**{**UDP, **doc}).replace("'<'", "'&lt;'")]
     for line in failures(doc):
         lines += ["", line]
     return "\n".join(lines) + "\n"

@@ -35,21 +35,24 @@ TABLES = [
     ("A gateway's", "forward", "gw-redsocks", variants("gw-ours")),
 ]
 
-MEASUREMENTS = ("idle", "bulk", "rr", "messages", "conn")
+MEASUREMENTS = ("idle", "bulk", "rr", "messages", "conn", "udp")
+TCP = MEASUREMENTS[:-1]
 
 BASE = ("native", "redsocks", "output", "cgroup", "forward", "gw-redsocks", "gw-ours")
 ENDS = ("native", "redsocks", "forward", "gw-redsocks")
 # preset → (what it is for, rows, measurements, seconds of a slice). The seconds are such that seven
 # rounds take less than eight minutes.
 SETS = {
-    "base": ("every kind of row, every measurement", BASE, MEASUREMENTS, 0.6),
+    "base": ("every kind of row, every measurement of TCP", BASE, TCP, 0.6),
     "connect": ("connect() and connections: honest, early, and an application's own SOCKS",
                 (*ENDS, *(r for b in HOOKS for r in variants(b, "", "early"))), ("conn",), 1.5),
     "fastpath": ("how bytes are moved: chosen, spliced, or by the kernel's sockmap",
                  (*ENDS, *(r for b in ("output", "gw-ours")
                            for r in variants(b, "", "splice", "sockmap"))),
                  ("idle", "bulk", "rr", "messages"), 0.5),
-    "all": ("both, in all captures, in short slices",
+    "udp": ("datagrams; rows that differ only in connect or fast-path have none of their own",
+            BASE, ("udp",), 1.2),
+    "all": ("all of it, in all captures, in short slices",
             tuple(r for r in ROWS if not r.endswith("-copy")), MEASUREMENTS, 0.25),
 }
 
@@ -81,7 +84,12 @@ def arguments(argv=None):
     p.add_argument("--seconds", type=float, help="of each bulk transfer; others are as long or half")
     p.add_argument("--flows", type=int, default=2000, help="idle ones; redsocks stops at 2,500")
     p.add_argument("--messages", type=int, default=1000, help="connections that exchange messages")
-    p.add_argument("--server", default="sink", choices=["sink", "microsocks", "dante", "ssh"])
+    p.add_argument("--offered", type=int, default=250000,
+                   help="datagrams a second that are sent to see how many arrive")
+    p.add_argument("--moderate", type=int, default=10000, help="and to see how many are lost")
+    p.add_argument("--server", default="sink",
+                   choices=["sink", "serve", "microsocks", "dante", "ssh"],
+                   help="microsocks and ssh have no UDP")
     p.add_argument("--servers", action="store_true", help="measure the SOCKS servers instead")
     p.add_argument("--workers", type=int, default=0, help="undersock's; 0 = one per CPU")
     p.add_argument("--fast-path", default="auto", help="of the rows that force none")

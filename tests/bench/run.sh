@@ -5,13 +5,13 @@
 #
 #     tests/bench/run.sh [--set PRESET] [--markdown FILE] [--svg FILE] [--json FILE] ...
 #
-# --help lists the options and the presets: base, connect, fastpath, all.
+# --help lists the options and the presets: base, connect, fastpath, udp, all.
 #
 # One network namespace for each row ("host"), each joined by its own veth pair to the namespace
 # "proxy" and through it to "net". What differs between two rows is only the redirector:
 #
 #     native     no redirector: the load tool speaks SOCKS5 itself
-#     redsocks   the package, its splice on, nft redirect in the host's namespace
+#     redsocks   the package, its splice on, nft redirect in the host's namespace; its UDP by TPROXY
 #     output     undersock daemon, hook = "output"
 #     cgroup     undersock daemon, hook = "cgroup", the load tool inside that cgroup
 #
@@ -29,8 +29,9 @@
 #
 # The SOCKS server is one process for all rows. By default ("sink") it is the load tool's own: it
 # grants every request and serves it itself, so that neither a proxy nor a second hop is the limit
-# and the redirector is what shows. --server microsocks|dante|ssh puts a real one in between, with
-# the same sink behind it in "net"; --servers measures only which of these limits least. Where this
+# and the redirector is what shows; so it does with UDP. --server serve|microsocks|dante|ssh puts a
+# real one in between (serve: our own; microsocks and ssh have no UDP), with the same sink behind it
+# in "net"; --servers measures only which of these limits least. Where this
 # was written, one stream of the native row ran through them at: sink 56, dante 16, ssh 4 to 6,
 # microsocks 1 Gbit/s, and connections one after another at 9,800, 2,500, 3,000, 3,000 a second. (A
 # native application is then slower than redsocks is through the sink; microsocks also ends both
@@ -63,8 +64,8 @@ skip_all() { fail "$*"; }
 
 need_root
 need python3 ip nsenter nft ss
-[[ -x $TOOLS/load ]] || fail "$TOOLS/load is missing: make tests-build"
-export UNDERSOCK_BENCH=1 LOAD=$TOOLS/load BENCH_PREFIX=$US BENCH_DIR TMP CGROUP2 UNDERSOCK
+[[ -x $TOOLS/load && -x $TOOLS/datagrams ]] || fail "$TOOLS/load, datagrams: make tests-build"
+export UNDERSOCK_BENCH=1 LOAD=$TOOLS/load DATAGRAMS=$TOOLS/datagrams BENCH_PREFIX=$US BENCH_DIR TMP CGROUP2 UNDERSOCK
 
 # host ROW NUMBER: its namespace, link and route.
 host() {

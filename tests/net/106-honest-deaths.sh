@@ -89,7 +89,7 @@ for hook in output gateway cgroup; do
     like "$r" '^OK=[0-9]+( lost=RST=[0-9]+)?$' "$hook: workers die during 3,000 connections: connected, or reset then"
     num "$(sed -E 's/^OK=([0-9]+).*/\1/' <<<"$r")" -ge 2700 "$hook: nearly all of them"
 done
-nothing_left "after dying workers" 6
+nothing_left "after dying workers"
 is "$(grep -c . "${LOG[direct-20000]}")" 0 "none has got through directly"
 
 # --- a reload
@@ -115,7 +115,7 @@ for hook in output gateway cgroup; do
     is "$(results held $hook)" "OK=20" "$hook: the held ones are connected when it is granted"
 done
 num "$(verdicts port:20020)" -le 240 "and were asked for once by each configuration at most"
-nothing_left "after the reloads" 6
+nothing_left "after the reloads"
 check "the old workers go" -- wait_for 20 eval '[[ $(us_workers undersock | wc -w) == 2 ]]'
 # The other verdicts, likewise.
 each held -n 10 -t 40 -- 20020
@@ -142,7 +142,7 @@ done
 results held cgroup >/dev/null
 config >"$TMP/undersock.conf"
 us_reload undersock || bail "reload"
-nothing_left "after that" 6
+nothing_left "after that"
 
 # --- the daemon is killed
 for exit in open closed; do

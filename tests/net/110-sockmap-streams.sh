@@ -7,7 +7,6 @@
 # or read slowly; with a FIN behind 32 MiB, and with resets. While the kernel moves the bytes no
 # message wakes a worker, `flows` counts them, and idle-timeout knows them.
 . "$(dirname "$0")/lib.sh"
-CONNECT=early
 
 need python3 nft
 topology

@@ -103,19 +103,22 @@ is "$(says "$q @198.51.100.1 who.test TXT; $q @127.0.0.53 who.test TXT")" "\"tcp
 \"tcp $EXIT6\"" "run: dns-server is asked whoever was meant"
 is "$(watched dns) $(watched leak)" "0 0" "run: dns = tcp: no query left this host either"
 
-# --- run, dns = bypass: to the udp mode
-resolving "$NET4" "${RUN[@]}" -u "$H5" -o dns=bypass --
-is "$(says "$q who.test TXT; $q +tcp who.test TXT")" "\"udp $EXIT4\"
-\"tcp $EXIT4\"" "run: dns = bypass: UDP through the association"
+# --- run, dns = associate
 resolving "$NET4" "${RUN[@]}" -u "$H5" -o dns=associate --
 is "$(says "$q who.test TXT")" "\"udp $EXIT4\"" "run: dns = associate"
-is "$(watched dns) $(watched leak)" "0 0" "run: neither left directly"
+is "$(watched dns) $(watched leak)" "0 0" "run: none left directly"
+
+# --- run, dns = bypass: directly, whatever becomes of other UDP
+for option in "-o udp=associate" "-o udp=reject"; do
+    # shellcheck disable=SC2086
+    resolving "$NET4" "${RUN[@]}" -u "$H5" -o dns=bypass $option --
+    is "$(says "$q who.test TXT; $q +tcp who.test TXT")" "\"udp $CLIENT4\"
+\"tcp $EXIT4\"" "run: dns = bypass $option: by UDP directly, by TCP like any connection"
+done
 resolving "$NET4" "${RUN[@]}" -u "$H5" -o dns=bypass -o udp=bypass --
 is "$(says "$q who.test TXT")" "\"udp $CLIENT4\"" "run: both bypass: direct"
 num "$(watched dns)" -gt 0 "which the watch sees"
 watch_reset
-resolving "$NET4" "${RUN[@]}" -u "$H5" -o dns=bypass -o udp=reject --
-unlike "$(says "$q who.test TXT")" '"' "run: dns = bypass, udp = reject: refused"
 resolving "$NET4" "${RUN[@]}" -u "socks5h://$PROXY4:9" --
 like "$(says 'dig +time=3 +tries=1 who.test TXT | sed -n "s/.*status: \([A-Z]*\),.*/\1/p"')" SERVFAIL "run: the upstream is down: SERVFAIL"
 is "$(watched dns) $(watched leak)" "0 0" "run: and nothing went direct"

@@ -145,25 +145,25 @@ same_rules "refuse"
 # --- what is never selected
 stop undersock
 us_daemon client < <(config)
-before=$(us_sum undersock accepted)
+before=$(us_serving undersock accepted)
 is "$(seen "$PROXY4" 9002)" "$CLIENT4" "a private destination goes direct (IPv4)"
 is "$(seen "$PROXY6" 9002)" "$CLIENT6" "a private destination goes direct (IPv6)"
-is "$(us_sum undersock accepted)" "$before" "the daemon has not seen them"
+is "$(us_serving undersock accepted)" "$before" "the daemon has not seen them"
 selection 'private = true'
 is "$(seen "$PROXY4" 9002)" "$PROXY4" "private = true: through the proxy (IPv4)"
 is "$(seen "$PROXY6" 9002)" "$PROXY6" "private = true: through the proxy (IPv6)"
 same_rules "private"
-before=$(us_sum undersock accepted)
+before=$(us_serving undersock accepted)
 is "$(ns client curl -qsS --max-time 20 -x "socks5://$PROXY4:1080" "http://$NET4:9000/")" "$EXIT4" \
     "the upstream's own address: direct, though private = true"
 URL=socks5://$EXIT4:1081
-is "$(us_sum undersock accepted)" "$before" "the daemon has not seen it"
+is "$(us_serving undersock accepted)" "$before" "the daemon has not seen it"
 selection
 is "$(seen "$NET4" 9000)" "$EXIT4" "an upstream in the selected range works"
-before=$(us_sum undersock accepted)
+before=$(us_serving undersock accepted)
 is "$(ns client curl -qsS --max-time 20 -x "socks5://$EXIT4:1081" "http://$NET4:9000/")" "$EXIT4" \
     "and a connection of somebody else to it is direct"
-is "$(us_sum undersock accepted)" "$before" "the daemon has not seen that either"
+is "$(us_serving undersock accepted)" "$before" "the daemon has not seen that either"
 unset URL
 
 # --- a loop is impossible: our own listener as a destination

@@ -147,16 +147,16 @@ is "$(seen 203.0.113.11 9000) $(seen "$NET4" 9000)" "$CLIENT4 $EXIT4" "two captu
 
 # --- what is never selected
 selection
-before=$(us_sum undersock accepted)
+before=$(us_serving undersock accepted)
 is "$(seen "$PROXY4" 9002) $(seen "$PROXY6" 9002)" "$CLIENT4 $CLIENT6" "a private destination goes direct"
-is "$(us_sum undersock accepted)" "$before" "the daemon has not seen it"
+is "$(us_serving undersock accepted)" "$before" "the daemon has not seen it"
 selection 'private = true'
 is "$(seen "$PROXY4" 9002) $(seen "$PROXY6" 9002)" "$PROXY4 $PROXY6" "private = true: through the proxy"
 UPSTREAM=outer selection
 is "$(seen "$NET4" 9000)" "$EXIT4" "an upstream in the selected range works"
-before=$(us_sum undersock accepted)
+before=$(us_serving undersock accepted)
 is "$(app curl -qsS --max-time 20 -x "socks5://$EXIT4:1081" "http://$NET4:9000/")" "$EXIT4" "an application's own connection to it is direct"
-is "$(us_sum undersock accepted)" "$before" "the daemon has not seen it"
+is "$(us_serving undersock accepted)" "$before" "the daemon has not seen it"
 
 # --- reload
 selection

@@ -5,7 +5,6 @@
 # SIGKILL during traffic. Of a worker: its flows are reset at both ends, the others do not notice,
 # and no new connection is refused. Of the keeper or of `run`: every flow is reset, nothing stays.
 . "$(dirname "$0")/lib.sh"
-CONNECT=early
 
 need python3 nft
 topology
@@ -34,6 +33,7 @@ conf() {
 	    hook      = "output"
 	    upstream  = "hanging"
 	    tcp-ports = { "9009" }
+	    connect   = "early"
 	}
 	capture "output" {
 	    hook     = "output"

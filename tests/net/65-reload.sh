@@ -16,13 +16,11 @@ start source -- ns net "$TOOLS/pattern" serve :: 9001
 wait_port net tcp :: 9003
 wait_port net tcp :: 9001
 
-# conf WORKERS UPSTREAM CAPTURE...: the configuration of "undersock" from now on. Each worker proves the
-# sockmap when it starts, which takes a while; reloads back to back would measure nothing else.
+# conf WORKERS UPSTREAM CAPTURE...: the configuration of "undersock" from now on.
 conf() {
     local c
     cat <<-CONF
 	workers = $1
-	fast-path = "splice"
 	control = "$TMP/undersock.sock"
 	upstream "u" {
 	    url = "socks5://$PROXY4:$2"

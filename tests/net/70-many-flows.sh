@@ -5,7 +5,6 @@
 # are listed; each costs two descriptors and little memory, and both come back. The SOCKS server is
 # the load tool's own, which serves what it grants: so many flows are a third of the descriptors.
 . "$(dirname "$0")/lib.sh"
-CONNECT=early
 
 HALF=5000
 topology

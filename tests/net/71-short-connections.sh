@@ -4,7 +4,6 @@
 #
 # 100,000 short connections, by both hooks: none fails, and neither descriptors nor memory grow.
 . "$(dirname "$0")/lib.sh"
-CONNECT=early
 
 topology
 need python3

@@ -4,7 +4,6 @@
 # A tiny RLIMIT_NOFILE: what does not fit is refused and counted, in one line of the log and without a
 # spin; the flows that there are do not notice; when they end, there is room again.
 . "$(dirname "$0")/lib.sh"
-CONNECT=early
 
 topology
 need python3 prlimit setpriv

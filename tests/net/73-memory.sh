@@ -6,7 +6,6 @@
 # both hooks. What the daemon holds is bounded, however much they push; as soon as the receivers
 # read, every byte arrives. With each engine.
 . "$(dirname "$0")/lib.sh"
-CONNECT=early
 
 FLOWS=500 SIZE=2M
 topology

@@ -205,9 +205,36 @@ mended src-valid-mark fail
 
 ns host nft 'add table inet fw; add chain inet fw in { type filter hook input priority 0; policy drop; }; add rule inet fw in iifname lo accept; add rule inet fw in ct state established accept; add rule inet fw in icmpv6 type nd-neighbor-solicit accept'
 doctor
-named foreign-input fail 'inet fw in'
+named foreign-input fail 'inet fw in .* the UDP that TPROXY'
 mended foreign-input fail
 ns host nft flush ruleset
+# TCP alone: a SYN that was held comes in by lo, and what follows is established.
+cp "$CONF" "$TMP/with-udp"
+sed -i 's/hook = "gateway"/hook = "gateway"\nudp = "bypass"\ndns = "bypass"/' "$CONF"
+input_fw() { # RULE...
+    local r
+    ns host nft 'add table inet fw; add chain inet fw in { type filter hook input priority 0; policy drop; }'
+    for r in 'icmpv6 type nd-neighbor-solicit accept' 'ip saddr 10.78.1.2 accept' "$@"; do
+        ns host nft add rule inet fw in "$r"
+    done
+    doctor
+}
+for states in established '{ established, related }' 'vmap { established : accept, invalid : drop }'; do
+    [[ $states == vmap* ]] || states="$states accept"
+    input_fw "ct state $states" 'iifname lo accept'
+    is "$(report "' '.join(f['id'] for f in s['findings'] if f['id'] == 'foreign-input')")" "" "an input chain with lo and ct state $states is in order"
+    ns host nft flush ruleset
+done
+input_fw 'iifname lo accept' 'iifname br-lan ct state established accept'
+named foreign-input fail 'inet fw in .* held until'
+mended foreign-input fail
+ns host nft flush ruleset
+sed -i 's/hook = "gateway"/hook = "gateway"\nconnect = "early"/' "$CONF"
+input_fw 'iifname lo accept' 'ct state established accept'
+named foreign-input fail 'inet fw in .* what TPROXY'
+mended foreign-input fail
+ns host nft flush ruleset
+cp "$TMP/with-udp" "$CONF"
 
 ns host nft 'add table inet px; add chain inet px pre { type filter hook prerouting priority -150; meta l4proto tcp meta mark 0x77 tproxy to :9; }'
 doctor

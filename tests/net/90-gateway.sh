@@ -97,7 +97,7 @@ is "$(us_flows undersock 'set((f["capture"], f["upstream"], f["uid"], f["pid"]) 
 for n in one4 two4 one6 two6; do release $n 1 "$n works"; done
 
 # --- what is never taken
-before=$(us_sum undersock accepted)
+before=$(us_serving undersock accepted)
 is "$(seen one "$PROXY4" 9002) $(seen one "$PROXY6" 9002)" "$ONE4 $ONE6" "a private destination goes direct"
 is "$(seen one "$TWO4" 9000) $(seen guest "$ONE6" 9000)" "connect=ECONNREFUSED connect=ECONNREFUSED" "and within the LAN"
 GATEWAYS=("$LAN4" "$LAN6" "$CLIENT4" "$CLIENT6" 198.51.100.1 2001:db8:51::1)
@@ -105,7 +105,7 @@ own() { for a in "${GATEWAYS[@]}"; do seen one "$a" 22; done | sort -u | paste -
 is "$(own)" "$ONE4 $ONE6" "port 22 of the gateway itself, at each of its addresses: untouched"
 is "$(seen client "$NET4" 9000) $(seen client "$NET6" 9000)" "$CLIENT4 $CLIENT6" "what the gateway itself sends goes direct"
 is "$(ns one curl -qsS --max-time 20 -x "socks5://$PROXY4:1080" "http://$NET4:9000/")" "$EXIT4" "a client that speaks to the proxy itself can"
-is "$(us_sum undersock accepted)" "$before" "the daemon has seen none of these"
+is "$(us_serving undersock accepted)" "$before" "the daemon has seen none of these"
 
 # --- selection
 selection 'private = true'
@@ -256,14 +256,38 @@ table inet firewalld {
 }
 NFT
 before=$(foreign)
-# A known limit (README): with connect = "honest", its IPv6 reverse path check drops the SYN on lo.
-selection 'interfaces = { "br-lan" }' 'connect = "early"'
 what_works "firewalld's rules, the LAN in a trusted zone"
+selection 'interfaces = { "br-lan" }' 'connect = "early"'
+what_works "firewalld's rules, connect = early"
 is "$(both_seen guest)" "$CLIENT4 $GUEST6" "firewalld's rules: what is not selected goes direct, masqueraded"
 is "$(own)" "$ONE4 $ONE6" "firewalld's rules: the gateway can be reached"
 us_reload undersock
 is "$(foreign)" "$before" "firewalld's rules are what they were"
 selection 'interfaces = { "br-lan" }'
+
+# The same check for IPv4, too, and at every place where others might have it.
+for p in raw -155 filter 190; do
+    ns client nft -f - <<-NFT || bail "a reverse path check"
+	table inet rpfilter {
+	    chain at_${p#-} {
+	        type filter hook prerouting priority $p; policy accept;
+	        fib saddr . mark . iif oif missing counter drop
+	    }
+	}
+	NFT
+done
+what_works "reverse path checks of both families"
+ns client nft delete table inet rpfilter
+if command -v iptables >/dev/null; then
+    for c in iptables ip6tables; do
+        ns client $c -w -t raw -A PREROUTING -m rpfilter --invert -j DROP || bail "$c -m rpfilter"
+    done
+    what_works "iptables -m rpfilter"
+    for c in iptables ip6tables; do ns client $c -w -t raw -F PREROUTING; done
+    for f in ip ip6; do ns client nft delete table $f raw 2>/dev/null; done # not with iptables-legacy
+else
+    skip "iptables -m rpfilter" "iptables is not installed" 4
+fi
 
 # A zone that lets nothing in: TPROXY brings the packets in by input. They must not leak, and one
 # line of the administrator's mends it. A SYN that was held comes in by lo.

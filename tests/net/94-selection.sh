@@ -50,7 +50,7 @@ same_rules() {
     is "$(ns client nft list table inet undersock | sed 's/{ # progname .*$/{/' | without_seats | without_ports)" \
         "$(ns client "$UNDERSOCK" rules -c "$CONF" | without_seats | without_ports)" "rules prints what is installed: $1"
 }
-without_ports() { sed -E 's/61[0-9]{3}/PORT/g; s/( . PORT,).* . SEAT/\1 SEAT/'; }
+without_ports() { sed -E 's/61[0-9]{3}/PORT/g; s/(0x5553|5553:)8[23][0-9a-f]{2}/EARLY/g; s/( . PORT,).* . SEAT/\1 SEAT/'; }
 seen() { ns client "$TMP/who" "$@"; }
 seen_as() { ns client setpriv --reuid "$1" --regid "$1" --clear-groups --inh-caps=-all "$TMP/who" "${@:2}"; }
 seen_app() { ns client cg app "$TMP/who" "$@"; }

@@ -153,12 +153,9 @@ def refused(host, port=9000, limit=5):
     "What a connected socket is told, or what came."
     s = udp(family_of(host), limit)
     s.connect((host, int(port)))
-    for i in range(2):
-        try:
-            if i == 0: s.send(b'who?')
-            return s.recv(2000).decode()
-        except PermissionError: pass  # the kernel's own rejection; the ICMP error comes as well
-        except OSError as e: return errno.errorcode.get(e.errno, 'timeout')
+    s.send(b'who?')  # a rejection is for the next call, as from anybody far away
+    try: return s.recv(2000).decode()
+    except OSError as e: return errno.errorcode.get(e.errno, 'timeout')
 PY
 }
 ask() { # COMMAND... python PYTHON ARG...

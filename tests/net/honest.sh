@@ -353,17 +353,8 @@ count_syns() {
 }
 syns_sent() { ns "$1" nft reset counter inet syns seen | sed -n 's/.*packets \([0-9]*\) .*/\1/p'; }
 
-# A race of the kernel, of Linux before 6.19 at least: while the ACK that completes a connection is
-# handled by one processor, another one that looks for the connection of its first data finds neither the
-# request nor the socket in the hash table for a moment, but the listener, which resets
-# (inet_ehash_insert(); tcp:tcp_send_reset shows TCP_LISTEN). The other side knows nothing until
-# keepalive asks. Whoever is connected by a SYN that somebody else sends on is woken on another processor
-# than the one that handles the ACK, and so a machine with much to do shows it now and then.
-RACES=1000 # one connection in so many may meet it
-
-# nothing_left DESCRIPTION [MOST]: no flow in the daemon, no connection at the verdicts; or not more than
-# those of which one side knows nothing.
+# nothing_left DESCRIPTION: no flow in the daemon, no connection at the verdicts.
 nothing_left() {
-    check "$1: no flow is left" -- wait_for 30 us_is undersock flows -le "${2:-0}"
-    check "$1: no upstream connection is left" -- wait_for 10 verdicts_are open -le "${2:-0}"
+    check "$1: no flow is left" -- wait_for 30 us_is undersock flows -eq 0
+    check "$1: no upstream connection is left" -- wait_for 10 verdicts_are open -eq 0
 }

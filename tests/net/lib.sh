@@ -679,9 +679,6 @@ us_daemon() {
     local n=${2:-undersock}
     need "$UNDERSOCK"
     cat >"$TMP/$n.conf"
-    # CONNECT=early: for scenarios about flows once they are there, with connections by the ten thousand
-    # (README tells what the kernel does to one in so many of the honest ones).
-    [[ ${CONNECT:-} ]] && sed -i "/^capture .*{\$/a connect = \"$CONNECT\"" "$TMP/$n.conf"
     grep -q '^control' "$TMP/$n.conf" || echo "control = \"$TMP/$n.sock\"" >>"$TMP/$n.conf"
     start "$n" -- ns "$1" "$UNDERSOCK" daemon -c "$TMP/$n.conf"
     # The socket is there before the captures are; an answer comes after them.
@@ -704,6 +701,8 @@ us_ask() {
 us_status() { us_ask status "$1" "$2"; }
 us_flows() { us_ask flows "$1" "$2"; }
 us_sum() { us_status "$1" "sum(w['$2'] for w in s['workers'])"; }
+# us_serving NAME COUNTER: of those that do not drain, whose counters go when they end.
+us_serving() { us_status "$1" "sum(w['$2'] for w in s['workers'] if not w['draining'])"; }
 us_reload() { bounded 30 "$UNDERSOCK" reload -s "$TMP/$1.sock"; }
 
 # without_seats: of nft's rules, what is there for each seat (keeper/seats.h) once and without its number:
@@ -721,10 +720,10 @@ def elements(m):
 def plain(block):
     lines = []
     for line in re.sub(r"elements = \{([^}]*)\}", elements, block).splitlines():
-        m = re.search(r"meta mark 0x55538([01])([0-9a-f]{2}) .*:(\d+)", line)
+        m = re.search(r"meta (?:mark 0x5553|priority 5553:)8([01])([0-9a-f]{2}) ", line)
         if m:
-            line = line.replace(":" + m[3], ":%d" % (int(m[3]) - int(m[2], 16)))
-            line = line.replace("0x55538" + m[1] + m[2], "SEAT" + m[1])
+            line = re.sub(r"(?:0x5553|5553:)8" + m[1] + m[2], "SEAT" + m[1], line)
+            line = re.sub(r":(\d{5})\b", lambda p: ":%d" % (int(p[1]) - int(m[2], 16)), line)
         m = re.search(r"sport mod (\d+) .* group (\d+)", line)
         if m:
             line = line.replace("group " + m[2], "group %d" % ((int(m[2]) - 21760) % int(m[1])))

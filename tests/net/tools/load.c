@@ -19,7 +19,8 @@
  *     'q'             answer with 'r' and wait for the peer's FIN
  *
  * With -S the server speaks SOCKS5 first (no authentication) and grants every request by serving it
- * itself: the far end of a benchmark in which neither a proxy nor a second hop is the limit.
+ * itself: the far end of a benchmark in which neither a proxy nor a second hop is the limit. UDP
+ * associations are granted to `datagrams server -S` on the same port.
  * With -x HOST:PORT the client speaks SOCKS5 itself: what an application that needs no redirector
  * gets. Clients exit with 0 when nothing failed.
  *
@@ -96,6 +97,20 @@ static int message_length(const struct served *c)
     return need < 0 ? -1 : have >= need && have >= 2 ? need : 0;
 }
 
+/* An association is granted to our own port, for UDP: `datagrams server -S` is there, or nobody. */
+static void fill_grant(const struct served *c, uint8_t ret[10])
+{
+    struct sockaddr_in in = {0};
+    socklen_t len = sizeof(in);
+
+    memcpy(ret, (uint8_t[10]){5, 0, 0, 1}, 10);
+    if (c->head[1] != 3 || getsockname(c->fd, (struct sockaddr *)&in, &len) < 0 ||
+        in.sin_family != AF_INET)
+        return;
+    memcpy(ret + 4, &in.sin_addr, 4);
+    memcpy(ret + 8, &in.sin_port, 2);
+}
+
 /* False: the connection is over. */
 static bool serve_socks(struct served *c)
 {
@@ -105,8 +120,10 @@ static bool serve_socks(struct served *c)
             return false;
         if (n == 0 || c->state >= SERVE_FIRST)
             return true;
-        static const uint8_t granted[10] = {5, 0, 0, 1};
+        uint8_t granted[10] = {5, 0};
         bool greeting = c->state == SERVE_GREETING;
+        if (!greeting)
+            fill_grant(c, granted);
         if (greeting ? send(c->fd, granted, 2, MSG_NOSIGNAL) != 2
                      : send(c->fd, granted, 10, MSG_NOSIGNAL) != 10)
             return false;

@@ -282,6 +282,15 @@ __attribute__((noreturn)) static void serve(char **argv)
     }
 }
 
+static void set_keepalive(int fd)
+{
+    int one = 1;
+
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &one, sizeof(one));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &one, sizeof(one));
+}
+
 /* 0 when every byte of both directions was right. */
 static int client(const char *mode, char **argv)
 {
@@ -302,6 +311,8 @@ static int client(const char *mode, char **argv)
                rc > 0 ? "refused-by-socks" : strerrorname_np(fd < 0 ? -fd : -rc));
         return 3;
     }
+    if (opt.stop)
+        set_keepalive(fd);
     if (opt.rcvbuf)
         setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &opt.rcvbuf, sizeof(opt.rcvbuf));
     set_nodelay(fd);
@@ -378,7 +389,8 @@ static void usage(void)
            "  -M  IPv4 through an AF_INET6 socket (::ffff:a.b.c.d)   -V  IPV6_V6ONLY\n"
            "  -N  no half-close after sending      -w/-r MAX  random writes/reads of 1..MAX bytes\n"
            "  -p USEC  pause after each read (a slow reader)   -R BYTES  SO_RCVBUF\n"
-           "  -S  stop (SIGSTOP) after the first read: a reader that has ceased to read\n"
+           "  -S  stop (SIGSTOP) after the first read: a reader that has ceased to read;\n"
+           "      it uses keepalive, a probe each second\n"
            "  -s SEED  -t SECONDS  give up         -x HOST:PORT  speak SOCKS5 to this server");
 }
 

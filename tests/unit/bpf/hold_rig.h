@@ -7,6 +7,8 @@
 #ifndef UNDERSOCK_TESTS_BPF_HOLD_RIG_H
 #define UNDERSOCK_TESTS_BPF_HOLD_RIG_H
 
+#include <sys/syscall.h>
+
 #include "bpf/hold.h"
 #include "fixture.h"
 
@@ -305,6 +307,22 @@ static UNUSED void answer_reset(const struct rig *rig, const struct syn *s)
     send_raw(rig, packet, at + 20, &s->from);
 }
 
+/* What a listener answers an ACK with that belongs nowhere. */
+static UNUSED void answer_bare_reset(const struct rig *rig, const struct syn *s, uint32_t seq)
+{
+    uint8_t packet[100];
+    size_t at = start_answer(s, IPPROTO_TCP, packet);
+
+    memset(packet + at, 0, 20);
+    put_be(packet + at, 2, s->to.port);
+    put_be(packet + at + 2, 2, s->from.port);
+    put_be(packet + at + 4, 4, seq);
+    packet[at + 12] = 5 << 4;
+    packet[at + 13] = TCP_RST;
+    finish(packet, at + 20);
+    send_raw(rig, packet, at + 20, &s->from);
+}
+
 /* Host unreachable, with the SYN quoted. */
 static UNUSED void answer_unreachable(const struct rig *rig, const struct syn *s)
 {
@@ -398,6 +416,53 @@ static UNUSED void expect_held_and_let_in(const struct rig *rig, struct client c
     let_in(rig, &syn);
     close(assert_let_in(rig, &c, &result, &syn, destination));
     client_done(&result);
+}
+
+/* A copy of the connected socket of a client. */
+static UNUSED int borrow_socket(const struct result *result)
+{
+    int process = (int)syscall(SYS_pidfd_open, result->pid, 0), found = -1;
+
+    assert_true(process >= 0);
+    for (int i = 0; i < 64 && found < 0; i++) {
+        struct sockaddr_storage ss;
+        socklen_t len = sizeof(ss);
+        struct addr local;
+        int fd = (int)syscall(SYS_pidfd_getfd, process, i, 0);
+
+        if (fd >= 0 && getpeername(fd, (struct sockaddr *)&ss, &len) == 0 &&
+            getsockname(fd, (struct sockaddr *)&ss, (len = sizeof(ss), &len)) == 0 &&
+            addr_from_sockaddr((struct sockaddr *)&ss, len, &local) == 0 &&
+            addr_equal(&local, &result->local))
+            found = fd;
+        else if (fd >= 0)
+            close(fd);
+    }
+    close(process);
+    assert_true(found >= 0);
+    return found;
+}
+
+/* Our end goes without a word, and the listener answers what comes for it. How often the client had
+ * sent its byte again when it believed that. */
+static UNUSED uint32_t repeats_until_reset(struct result *result, int ours)
+{
+    int one = 1, fd = borrow_socket(result);
+    const struct timeval patience = {.tv_sec = 10};
+    struct tcp_info info = {0};
+    socklen_t len = sizeof(info);
+    char byte;
+
+    assert_int_equal(setsockopt(ours, IPPROTO_TCP, TCP_REPAIR, &one, sizeof(one)), 0);
+    close(ours);
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)), 0);
+    assert_int_equal(send(fd, "x", 1, MSG_NOSIGNAL), 1);
+    assert_int_equal(recv(fd, &byte, 1, 0), -1);
+    assert_int_equal(errno, ECONNRESET);
+    assert_int_equal(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len), 0);
+    close(fd);
+    return info.tcpi_total_retrans;
 }
 
 static UNUSED uint64_t missed(const struct rig *r)

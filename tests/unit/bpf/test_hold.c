@@ -4,7 +4,6 @@
  * it was going, and connects when it is sent again; or its owner gets what the SYN is answered
  * with.
  */
-#include <sys/syscall.h>
 
 #include "hold_rig.h"
 
@@ -181,6 +180,61 @@ static void test_retransmission(void **state)
     let_in(&rig, &again);
     close(assert_let_in(&rig, &c, &result, &again, c.to));
     client_done(&result);
+}
+
+/* The first reset of a seat's listener is dropped, not the one after the byte has come again. */
+static void test_hasty_reset(void **state)
+{
+    static const struct client clients[] = {
+        {.to = SOMEWHERE}, {.to = "[2001:db8:7::9]:80"}, {.to = SOMEWHERE, .family = AF_INET6}};
+
+    SKIP_UNLESS_POSSIBLE((struct fixture *)*state);
+    for (size_t i = 0; i < sizeof(clients) / sizeof(clients[0]); i++) {
+        struct result result;
+        struct syn syn;
+        int ours;
+
+        client_start(&clients[i], &result);
+        next_syn(&rig, &syn);
+        let_in(&rig, &syn);
+        ours = assert_let_in(&rig, &clients[i], &result, &syn, clients[i].to);
+        assert_int_equal(repeats_until_reset(&result, ours), 1);
+        client_done(&result);
+    }
+}
+
+/* Who has sent nothing sends nothing again: a reset that answered a bare ACK of his is for good. */
+static void test_reset_of_a_listener_is_final(void **state)
+{
+    static const struct client clients[] = {{.to = SOMEWHERE}, {.to = "[2001:db8:7::9]:80"}};
+
+    SKIP_UNLESS_POSSIBLE((struct fixture *)*state);
+    for (size_t i = 0; i < sizeof(clients) / sizeof(clients[0]); i++) {
+        const struct timeval patience = {.tv_sec = 10};
+        int on = 1, queue = TCP_SEND_QUEUE, ours, fd;
+        struct result result;
+        struct syn syn;
+        uint32_t seq;
+        socklen_t len = sizeof(seq);
+        char byte;
+
+        client_start(&clients[i], &result);
+        next_syn(&rig, &syn);
+        let_in(&rig, &syn);
+        ours = assert_let_in(&rig, &clients[i], &result, &syn, clients[i].to);
+        fd = borrow_socket(&result);
+        assert_int_equal(setsockopt(ours, IPPROTO_TCP, TCP_REPAIR, &on, sizeof(on)), 0);
+        assert_int_equal(setsockopt(ours, IPPROTO_TCP, TCP_REPAIR_QUEUE, &queue, sizeof(queue)), 0);
+        assert_int_equal(getsockopt(ours, IPPROTO_TCP, TCP_QUEUE_SEQ, &seq, &len), 0);
+        close(ours);
+        answer_bare_reset(&rig, &syn, seq);
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+        assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)), 0);
+        assert_int_equal(recv(fd, &byte, 1, 0), -1);
+        assert_int_equal(errno, ECONNRESET);
+        close(fd);
+        client_done(&result);
+    }
 }
 
 static void test_application_is_gone(void **state)
@@ -374,6 +428,8 @@ int main(void)
         cmocka_unit_test(test_fast_open_connect),
         cmocka_unit_test(test_long_syn),
         cmocka_unit_test(test_retransmission),
+        cmocka_unit_test(test_hasty_reset),
+        cmocka_unit_test(test_reset_of_a_listener_is_final),
         cmocka_unit_test(test_application_is_gone),
         cmocka_unit_test(test_two_seats),
         cmocka_unit_test(test_not_held),

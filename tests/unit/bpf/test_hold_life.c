@@ -36,7 +36,7 @@ static void test_replace_keeps_rings(void **state)
     for (size_t i = 0; i < SEATS; i++)
         fds[i] = bpf_capture_ring_fd(rig.capture, rig.seats[i].number);
     n = bpf_capture_fds(rig.capture, links[0], BPF_CAPTURE_MAX_FDS);
-    assert_int_equal(n, 6);
+    assert_int_equal(n, 7);
     client_start(&c, &result);
     assert_true(a_syn_waits(&rig, 10000));
     assert_int_equal(prefix_parse("203.0.113.0/24", &elsewhere), 0);
@@ -185,8 +185,20 @@ static void test_honest_and_early(void **state)
     fd = bpf_capture_ring_fd(rig.capture, FIRST);
     rig_replace(&rig);
     assert_int_equal(bpf_capture_ring_fd(rig.capture, FIRST), fd);
-    assert_int_equal(n_links(), 6);
+    assert_int_equal(n_links(), 7);
     expect_captured(rig.capture, fixture.v4, c, c.to);
+    /* Of a listener that is no seat's the programs know nothing. */
+    {
+        struct addr peer, local;
+        struct result early;
+        int ours;
+
+        client_run(&c, &early);
+        ours = accept_one(fixture.v4, &peer, &local);
+        assert_true(ours >= 0);
+        assert_int_equal(repeats_until_reset(&early, ours), 0);
+        client_done(&early);
+    }
     expect_captured(rig.capture, fixture.v6, (struct client){.to = "[2001:db8:7::9]:80"},
                     "[2001:db8:7::9]:80");
     next_syn(&rig, &again);
@@ -209,7 +221,7 @@ static void test_honest_and_early(void **state)
     rig.seats[0].serving = rig.seats[1].serving = true;
     rig.policy.seat_ports = rig.ports;
     rig_replace(&rig);
-    assert_int_equal(n_links(), 6);
+    assert_int_equal(n_links(), 7);
     for (size_t i = 0; i < SEATS; i++)
         bpf_hold_close(&rig.sources[i]);
     rig_open(&rig);

@@ -461,6 +461,14 @@ static void the_client_waits_for_every_end(void **state)
     assert_int_equal(h.types[0], MESSAGE_HELLO);
     assert_int_equal(h.types[3], MESSAGE_FLOW);
 
+    /* Who drains is not counted, and is heard all the same, to the end of file. */
+    m[0].hello.workers = 1;
+    assert_int_equal(asked_of(r, m, sizes, 7, &h), 0);
+    assert_int_equal(h.n, 4);
+    assert_int_equal(asked_of(r, m, sizes, 6, &h), 0);
+    assert_int_equal(h.n, 4);
+    m[0].hello.workers = 3;
+
     /* One of the ends says that it failed. */
     m[4].end.result = -EAGAIN;
     assert_int_equal(asked_of(r, m, sizes, 7, &h), -EAGAIN);

@@ -141,6 +141,37 @@ static void test_config(void **state)
     expect("config", FINDING_FAIL, "undersock.conf:3:", "undersock check -c undersock.conf");
 }
 
+static void test_dns_server(void **state)
+{
+    static const struct {
+        enum config_dns dns;
+        enum capture_hook hook;
+        const char *server;
+        bool warns;
+    } t[] = {
+        {DNS_TCP, CAPTURE_GATEWAY, NULL, true},   {DNS_ASSOCIATE, CAPTURE_GATEWAY, NULL, true},
+        {DNS_FAKE, CAPTURE_GATEWAY, NULL, false}, {DNS_TCP, CAPTURE_GATEWAY, "9.9.9.9:53", false},
+        {DNS_TCP, CAPTURE_OUTPUT, NULL, false}, /* loopback has the host's resolver */
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+        struct config_capture *k = &w.captures[0];
+
+        k->policy.action = CAPTURE_PROXY;
+        k->policy.hook = t[i].hook;
+        k->dns = t[i].dns;
+        k->dns_server = (char *)t[i].server;
+        judge(&w.facts, &w.found);
+        const struct finding *f = find("dns-server", FINDING_WARN);
+
+        assert_int_equal(f != NULL, t[i].warns);
+        assert_true(!f || strstr(f->text, "set dns-server"));
+        findings_free(&w.found);
+        good_world();
+    }
+}
+
 static void test_no_config(void **state)
 {
     (void)state;
@@ -343,11 +374,54 @@ static void test_firewall(void **state)
     good_world();
     *c = input;
     w.facts.firewall.n_chains = 1;
-    expect("foreign-input", FINDING_FAIL, "inet filter in", "socket transparent 1 accept");
-    *c = input;
-    c->traits = FW_ACCEPT_INTERFACE;
-    w.facts.firewall.n_chains = 1;
-    expect("foreign-input", FINDING_WARN, "inet filter in", "socket transparent 1 accept");
+    expect("foreign-input", FINDING_FAIL, "held until", "in socket transparent 1 accept");
+    /* What is held needs both, and no interface; UDP needs the interface. */
+    static const struct {
+        enum config_connect connect;
+        enum config_udp udp;
+        int log; /* the kernel's word on holding */
+        unsigned traits;
+        enum finding_level level;
+        const char *text;
+    } ways[] = {
+        {CONNECT_AUTO, UDP_BYPASS, 0, FW_ACCEPT_LO, FINDING_FAIL, "come in by lo"},
+        {CONNECT_AUTO, UDP_BYPASS, 0, FW_ACCEPT_ESTABLISHED, FINDING_FAIL, "come in by lo"},
+        {CONNECT_AUTO, UDP_BYPASS, 0, FW_ACCEPT_ESTABLISHED | FW_ACCEPT_INTERFACE, FINDING_FAIL,
+         "come in by lo"},
+        {CONNECT_AUTO, UDP_BYPASS, 0, FW_ACCEPT_LO | FW_ACCEPT_ESTABLISHED, FINDING_OK, NULL},
+        {CONNECT_AUTO, UDP_AUTO, 0, FW_ACCEPT_LO | FW_ACCEPT_ESTABLISHED, FINDING_FAIL,
+         "also the UDP that"},
+        {CONNECT_AUTO, UDP_AUTO, 0, FW_ACCEPT_LO | FW_ACCEPT_ESTABLISHED | FW_ACCEPT_INTERFACE,
+         FINDING_WARN, "drops the UDP that"},
+        {CONNECT_EARLY, UDP_BYPASS, 0, FW_ACCEPT_LO | FW_ACCEPT_ESTABLISHED, FINDING_FAIL,
+         "also what TPROXY"},
+        {CONNECT_EARLY, UDP_BYPASS, 0, FW_ACCEPT_INTERFACE, FINDING_WARN, "drops what TPROXY"},
+        {CONNECT_HONEST, UDP_BYPASS, -ENOENT, FW_ACCEPT_INTERFACE, FINDING_WARN,
+         "drops what TPROXY"},
+    };
+    for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+        good_world();
+        *c = input;
+        c->traits = ways[i].traits;
+        w.facts.firewall.n_chains = 1;
+        w.captures[2].connect = ways[i].connect;
+        w.captures[2].udp = ways[i].udp;
+        w.captures[2].dns = ways[i].udp == UDP_BYPASS ? DNS_BYPASS : DNS_AUTO;
+        w.facts.kernel.nft.result[NFT_FEATURE_HOLD] = ways[i].log;
+        if (ways[i].log < 0) { /* which is a finding itself */
+            judge(&w.facts, &w.found);
+            const struct finding *f = find("foreign-input", ways[i].level);
+
+            assert_true(f && strstr(f->text, ways[i].text));
+            findings_free(&w.found);
+            continue;
+        }
+        if (ways[i].level == FINDING_OK)
+            test_all_is_well(state);
+        else
+            expect("foreign-input", ways[i].level, ways[i].text, "in socket transparent 1 accept");
+    }
+    good_world();
     *c = input;
     c->traits = FW_ACCEPT_SOCKET;
     w.facts.firewall.n_chains = 1;
@@ -419,6 +493,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_all_is_well, setup),
         cmocka_unit_test_setup(test_config, setup),
+        cmocka_unit_test_setup(test_dns_server, setup),
         cmocka_unit_test_setup(test_no_config, setup),
         cmocka_unit_test_setup(test_btf, setup),
         cmocka_unit_test_setup(test_bpf, setup),

@@ -89,7 +89,7 @@ static inline int rig_open(void **state)
     assert_int_equal(addr_parse("203.0.113.10:80", 0, &r.origin.destination), 0);
     r.listener = (struct flow_listener){.origin = {.ops = &ops, .ctx = &r}};
     r.flow_capture = (struct flow_capture){
-        .name = "test", .hook = CAPTURE_OUTPUT, .policy = 3, .choice = &r.choice};
+        .name = "test", .hook = CAPTURE_OUTPUT, .early = 3, .choice = &r.choice};
     struct addr at;
 
     assert_int_equal(addr_parse("127.0.0.1:0", 0, &at), 0);

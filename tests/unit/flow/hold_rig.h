@@ -359,11 +359,11 @@ static inline int held_open(void **state)
     r->extra = &h;
     r->d.stopped = true;
     h.captures[OUT] = (struct flow_capture){
-        .name = "out", .hook = CAPTURE_OUTPUT, .policy = 3, .choice = &r->choice};
+        .name = "out", .hook = CAPTURE_OUTPUT, .early = 3, .choice = &r->choice};
     h.captures[LAN] = (struct flow_capture){
-        .name = "lan", .hook = CAPTURE_GATEWAY, .policy = 5, .choice = &r->choice};
+        .name = "lan", .hook = CAPTURE_GATEWAY, .early = 5, .choice = &r->choice};
     h.captures[SLICE] = (struct flow_capture){
-        .name = "slice", .hook = CAPTURE_CGROUP, .policy = 6, .choice = &r->choice};
+        .name = "slice", .hook = CAPTURE_CGROUP, .early = 6, .choice = &r->choice};
     h.listeners[NORMAL] = r->listener;
     assert_true(seat_open(&h.listeners[SEAT_V4], "127.0.0.1:0", FLOW_ANY_CAPTURE, &h) >= 0);
     assert_true(seat_open(&h.listeners[SEAT_SLICE], "127.0.0.1:0", SLICE, &h) >= 0);

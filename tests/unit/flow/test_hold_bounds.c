@@ -27,15 +27,20 @@ static void more_than_may_be_held_are_connected_early(void **state)
     x = far_app(h, SLICE, "127.0.0.1:1", "127.0.0.1:2");
     take_syn(h, x);
     expect_told(h, 4, x, REJECT_RESET);
+    /* A listener that no mark can name; the number's low byte is another's. */
+    h->captures[LAN].early = CAPTURE_EARLY_MAX + 1;
+    x = far_app(h, LAN, "192.0.2.1:2", "203.0.113.10:80");
+    take_syn(h, x);
+    expect_told(h, 5, x, REJECT_RESET);
     expect_nobody_asked(h);
-    assert_int_equal(rig_stats(h->r).early_full, 3);
+    assert_int_equal(rig_stats(h->r).early_full, 4);
     assert_int_equal(rig_stats(h->r).held, 2);
     assert_int_equal(rig_stats(h->r).flows, 2);
     assert_int_equal(rig_stats(h->r).failed + rig_stats(h->r).refused_full, 0);
 
     /* Those that are held are so still. */
     take_syn(h, a);
-    assert_int_equal(rig_stats(h->r).early_full, 3);
+    assert_int_equal(rig_stats(h->r).early_full, 4);
     assert_int_equal(rig_stats(h->r).syns_again, 1);
 
     /* Who is connected counts no more; it was not the flows that were too many. */
@@ -44,7 +49,7 @@ static void more_than_may_be_held_are_connected_early(void **state)
     take_syn(h, x);
     server[2] = asked(h, 0, x);
     assert_int_equal(rig_stats(h->r).held, 2);
-    assert_int_equal(rig_stats(h->r).early_full, 3);
+    assert_int_equal(rig_stats(h->r).early_full, 4);
     answer(h, server[2], 5);
     assert_int_equal(rig_stats(h->r).held, 1);
     for (unsigned i = 0; i < 3; i++)

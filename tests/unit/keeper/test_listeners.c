@@ -190,6 +190,33 @@ static void captures_are_told_apart_by_name_and_hook(void **state)
     assert_null(listeners_next(pool, &d, NULL));
 }
 
+/* Marks of workers of an earlier configuration name them. */
+static void numbers_stay(void **state)
+{
+    struct capture_policy a = policy("a", CAPTURE_OUTPUT), b = policy("b", CAPTURE_GATEWAY),
+                          c = policy("c", CAPTURE_OUTPUT), udp = policy("u", CAPTURE_OUTPUT);
+
+    (void)state;
+    if (listeners_provide_udp(pool, &udp, 1, 0, why, sizeof(why)) < 0)
+        fail_msg("%s", why);
+    provide(&a, 1, 0);
+    provide(&b, 1, 0);
+    assert_int_equal(a.early, 0);
+    assert_int_equal(b.early, 1);
+    /* In another order, with one more, and without the first: that has its number to the end. */
+    a.early = b.early = 9;
+    listeners_unmark(pool);
+    provide(&c, 1, 0);
+    provide(&b, 3, 0);
+    listeners_prune(pool);
+    assert_int_equal(b.early, 1);
+    assert_int_equal(c.early, 2);
+    for (struct listener *l = NULL; (l = listeners_next(pool, &b, l));)
+        assert_int_equal(l->number, 1);
+    provide(&a, 1, 0);
+    assert_int_equal(a.early, 0);
+}
+
 static void what_is_not_wanted_any_more_is_closed(void **state)
 {
     struct capture_policy a = policy("a", CAPTURE_OUTPUT), b = policy("b", CAPTURE_OUTPUT);
@@ -344,6 +371,7 @@ int main(void)
         FRESH(rows_of_a_capture_share_a_port),
         FRESH(a_reload_keeps_ports_and_sockets),
         FRESH(captures_are_told_apart_by_name_and_hook),
+        FRESH(numbers_stay),
         FRESH(what_is_not_wanted_any_more_is_closed),
         FRESH(single_listeners_can_be_wanted),
         FRESH(the_wished_port_is_taken_when_it_is_free),

@@ -394,6 +394,7 @@ static void places_for_servers(void **state)
 
     for (unsigned k = 0; k < NAMES_SERVERS; k++) {
         rig_skip(r, MS);
+        r->client = rig_addr(k % 2 ? "192.0.2.7:4000" : "192.0.2.8:4000"); /* one has a quarter */
         ask_server(r, k, (uint16_t)k);
         fd[k] = join_server(r, k);
         q = rig_next(r, fd[k]);
@@ -427,6 +428,52 @@ static void places_for_servers(void **state)
     close(second);
 }
 
+static void by_client(struct rig *r, unsigned client, uint16_t id)
+{
+    char text[32];
+
+    /* Another port each time: it is the same client for all that. */
+    snprintf(text, sizeof(text), "192.0.2.%u:%u", 20 + client, 4000u + id);
+    r->client = rig_addr(text);
+    rig_ask(r, TCP, id, "a.example", DNS_TYPE_A);
+}
+
+static void one_client_has_a_quarter_of_all_queries(void **state)
+{
+    struct rig *r = *state;
+
+    r->o.max_queries = 16;
+    rig_start(r);
+    for (uint16_t i = 0; i < 4; i++)
+        by_client(r, 0, i);
+    by_client(r, 0, 4);
+    rig_expect(r, 1, 4, DNS_REFUSED, 0);
+    rig_count(r, refused, 1);
+    by_client(r, 0, 3); /* the very same query again is none */
+    rig_count(r, repeated, 1);
+    by_client(r, 1, 5); /* others have room */
+    rig_count(r, waiting, 5);
+    rig_count(r, full, 0);
+
+    int fd = rig_join(r);
+    struct rig_query q = rig_next(r, fd);
+
+    rig_answer(r, fd, &q, 1); /* that was the first one's */
+    rig_answers(r, 2);
+    by_client(r, 0, 6);
+    rig_count(r, waiting, 5);
+    by_client(r, 0, 7);
+    rig_expect(r, 3, 7, DNS_REFUSED, 0);
+    /* Also what is never answered gives its room back. */
+    rig_skip(r, 5 * SECOND);
+    rig_answers(r, 8);
+    for (uint16_t i = 10; i < 14; i++)
+        by_client(r, 0, i);
+    rig_count(r, refused, 2);
+    rig_count(r, waiting, 4);
+    close(fd);
+}
+
 static void one_server_has_half_of_all_queries(void **state)
 {
     struct rig *r = *state;
@@ -434,12 +481,14 @@ static void one_server_has_half_of_all_queries(void **state)
     r->o.max_queries = 16;
     rig_start(r);
     for (uint16_t i = 0; i < 8; i++)
-        rig_ask(r, TCP, i, "a.example", DNS_TYPE_A);
+        by_client(r, i / 4, i);
     rig_count(r, waiting, 8);
-    rig_ask(r, TCP, 8, "a.example", DNS_TYPE_A);
+    by_client(r, 2, 8);
     rig_expect(r, 1, 8, DNS_SERVFAIL, 0);
-    for (uint16_t i = 0; i < 8; i++)
+    for (uint16_t i = 0; i < 8; i++) {
+        r->client = rig_addr(i < 4 ? "192.0.2.22:4000" : "192.0.2.23:4000");
         ask_server(r, 1, i);
+    }
     rig_count(r, waiting, 16);
     ask_server(r, 2, 1);
     rig_expect(r, 2, 1, DNS_SERVFAIL, 0);
@@ -465,9 +514,12 @@ static void sizes_of_the_table(void **state)
     }
     r->o.max_queries = 0;
     rig_start(r);
-    for (unsigned i = 0; i < 2048; i++)
+    for (unsigned i = 0; i < 2048; i++) {
+        r->client = rig_addr(i < 1024 ? "192.0.2.7:4000" : "192.0.2.8:4000");
         rig_ask(r, TCP, (uint16_t)i, "a.example", DNS_TYPE_A);
+    }
     rig_count(r, waiting, 2048);
+    r->client = rig_addr("192.0.2.9:4000");
     rig_ask(r, TCP, 2048, "a.example", DNS_TYPE_A);
     rig_expect(r, 1, 2048, DNS_SERVFAIL, 0);
 }
@@ -519,6 +571,7 @@ int main(void)
         T(nor_is_there_somebody_instead),
         T(a_server_behind_a_fake_address_is_asked_by_name),
         T(places_for_servers),
+        T(one_client_has_a_quarter_of_all_queries),
         T(one_server_has_half_of_all_queries),
         T(sizes_of_the_table),
         T(draining_ends_with_the_last_query),

@@ -200,7 +200,7 @@ static const struct capture_policy refuse_reset[] = {
 static const struct capture_policy honest_host[] = {
     {OTHER("quiet", CAPTURE_DIRECT), TO(net4)},
     {PROXY("web"), TCP(web), .honest = true},
-    {.name = "early", .port_v4 = 20001, .port_v6 = 20002, UID(some_uids)},
+    {.name = "early", .port_v4 = 20001, .port_v6 = 20002, .early = 7, UID(some_uids)},
     {.name = "deaf-early", .honest = true, UID(one_uid)},
     {OTHER("rest", CAPTURE_REFUSE), UID(one_uid)},
     {CGROUP("cg", "/"), .honest = true, .seat_ports = seat_ports},
@@ -213,9 +213,14 @@ static const struct capture_policy honest_reset[] = {
     {PROXY("all"), .honest = true, .reset_established = true}};
 static const struct capture_policy honest_gate[] = {
     {NOT_GATE("quiet", CAPTURE_DIRECT), TO(net4)},
-    {GATE("web"), IFS(many_interfaces), TCP(web), .honest = true},
+    {GATE("web"), IFS(many_interfaces), TCP(web), .honest = true, .early = 255},
     {NOT_GATE("bad", CAPTURE_REFUSE), TO(net46), TCP(quic)},
-    {.name = "early", .hook = CAPTURE_GATEWAY, .port_v4 = 20001, .port_v6 = 20002, TO(net6)},
+    {.name = "early",
+     .hook = CAPTURE_GATEWAY,
+     .port_v4 = 20001,
+     .port_v6 = 20002,
+     .early = 2,
+     TO(net6)},
     {.name = "rest", .hook = CAPTURE_GATEWAY, .honest = true},
 };
 static const struct capture_policy honest_both[] = {

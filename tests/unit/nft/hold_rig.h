@@ -153,6 +153,46 @@ static inline int send_again(struct held *h, uint32_t mark)
     return send_again_by(MARK_OF_PACKET, h, mark);
 }
 
+/* ---- hasty resets ---- */
+
+/* The connection is gone without a word, so that what comes for it meets the listener, or nobody.
+ */
+static inline void vanish(int fd)
+{
+    int one = 1;
+
+    CHECK(setsockopt(fd, IPPROTO_TCP, TCP_REPAIR, &one, sizeof(one)) == 0);
+    close(fd);
+}
+
+/* Counts the bare resets of this host, before and after the rules that drop some. */
+static inline void count_resets(void)
+{
+    CHECK(system("nft -f - <<'EOF'\n"
+                 "table inet resets {\n"
+                 "  counter before { }\n"
+                 "  counter after { }\n"
+                 "  chain b { type filter hook output priority -310;\n"
+                 "    tcp flags & (fin|syn|rst|ack) == rst counter name before; }\n"
+                 "  chain a { type filter hook output priority -290;\n"
+                 "    tcp flags & (fin|syn|rst|ack) == rst counter name after; }\n"
+                 "}\n"
+                 "EOF") == 0);
+}
+
+static inline long resets(const char *which)
+{
+    char command[128];
+
+    snprintf(command, sizeof(command),
+             "nft list counter inet resets %s | sed -n 's/.*packets \\([0-9]*\\).*/\\1/p'", which);
+    char *text = output_of(command);
+    long n = strtol(text, NULL, 10);
+
+    free(text);
+    return n;
+}
+
 /* ---- rules ---- */
 
 static inline void replace(struct nft_owner *owner, const struct capture_set *set)

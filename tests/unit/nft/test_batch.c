@@ -191,7 +191,8 @@ static char *sorted(const char *listing_text, const char *first)
         bool kept = !strncmp(p, "\tchain output", 13) || !strncmp(p, "\tchain prerouting", 17) ||
                     !strncmp(p, "\tchain established", 18) || !strncmp(p, "\tchain injected", 15) ||
                     !strncmp(p, "\tchain source", 13) || !strncmp(p, "\tchain loopback", 15) ||
-                    !strncmp(p, "\tchain granted", 14);
+                    !strncmp(p, "\tchain granted", 14) || !strncmp(p, "\tchain delivery", 15) ||
+                    !strncmp(p, "\tchain hasty", 12) || !strncmp(p, "\tset hasty", 10);
 
         CHECK(n < COUNT(blocks));
         if (!kept || strstr(first, head))
@@ -267,6 +268,21 @@ static void what_connections_need_stays(void)
     CHECK(strstr(text, "priority -110; policy accept;\n\t\tct status dnat return\n\t}"));
     CHECK(strstr(text, "goto established\n\t}"));
     CHECK(!strstr(text, "set gw") && !strstr(text, "tproxy"));
+    free(text);
+    /* With the sets that rules fill, and nothing else of the seats'. */
+    install(owner, case_named("honest gateway, several seats"));
+    for (unsigned i = 0; i < 3; i++) {
+        CHECK(nft_owner_replace(owner, nothing, why, sizeof(why)) == 0);
+        text = listing(LIST);
+        CHECK(strstr(text, "\tset hasty_ports {\n"));
+        CHECK(strstr(text, "\t\tadd @hasty_ports { tcp sport }\n"));
+        CHECK(strstr(text, "tcp sport 41001 drop") && !strstr(text, "chain hold_"));
+        CHECK(!strstr(text, "_new") && !strstr(text, "set private4"));
+        free(text);
+    }
+    install(owner, case_named("honest, one seat"));
+    text = listing(LIST);
+    CHECK(strstr(text, "tcp sport 41002 drop") && !strstr(text, "tcp sport 41001 drop"));
     free(text);
     nft_ruleset_free(nothing);
     nft_owner_close(owner);

@@ -12,6 +12,7 @@
 #include "cases.h"
 #include "nft/form.h"
 #include "nft/ruleset.h"
+#include "nft/text.h"
 
 struct range {
     uint16_t first, last;
@@ -161,6 +162,52 @@ static void test_a_name_that_is_too_long_is_refused(void **state)
     nft_ruleset_free(rs);
 }
 
+/* What stays of one form in another finds its dynamic set there, or brings it. */
+static void test_lasting_rules_keep_their_sets(void **state)
+{
+    static const enum nft_type uid = NFT_TYPE_UID;
+
+    (void)state;
+    for (unsigned i = 0; i < 2; i++) {
+        struct nft_ruleset *old = nft_form_new(), *rs = nft_form_new(), *outline;
+        struct nft_rule rule = {.n_exprs = 0};
+        unsigned set, chain;
+
+        assert_int_equal(nft_form_add_set(old, "other", &uid, 1, false, &set), 0);
+        assert_int_equal(nft_form_add_dynamic_set(old, "d", NFT_TYPE_INET_SERVICE, 61001, 7, &set),
+                         0);
+        assert_int_equal(set, 1);
+        assert_int_equal(nft_form_add_chain(old, "c", NFT_CHAIN_REGULAR, 0, 0, &chain), 0);
+        nft_rule_match_set(&rule, NFT_FIELD_TCP_DPORT, NFT_OP_EQ, set);
+        nft_rule_add_to_set(&rule, NFT_FIELD_TCP_DPORT, set);
+        assert_int_equal(nft_chain_append(&old->chains[chain], &rule), 0);
+        nft_chain_keep(&old->chains[chain]);
+        outline = nft_form_outline(old);
+        assert_non_null(outline);
+        nft_ruleset_free(old);
+
+        if (i == 1) {
+            assert_int_equal(nft_form_add_set(rs, "a", &uid, 1, false, &set), 0);
+            assert_int_equal(nft_form_add_set(rs, "b", &uid, 1, false, &set), 0);
+            assert_int_equal(
+                nft_form_add_dynamic_set(rs, "d", NFT_TYPE_INET_SERVICE, 61001, 7, &set), 0);
+        }
+        assert_int_equal(nft_form_inherit(rs, outline), 0);
+        nft_ruleset_free(outline);
+        assert_int_equal(rs->n_sets, i == 1 ? 3 : 1);
+        assert_int_equal(rs->n_chains, 1);
+        for (unsigned k = 0; k < 2; k++)
+            assert_int_equal(rs->chains[0].rules[0].exprs[k].match.set, rs->n_sets - 1);
+        char *text = nft_ruleset_text(rs);
+
+        assert_non_null(strstr(text, "\tset d {\n\t\ttype inet_service\n\t\tsize 7\n"
+                                     "\t\tflags dynamic,timeout\n\t\ttimeout 1m1s1ms\n\t}\n"));
+        assert_non_null(strstr(text, "\t\ttcp dport @d add @d { tcp dport }\n"));
+        free(text);
+        nft_ruleset_free(rs);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -173,6 +220,7 @@ int main(void)
         cmocka_unit_test(test_an_empty_set_stays_empty),
         cmocka_unit_test(test_a_rule_that_is_too_long_is_refused),
         cmocka_unit_test(test_a_name_that_is_too_long_is_refused),
+        cmocka_unit_test(test_lasting_rules_keep_their_sets),
     };
 
     return cmocka_run_group_tests_name("nft/form", tests, NULL, NULL);

@@ -115,6 +115,33 @@ static void clients_are_granted(void)
     CHECK(packets_at_server(&lan) == 0);
 }
 
+/* As those of this host; it is the reset for what has lost its socket. */
+static void hasty_resets_are_dropped(void)
+{
+    struct lan lan = set_up(&gate, NULL);
+
+    count_resets();
+    for (unsigned f = 0; f < 2; f++) {
+        long dropped = 0;
+
+        for (unsigned tries = 0; dropped == 0 && tries < 10; tries++) {
+            long before = resets("before"), after = resets("after");
+            struct held h = hold_client(&lan, f);
+
+            CHECK(send_again(&h, capture_injected_mark(INJECTED_ACCEPT_TPROXY, SEAT)) == 0);
+            CHECK(answer_of(&lan.client) == 0);
+            vanish(accept_in(seat[f], PATIENCE_MS));
+            CHECK(ask(&lan.client, PEER_SEND, 0, NULL) == 0);
+            CHECK(ask(&lan.client, PEER_RECV, 0, NULL) == -ECONNRESET);
+            CHECK(ask(&lan.client, PEER_CLOSE, 0, NULL) == 0);
+            dropped = resets("before") - before - 1;
+            CHECK(resets("after") == after + 1);
+        }
+        CHECK(dropped == 1);
+    }
+    CHECK(packets_at_server(&lan) == 0);
+}
+
 static void clients_are_rejected(void)
 {
     struct lan lan = set_up(&gate, NULL);
@@ -269,6 +296,70 @@ static void an_overwritten_mark_before_everybody(void)
     }
 }
 
+/* Chains of others between our two. */
+static void an_overwritten_priority(void)
+{
+    struct lan lan = set_up(&gate, NULL);
+    int all4 = listen_at("0.0.0.0:80", false), all6 = listen_at("[::]:80", false);
+
+    CHECK(system("nft 'add table inet theirs; add chain inet theirs pre { type filter hook "
+                 "prerouting priority 0; }; add rule inet theirs pre meta priority set 1:1'") == 0);
+    for (unsigned f = 0; f < 2; f++) {
+        struct held h = hold_client(&lan, f);
+
+        (void)send_again(&h, capture_injected_mark(INJECTED_ACCEPT_TPROXY, SEAT));
+        expect_silence(&lan);
+        CHECK(accept_in(all4, 0) < 0 && accept_in(all6, 0) < 0);
+        let_go(&lan, &h);
+    }
+}
+
+/* As firewalld has it (IPv6_rpfilter, 10), before everybody, and between our two chains. */
+static void a_reverse_path_check(void)
+{
+    struct lan lan = set_up(&gate, NULL);
+
+    CHECK(system("n=0; for p in -300 -155 10 190; do n=$((n + 1)); nft \"table inet theirs$n { "
+                 "chain pre { type filter hook prerouting priority $p; fib saddr . mark . iif oif "
+                 "missing drop; }; }\" || exit 1; done") == 0);
+    grant(&lan, 0);
+    grant(&lan, 1);
+    CHECK(packets_at_server(&lan) == 0);
+}
+
+static void the_reverse_path_check_of_iptables(void)
+{
+    struct lan lan = set_up(&gate, NULL);
+
+    if (system("command -v iptables >/dev/null && command -v ip6tables >/dev/null") != 0)
+        skip_because("iptables is not installed");
+    CHECK(system("for c in iptables ip6tables; do for t in raw mangle; do "
+                 "$c -w -t $t -A PREROUTING -m rpfilter --invert -j DROP && "
+                 "$c -w -t $t -A PREROUTING -m rpfilter --validmark --invert -j DROP || exit 1; "
+                 "done; done") == 0);
+    grant(&lan, 0);
+    grant(&lan, 1);
+    CHECK(packets_at_server(&lan) == 0);
+}
+
+static void the_reverse_path_check_of_the_kernel(void)
+{
+    struct lan lan = set_up(&gate, NULL);
+
+    for (unsigned strict = 1; strict <= 2; strict++) {
+        char command[256];
+
+        snprintf(command, sizeof(command),
+                 "for i in all default lo lan0; do sysctl -qw net.ipv4.conf.$i.rp_filter=%u "
+                 "net.ipv4.conf.$i.src_valid_mark=1 || exit 1; done",
+                 strict);
+        CHECK(system(command) == 0);
+        grant(&lan, 0);
+        grant(&lan, 1);
+    }
+    CHECK(packets_at_server(&lan) == 0);
+}
+
 static void the_source_survives_masquerading(void)
 {
     struct lan lan = set_up(&gate, NULL);
@@ -342,6 +433,7 @@ static void a_verdict_comes_after_a_reload(void)
     }
 
 NETNS_TEST(clients_are_granted)
+NETNS_TEST(hasty_resets_are_dropped)
 NETNS_TEST(clients_are_rejected)
 NETNS_TEST(clients_are_connected_early)
 NETNS_TEST(no_route_to_the_destination)
@@ -350,6 +442,10 @@ NETNS_TEST(without_the_policy_route_nothing_leaves)
 NETNS_TEST(an_overwritten_mark_on_the_way_out)
 NETNS_TEST(an_overwritten_mark_on_the_way_in)
 NETNS_TEST(an_overwritten_mark_before_everybody)
+NETNS_TEST(an_overwritten_priority)
+NETNS_TEST(a_reverse_path_check)
+NETNS_TEST(the_reverse_path_check_of_iptables)
+NETNS_TEST(the_reverse_path_check_of_the_kernel)
 NETNS_TEST(the_source_survives_masquerading)
 NETNS_TEST(first_match_wins)
 NETNS_TEST(a_verdict_comes_after_a_reload)
@@ -358,6 +454,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_clients_are_granted),
+        cmocka_unit_test(test_hasty_resets_are_dropped),
         cmocka_unit_test(test_clients_are_rejected),
         cmocka_unit_test(test_clients_are_connected_early),
         cmocka_unit_test(test_no_route_to_the_destination),
@@ -366,6 +463,10 @@ int main(void)
         cmocka_unit_test(test_an_overwritten_mark_on_the_way_out),
         cmocka_unit_test(test_an_overwritten_mark_on_the_way_in),
         cmocka_unit_test(test_an_overwritten_mark_before_everybody),
+        cmocka_unit_test(test_an_overwritten_priority),
+        cmocka_unit_test(test_a_reverse_path_check),
+        cmocka_unit_test(test_the_reverse_path_check_of_iptables),
+        cmocka_unit_test(test_the_reverse_path_check_of_the_kernel),
         cmocka_unit_test(test_the_source_survives_masquerading),
         cmocka_unit_test(test_first_match_wins),
         cmocka_unit_test(test_a_verdict_comes_after_a_reload),

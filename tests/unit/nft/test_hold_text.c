@@ -17,7 +17,16 @@
 #include "nft/ruleset.h"
 #include "nft/text.h"
 
-/* What is sent again; the same for both hooks. */
+#define HASTY_CHAIN                                              \
+    "\tchain hasty {\n"                                          \
+    "\t\ttype filter hook output priority raw; policy accept;\n" \
+    "\t\ttcp flags != rst / fin,syn,rst,ack return\n"            \
+    "\t\ttcp dport != @hasty_ports return\n"                     \
+    "\t\toifname \"lo\" tcp sport 41002 drop\n"                  \
+    "\t\toifname \"lo\" tcp sport 41102 drop\n"                  \
+    "\t}\n\n"
+
+/* What is sent again, with one seat. */
 #define INJECTED_CHAINS                                                                      \
     "\tchain injected {\n"                                                                   \
     "\t\ttype filter hook output priority mangle - 10; policy accept;\n"                     \
@@ -31,9 +40,9 @@
     "\t\tmeta mark 0x55538403 meta mark set 0x00000000 reject with icmpx admin-prohibited\n" \
     "\t\tmeta mark 0x55538400/24 drop\n"                                                     \
     "\t\tct label set 86\n"                                                                  \
+    "\t\tadd @hasty_ports { tcp sport }\n"                                                   \
     "\t}\n"                                                                                  \
-    "\n"                                                                                     \
-    "\tchain source {\n"                                                                     \
+    "\n" HASTY_CHAIN "\tchain source {\n"                                                    \
     "\t\ttype nat hook postrouting priority srcnat - 10; policy accept;\n"                   \
     "\t\tct label 86 snat ip to ip saddr\n"                                                  \
     "\t\tct label 86 snat ip6 to ip6 saddr\n"                                                \
@@ -153,19 +162,32 @@ static const char gateway_chains[] =
     "\t\ttcp flags != syn / fin,syn,rst,ack return\n"
     "\t\tmeta mark & 0xffff8100 != 0x55538100 ct label 86 fib saddr type != local drop\n"
     "\t\tmeta mark & 0xffff8100 != 0x55538100 return\n"
-#define TPROXY4(mark, port)                                                                   \
-    "\t\tmeta nfproto ipv4 meta mark " mark " meta l4proto tcp ct label set 85 tproxy ip to " \
-    "127.0.0.1:" port " meta mark set 0x55530001 accept\n"
-#define TPROXY6(mark, port)                                                                    \
-    "\t\tmeta nfproto ipv6 meta mark " mark " meta l4proto tcp ct label set 85 tproxy ip6 to " \
-    "[::1]:" port " meta mark set 0x55530001 accept\n"
-    TPROXY4("0x55538100", "41000") TPROXY6("0x55538100", "41100") TPROXY4("0x55538101", "41001")
-        TPROXY6("0x55538101", "41101") TPROXY4("0x55538102", "41002") TPROXY6("0x55538102", "41102")
-            TPROXY4("0x5553817f", "41127") TPROXY6("0x5553817f", "41227")
-                TPROXY4("0x55538301", "12347") TPROXY6("0x55538301", "12348")
-                    TPROXY4("0x55538303", "20001") TPROXY6("0x55538303", "20002") "\t\tdrop\n"
-                                                                                  "\t}\n"
-                                                                                  "}\n";
+#define RECOGNIZED(number) \
+    "\t\tmeta mark 0x5553" number " meta priority set 5553:" number " accept\n"
+    RECOGNIZED("8100") RECOGNIZED("8101") RECOGNIZED("8102") RECOGNIZED("817f") RECOGNIZED("83ff")
+        RECOGNIZED("8302") "\t\tdrop\n"
+                           "\t}\n"
+                           "\n"
+                           "\tchain delivery {\n"
+                           "\t\ttype filter hook prerouting priority 200; policy accept;\n"
+                           "\t\tiifname != \"lo\" return\n"
+                           "\t\ttcp flags != syn / fin,syn,rst,ack return\n"
+                           "\t\tmeta priority & ffff:8100 != 5553:8100 ct label 86 fib saddr type "
+                           "!= local drop\n"
+                           "\t\tmeta priority & ffff:8100 != 5553:8100 return\n"
+#define TPROXY4(number, port)                                                               \
+    "\t\tmeta nfproto ipv4 meta priority 5553:" number " meta l4proto tcp ct label set 85 " \
+    "tproxy ip to 127.0.0.1:" port " meta mark set 0x55530001 accept\n"
+#define TPROXY6(number, port)                                                               \
+    "\t\tmeta nfproto ipv6 meta priority 5553:" number " meta l4proto tcp ct label set 85 " \
+    "tproxy ip6 to [::1]:" port " meta mark set 0x55530001 accept\n"
+    TPROXY4("8100", "41000") TPROXY6("8100", "41100") TPROXY4("8101", "41001")
+        TPROXY6("8101", "41101") TPROXY4("8102", "41002") TPROXY6("8102", "41102")
+            TPROXY4("817f", "41127") TPROXY6("817f", "41227") TPROXY4("83ff", "12347")
+                TPROXY6("83ff", "12348") TPROXY4("8302", "20001")
+                    TPROXY6("8302", "20002") "\t\tdrop\n"
+                                             "\t}\n"
+                                             "}\n";
 
 static char *text_of(const struct capture_set *set,
                      int (*build)(const struct capture_set *, struct nft_ruleset **))
@@ -236,6 +258,41 @@ static void test_a_gateway_with_several_seats(void **state)
     expect_from("honest gateway, several seats", "prerouting", gateway_chains);
 }
 
+static void test_hasty_resets(void **state)
+{
+    static const char output[] = "\t\ttype filter hook output priority raw; policy accept;\n"
+                                 "\t\ttcp flags != rst / fin,syn,rst,ack return\n"
+                                 "\t\ttcp dport != @hasty_ports return\n"
+                                 "\t\toifname \"lo\" tcp sport 41002 drop\n"
+                                 "\t\toifname \"lo\" tcp sport 41102 drop\n";
+    const struct capture_set *gateway = case_named("honest gateway, one seat");
+    char both[1024];
+
+    (void)state;
+    expect_rules(case_named("honest, one seat"), "hasty", output);
+    snprintf(both, sizeof(both), "%s%s", output,
+             "\t\tfib saddr type local return\n"
+             "\t\tct state invalid drop\n"
+             "\t\tct label 85 drop\n");
+    expect_rules(gateway, "hasty", both);
+    assert_true(has(gateway, "\tset hasty_ports {\n"
+                             "\t\ttype inet_service\n"
+                             "\t\tsize 65535\n"
+                             "\t\tflags dynamic,timeout\n"
+                             "\t\ttimeout 100ms\n"
+                             "\t}\n"));
+    /* Those that finish may meet it as well; a port of both families needs one rule. */
+    assert_true(has(case_named("early, with an old seat"), "tcp sport 41003 drop\n"));
+    static const struct capture_seat same[] = {{2, true, 41002, 41002}};
+    const struct capture_set set = {POLICIES(honest_all), OWN, SEATS(same)};
+
+    expect_rules(&set, "hasty",
+                 "\t\ttype filter hook output priority raw; policy accept;\n"
+                 "\t\ttcp flags != rst / fin,syn,rst,ack return\n"
+                 "\t\ttcp dport != @hasty_ports return\n"
+                 "\t\toifname \"lo\" tcp sport 41002 drop\n");
+}
+
 static void test_the_first_match_wins(void **state)
 {
     (void)state;
@@ -283,11 +340,22 @@ static void test_seats_that_serve_share_and_all_accept(void **state)
     assert_true(has(set, "ipv4 meta mark 0x55538001 meta l4proto tcp redirect to :41001\n"));
     assert_true(has(set, "ipv6 meta mark 0x5553807f meta l4proto tcp redirect to :41227\n"));
     /* One without a listener of its own has none for early connections. */
-    assert_true(has(set, "0x55538202 meta l4proto tcp redirect to :20001\n"));
+    assert_true(has(set, "0x55538207 meta l4proto tcp redirect to :20001\n"));
     assert_false(has(set, "0x55538203"));
     /* Where the hold fails. */
     assert_true(has(set, "@web_tcp redirect to :12345\n"));
     assert_true(has(set, "@deaf_early_uid meta l4proto tcp drop\n"));
+}
+
+static void test_a_listener_that_no_mark_can_name(void **state)
+{
+    static const struct capture_policy policies[] = {{PROXY("host"), .honest = true, .early = 256},
+                                                     {GATE("gw"), .honest = true, .early = 257}};
+    static const struct capture_set set = {POLICIES(policies), OWN, TPROXY, SEATS(some_seats)};
+
+    (void)state;
+    assert_true(has(&set, "meta mark 0x55538002 ") && has(&set, "meta priority 5553:8102 "));
+    assert_false(has(&set, "0x555382") || has(&set, "0x555383") || has(&set, "5553:83"));
 }
 
 static void test_without_a_seat_it_is_refused(void **state)
@@ -325,7 +393,8 @@ static void test_an_old_seat_is_answered(void **state)
 static void test_the_early_have_nothing_of_it(void **state)
 {
     static const char *const absent[] = {"chain injected", "chain source", "chain granted",
-                                         "chain loopback", "ct label 86",  "chain hold"};
+                                         "chain loopback", "ct label 86",  "chain hold",
+                                         "chain delivery", "hasty"};
     static const struct capture_seat cgroup_only[] = {{0, true, 0, 0}};
     static const struct capture_set sets[] = {
         {POLICIES(everything), OWN},
@@ -386,8 +455,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_seat),
         cmocka_unit_test(test_a_gateway_with_several_seats),
+        cmocka_unit_test(test_hasty_resets),
         cmocka_unit_test(test_the_first_match_wins),
         cmocka_unit_test(test_seats_that_serve_share_and_all_accept),
+        cmocka_unit_test(test_a_listener_that_no_mark_can_name),
         cmocka_unit_test(test_without_a_seat_it_is_refused),
         cmocka_unit_test(test_an_old_seat_is_answered),
         cmocka_unit_test(test_the_early_have_nothing_of_it),

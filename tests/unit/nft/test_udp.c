@@ -247,6 +247,28 @@ static void rejected_at_once(void)
     CHECK(leaks() == 1);
 }
 
+/* Only what the capture selects: the next one has the rest. */
+static void dns_left_alone(void)
+{
+    static const struct prefix five[] = {NET4(203, 0, 113, 5, 32),
+                                         NET6(0x2001, 0xdb8, 0, 0, 5, 128)};
+    static const struct capture_policy policies[] = {
+        {PROXY("five"), TAKE, TO(five), .dns_direct = true},
+        {PROXY("quic"), TAKE, UDP(quic), .dns_direct = true}, /* DNS is none of its business */
+        {PROXY("rest"), TAKE, .dns = true, .dns_direct = true},
+    };
+    const struct capture_set set = {POLICIES(policies), OWN};
+    struct lan lan = set_up();
+
+    (void)lan;
+    put_in_force(&set);
+    CHECK(is_taken(far[0]) && is_taken(far[1]));
+    CHECK(is_taken("203.0.113.6:53") && is_taken("[2001:db8::6]:53"));
+    CHECK(leaks() == 0);
+    CHECK(!is_taken("203.0.113.5:53") && !is_taken("[2001:db8::5]:53"));
+    CHECK(leaks() == 2);
+}
+
 /* They cannot make the loop, and must not get out. */
 static void bound_to_an_interface(void)
 {
@@ -636,6 +658,7 @@ NETNS_TEST(large_datagrams_stay_whole)
 NETNS_TEST(strangers_may_answer)
 NETNS_TEST(what_is_not_taken)
 NETNS_TEST(rejected_at_once)
+NETNS_TEST(dns_left_alone)
 NETNS_TEST(bound_to_an_interface)
 NETNS_TEST(dns_whatever_the_destination)
 NETNS_TEST(of_a_cgroup)
@@ -653,6 +676,7 @@ int main(void)
         cmocka_unit_test(test_strangers_may_answer),
         cmocka_unit_test(test_what_is_not_taken),
         cmocka_unit_test(test_rejected_at_once),
+        cmocka_unit_test(test_dns_left_alone),
         cmocka_unit_test(test_bound_to_an_interface),
         cmocka_unit_test(test_dns_whatever_the_destination),
         cmocka_unit_test(test_of_a_cgroup),

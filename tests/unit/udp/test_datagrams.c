@@ -388,6 +388,31 @@ static void test_stray(void **state)
     assert_int_equal(r->n_injected, 0);
 }
 
+/* A fake address from before: no upstream is asked for its sake, and none hears of it. */
+static void test_name_of_nothing(void **state)
+{
+    struct rig *r = *state;
+    struct addr us;
+    uint8_t buf[100];
+
+    rig_start(r);
+    rig_send(r, "127.18.0.255", BYTES("stale"));
+    rig_until(r, refused, 1);
+    assert_int_equal(udp_table_count(r->t), 0);
+    assert_int_equal(rig_stats(r).begun, 0);
+    assert_int_equal(r->n_injected, 1);
+    int server = rig_join(r, &us);
+
+    r->t->times.refusal_gap = 0;
+    rig_send(r, "127.18.0.255", BYTES("stale"));
+    rig_until(r, refused, 2);
+    rig_send(r, "127.18.0.9", BYTES("named"));
+    rig_await(r, r->relay, buf, sizeof(buf), NULL);
+    assert_memory_equal(buf, "\0\0\0\3\15host9.example", 18);
+    assert_int_equal(udp_table_count(r->t), 1);
+    close(server);
+}
+
 static void test_names(void **state)
 {
     struct rig *r = *state;
@@ -457,8 +482,8 @@ int main(void)
         TEST(test_long_ones),       TEST(test_bad_from_relay),
         TEST(test_spoofed),         TEST(test_taken),
         TEST(test_reject),          TEST(test_came_back),
-        TEST(test_stray),           TEST(test_names),
-        TEST(test_injection_fails),
+        TEST(test_name_of_nothing), TEST(test_stray),
+        TEST(test_names),           TEST(test_injection_fails),
     };
 
     return cmocka_run_group_tests_name("udp/datagrams", tests, ignore_sigpipe, NULL);

@@ -110,7 +110,7 @@ static inline bool rig_taker(void *ctx, uint32_t capture, const struct addr *cli
     return r->take;
 }
 
-/* 127.18.0.0/16 stands for names. */
+/* 127.18.0.0/16 stands for names, 127.18.0.255 for none. */
 static inline const char *rig_name(void *ctx, const struct addr *a)
 {
     static char text[40];
@@ -118,6 +118,8 @@ static inline const char *rig_name(void *ctx, const struct addr *a)
     (void)ctx;
     if (a->ip[13] != 18)
         return NULL;
+    if (a->ip[15] == 255)
+        return "";
     snprintf(text, sizeof(text), "host%u.example", a->ip[15]);
     return text;
 }
