@@ -33,10 +33,11 @@ capture "stalled" {
     cgroup    = "/$US-app"
     tcp-ports = { "9001" }
     upstream  = "real"
-    connect   = "early" # honest, some of them hear nothing when the worker dies
+    connect   = "early"
 }
 capture "idle" {
     hook      = "output"
+    connect   = "early"
     upstream  = "u"
 }
 CONF

@@ -80,7 +80,8 @@ static void accepts_body(void)
     CHECK(traits_are("by_mark", FW_ACCEPT_SOCKET) && traits_are("by_socket", FW_ACCEPT_SOCKET));
     CHECK(traits_are("lo_name", FW_ACCEPT_LO) && traits_are("lo_index", FW_ACCEPT_LO));
     CHECK(traits_are("other", FW_ACCEPT_INTERFACE));
-    CHECK(traits_are("lo_some", 0) && traits_are("port", 0) && traits_are("state", 0));
+    CHECK(traits_are("lo_some", 0) && traits_are("port", 0));
+    CHECK(traits_are("state", FW_ACCEPT_ESTABLISHED));
     CHECK(traits_are("every", FW_ACCEPT_ALL) && traits_are("not_lo", FW_DROP));
     gather_firewall_free(&fw);
 }

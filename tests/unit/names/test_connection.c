@@ -218,9 +218,11 @@ static void a_server_that_has_gone_silent(void **state)
 
 static void much_to_do_takes_two_connections(void **state)
 {
-    struct rig *r = started(state);
+    struct rig *r = *state;
     uint16_t id = 0;
 
+    r->o.max_queries = 4096;
+    rig_start(r);
     rig_ask(r, TCP, id++, "a.example", DNS_TYPE_A);
     int fd[2] = {rig_join(r), -1};
 
