@@ -240,11 +240,15 @@ int bpf_stitch_names_fd(const struct bpf_stitch *s)
 int bpf_stitch_set_name(int names_fd, const struct addr *a, const char *name, size_t len)
 {
     struct stitch_name value = {.len = (uint8_t)len};
+    int r;
 
     if (len < 1 || len > STITCH_NAME_MAX)
         return -EINVAL;
     memcpy(value.name, name, len);
-    return bpf_map_update_elem(names_fd, a->ip, &value, BPF_ANY);
+    r = bpf_map_update_elem(names_fd, a->ip, &value, BPF_ANY);
+    if (r < 0 && bpf_map_delete_elem(names_fd, a->ip) < 0 && errno != ENOENT)
+        r = -ESTALE;
+    return r;
 }
 
 int bpf_stitch_event_fd(const struct bpf_stitch *s)

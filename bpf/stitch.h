@@ -83,7 +83,11 @@ int bpf_stitch_set_script(struct bpf_stitch *s, unsigned number,
  * not in it is relayed.
  */
 int bpf_stitch_names_fd(const struct bpf_stitch *s);
-/* 0 or -errno; `name` of 1..255 bytes. */
+/*
+ * `name` of 1..255 bytes. Needs no privilege, and may be called in a worker's sandbox. 0; or
+ * -errno: the address stands for nothing now; -ESTALE: and what it stood for before could not be
+ * taken out: it must not be given to anybody.
+ */
 int bpf_stitch_set_name(int names_fd, const struct addr *a, const char *name, size_t len);
 
 /* A handshake that failed. */
