@@ -153,20 +153,10 @@ static __always_inline bool in_trie(void *trie, const struct abi_endpoint *to)
     return bpf_map_lookup_elem(trie, &key);
 }
 
-/* 198.18.0.0/15 and fdf6:6931:7149::/64: addr_fake_prefixes. */
-static __always_inline bool is_fake(const struct abi_endpoint *to)
-{
-    const word *x = (const word *)to->ip;
-
-    if (is_v4(to->ip))
-        return (x[3] & bpf_htonl(0xfffe0000)) == bpf_htonl(0xc6120000);
-    return x[0] == bpf_htonl(0xfdf66931) && x[1] == bpf_htonl(0x71490000);
-}
-
 /* Names and what stands for them are taken whatever prefixes and ports say. */
 static __always_inline bool is_naming(const struct abi_endpoint *to)
 {
-    return (settings.flags & ABI_FAKE && is_fake(to)) ||
+    return (settings.flags & ABI_FAKE && is_fake(to->ip)) ||
            (settings.flags & ABI_DNS && to->port == 53);
 }
 
@@ -338,7 +328,7 @@ static __always_inline __u32 find_script(struct bpf_sock *sk, const struct abi_e
     script = bpf_map_lookup_elem(&us_st_scripts, &number);
     if (!script || !script->n_steps || is_v4(script->server.ip) != v4)
         return 0;
-    if (is_fake(to)) {
+    if (is_fake(to->ip)) {
         __u8 ip[16] __attribute__((aligned(8)));
 
         copy_ip(ip, to->ip);
