@@ -425,7 +425,7 @@ static void close_the_rest(const struct worker_options *o)
     keep[n++] = o->channel;
     if (hold >= 0)
         keep[n++] = hold;
-    if (o->stitch_names_fd > 0)
+    if (o->stitch_names_fd >= 0)
         keep[n++] = o->stitch_names_fd;
     for (size_t i = 0; i < o->n_listeners; i++) {
         keep[n++] = o->listeners[i].fd;

@@ -66,7 +66,6 @@ struct worker_options {
     const struct worker_udp *udp; /* of each capture of the configuration; NULL: no UDP is taken */
     struct fake *fake;            /* the table of all workers; NULL: none */
     const struct real *real;      /* with fake */
-    int stitch_names_fd;          /* bpf_stitch_names_fd(): is told of fake addresses; <= 0: none */
     struct addr resolver;         /* asked instead of one on loopback; port 0: none */
     uint32_t max_associations;    /* this worker's share, as the next two */
     uint32_t max_flows;
@@ -76,9 +75,10 @@ struct worker_options {
      */
     uint32_t sockmap;
     const char *sockmap_why;
-    bool needs_mark; /* SO_MARK is used: keep CAP_NET_RAW */
-    int hold;        /* kept open until the last flow's sockets are closed; -1: none */
-    uid_t uid;       /* becomes this user; 0: stays (not root anyway) */
+    bool needs_mark;     /* SO_MARK is used: keep CAP_NET_RAW */
+    int stitch_names_fd; /* the map of names for stitch (bpf_stitch_set_name()); -1: none */
+    int hold;            /* kept open until the last flow's sockets are closed; -1: none */
+    uid_t uid;           /* becomes this user; 0: stays (not root anyway) */
     gid_t gid;
 };
 
