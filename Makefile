@@ -72,6 +72,11 @@ $(B)/tests/tools/%: tests/net/tools/%.c $(B)/flags
 	@mkdir -p $(@D); echo "  TOOL  $<"
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< -lpthread
 
+# The one tool that is made of what it tests.
+$(B)/tests/tools/stitch: tests/net/tools/stitch.c $(B)/libundersock.a
+	@mkdir -p $(@D); echo "  TOOL  $<"
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(B)/libundersock.a $(LDLIBS)
+
 $(B)/tests/fuzz/fuzz_%: tests/fuzz/fuzz_%.c FORCE
 	@mkdir -p $(@D); echo "  FUZZ  $<"
 	$(Q)$(CLANG) $(CPPFLAGS) -std=c17 -g -O1 -fsanitize=fuzzer,address,undefined -o $@ $< \

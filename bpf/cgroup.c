@@ -28,6 +28,7 @@
 #include "bpf/object.h"
 #include "bpf/policy.h"
 #include "bpf/probe.h"
+#include "bpf/stitch.h"
 #include "bpf_abi.h"
 #include "log.h"
 
@@ -48,11 +49,11 @@ static const struct {
 
 #define N_HOOKS (sizeof(hooks) / sizeof(hooks[0]))
 
-enum lasting { ORIGINS, EVENTS, SEEN, COUNTERS, SOCKETS, N_LASTING };
+enum lasting { ORIGINS, EVENTS, SEEN, COUNTERS, SOCKETS, USE, N_LASTING };
 
 static const char *const lasting_names[N_LASTING] = {
     [ORIGINS] = ABI_MAP_ORIGINS,   [EVENTS] = ABI_MAP_EVENTS,   [SEEN] = ABI_MAP_SEEN,
-    [COUNTERS] = ABI_MAP_COUNTERS, [SOCKETS] = ABI_MAP_SOCKETS,
+    [COUNTERS] = ABI_MAP_COUNTERS, [SOCKETS] = ABI_MAP_SOCKETS, [USE] = STITCH_MAP_USE,
 };
 
 _Static_assert(N_HOOKS + BPF_HOLDER_LINKS <= BPF_CAPTURE_MAX_FDS, "room for the links");
@@ -61,6 +62,8 @@ struct bpf_capture {
     uint64_t instance;
     int cgroup; /* us_hold may have to be attached later */
     struct bpf_holder *holder;
+    const struct bpf_stitch *guarded; /* whose guards are on the cgroup; NULL: nothing was ever
+                                         stitched */
     int links[N_HOOKS];
     int programs[N_HOOKS];
     int maps[N_LASTING];
@@ -150,6 +153,17 @@ static int size_origins(struct bpf_object *object)
     return bpf_map__set_max_entries(map, (uint32_t)n_cpus * ORIGINS_PER_CPU);
 }
 
+/* The programs that send connections to be stitched read what those that stitch them have. */
+static int share_stitch(struct bpf_object *object, const struct bpf_stitch *stitch)
+{
+    static const char *const names[] = {STITCH_MAP_SCRIPTS, STITCH_MAP_NAMES};
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < sizeof(names) / sizeof(names[0]); i++)
+        r = bpf_object_reuse_map(object, names[i], bpf_stitch_map_fd(stitch, names[i]));
+    return r;
+}
+
 /*
  * Loads the programs for a policy: over `maps` when they are there (maps[0] >= 0), else with
  * lasting maps of their own. The object is the caller's to close.
@@ -187,8 +201,15 @@ static int load(const struct capture_set *set, const struct capture_policy *poli
         r = bpf_object_reuse_map(object, lasting_names[i], maps[i]);
     if (r == 0 && maps[0] < 0) {
         r = size_origins(object);
-        share_sockets(object);
+        if (set->stitch != NULL)
+            r = r < 0 ? r
+                      : bpf_object_reuse_map(object, ABI_MAP_SOCKETS,
+                                             bpf_stitch_map_fd(set->stitch, ABI_MAP_SOCKETS));
+        else
+            share_sockets(object);
     }
+    if (r == 0 && bpf_policy_is_stitching(set, policy))
+        r = share_stitch(object, set->stitch);
     if (r == 0)
         r = bpf_object__load(object);
     if (r == 0)
@@ -281,6 +302,21 @@ static int grow_holder(struct bpf_capture *capture, const struct capture_set *se
     return bpf_holder_grow(capture->holder, &base, &kept, why, why_size);
 }
 
+/* Before the first connection that is to be stitched. It stays: connections of a former policy may
+ * be under way. */
+static int attach_guard(struct bpf_capture *capture, const struct capture_set *set,
+                        const struct capture_policy *policy, char *why, size_t why_size)
+{
+    int r;
+
+    if (capture->guarded != NULL || !bpf_policy_is_stitching(set, policy))
+        return 0;
+    r = bpf_stitch_guard(set->stitch, capture->instance, capture->cgroup, why, why_size);
+    if (r == 0)
+        capture->guarded = set->stitch;
+    return r;
+}
+
 static struct bpf_capture *capture_new(int cgroup_fd)
 {
     struct bpf_capture *capture = calloc(1, sizeof(*capture));
@@ -328,6 +364,8 @@ int bpf_cgroup_attach(const struct capture_set *set, size_t policy_index, int cg
     if (r == 0)
         r = grow_holder(capture, set, policy, &kept, why, why_size);
     if (r == 0)
+        r = attach_guard(capture, set, policy, why, why_size);
+    if (r == 0)
         r = attach_links(capture, why, why_size);
     bpf_object__close(object);
     if (r < 0) {
@@ -370,6 +408,8 @@ int bpf_cgroup_replace(struct bpf_capture *capture, const struct capture_set *se
         return r;
     bpf_holder_get_seats(capture->holder, &before);
     r = grow_holder(capture, set, policy, &kept, why, why_size);
+    if (r == 0)
+        r = attach_guard(capture, set, policy, why, why_size);
     for (size_t i = 0; i < N_HOOKS; i++)
         programs[i] = -1;
     for (size_t i = 0; r == 0 && i < N_HOOKS; i++) {
@@ -410,6 +450,18 @@ int bpf_capture_fds(const struct bpf_capture *capture, int *ret, size_t max)
 int bpf_capture_ring_fd(const struct bpf_capture *capture, unsigned seat)
 {
     return bpf_holder_ring(capture->holder, seat);
+}
+
+int bpf_capture_use(const struct bpf_capture *capture, unsigned script_v4, unsigned script_v6)
+{
+    const uint32_t numbers[] = {script_v4, script_v6};
+    int r = 0;
+
+    if (capture->guarded == NULL)
+        return script_v4 == 0 && script_v6 == 0 ? 0 : -EOPNOTSUPP;
+    for (uint32_t i = 0; r == 0 && i < sizeof(numbers) / sizeof(numbers[0]); i++)
+        r = bpf_map_update_elem(capture->maps[USE], &i, &numbers[i], BPF_ANY);
+    return r;
 }
 
 int bpf_capture_event_fd(const struct bpf_capture *capture)
@@ -455,6 +507,7 @@ int bpf_capture_read_counters(const struct bpf_capture *capture, struct bpf_capt
     ret->failed = sums[ABI_COUNT_FAILED];
     ret->lost = sums[ABI_COUNT_LOST];
     ret->missed = sums[ABI_COUNT_MISSED];
+    ret->stitched = sums[ABI_COUNT_STITCHED];
     return 0;
 }
 
@@ -468,6 +521,17 @@ void bpf_capture_detach(struct bpf_capture *capture)
 
         if (r < 0)
             log_warning("%s cannot be detached: %s", hooks[i].program, strerror(-r));
+    }
+    if (capture->guarded != NULL) {
+        int left = bpf_stitch_end(capture->guarded, capture->instance);
+
+        if (left == 0)
+            bpf_stitch_unguard(capture->guarded, capture->instance, capture->cgroup);
+        else
+            log_warning(
+                "stitch: connections under way cannot be ended, so their guards stay on the "
+                "cgroup: %s",
+                left < 0 ? strerror(-left) : "the kernel lacks CONFIG_INET_DIAG_DESTROY");
     }
     bpf_holder_detach(capture->holder);
     bpf_capture_release(capture);

@@ -82,9 +82,17 @@ int bpf_capture_event_fd(const struct bpf_capture *capture);
 /* Calls `fn` for every event that waits; never blocks. Returns their number or -errno. */
 int bpf_capture_poll_events(struct bpf_capture *capture, bpf_capture_event_fn fn, void *ctx);
 
+/*
+ * Of a capture with policy.stitch: by which script its connections are stitched from now on, for
+ * IPv4 sockets and for IPv6 sockets; 0: by none, they go to the listener. An IPv6 socket can only
+ * reach an IPv6 server; one that connects to a v4-mapped address counts as IPv4. 0; -EOPNOTSUPP:
+ * the capture cannot stitch; or -errno.
+ */
+int bpf_capture_use(const struct bpf_capture *capture, unsigned script_v4, unsigned script_v6);
+
 /* Since the capture was attached; sums over all CPUs. */
 struct bpf_capture_counters {
-    uint64_t proxied, refused, direct, foreign, failed, lost, missed; /* ABI_COUNT_* */
+    uint64_t proxied, refused, direct, foreign, failed, lost, missed, stitched; /* ABI_COUNT_* */
 };
 
 /* 0 or -errno. */

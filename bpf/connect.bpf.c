@@ -18,6 +18,9 @@
  * own is always stale.
  *
  * What cannot be carried is refused, never let through.
+ *
+ * Of a capture that stitches, a connection may go to the SOCKS server itself instead of to our
+ * listener: stitch.bpf.c. Which upstream that is, and whether any, user space says at any time.
  */
 #include <linux/bpf.h>
 #include <stdbool.h>
@@ -27,6 +30,7 @@
 
 #include "bpf_abi.h"
 #include "endpoint.bpf.h"
+#include "stitch_abi.h"
 
 #define SOCK_STREAM     1
 #define IPPROTO_TCP     6
@@ -109,7 +113,29 @@ struct {
     __uint(map_flags, BPF_F_NO_PREALLOC);
     __type(key, int);
     __type(value, struct abi_socket);
-} us_sockets_2 SEC(".maps");
+} us_sockets_4 SEC(".maps");
+
+/* Of a capture that stitches; the loader brings those of stitch.bpf.c, but for us_st_use. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 2);
+    __type(key, __u32);
+    __type(value, __u32);
+} us_st_use SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct stitch_script);
+} us_st_scripts SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 1);
+    __type(key, __u8[16]);
+    __type(value, struct stitch_name);
+} us_st_names SEC(".maps");
 
 static __always_inline void count(__u32 which)
 {
@@ -127,20 +153,10 @@ static __always_inline bool in_trie(void *trie, const struct abi_endpoint *to)
     return bpf_map_lookup_elem(trie, &key);
 }
 
-/* 198.18.0.0/15 and fdf6:6931:7149::/64: addr_fake_prefixes. */
-static __always_inline bool is_fake(const struct abi_endpoint *to)
-{
-    const word *x = (const word *)to->ip;
-
-    if (is_v4(to->ip))
-        return (x[3] & bpf_htonl(0xfffe0000)) == bpf_htonl(0xc6120000);
-    return x[0] == bpf_htonl(0xfdf66931) && x[1] == bpf_htonl(0x71490000);
-}
-
 /* Names and what stands for them are taken whatever prefixes and ports say. */
 static __always_inline bool is_naming(const struct abi_endpoint *to)
 {
-    return (settings.flags & ABI_FAKE && is_fake(to)) ||
+    return (settings.flags & ABI_FAKE && is_fake(to->ip)) ||
            (settings.flags & ABI_DNS && to->port == 53);
 }
 
@@ -214,13 +230,15 @@ static __always_inline struct abi_socket *decide(struct bpf_sock *sk, __u32 deci
                                                  const struct abi_endpoint *to)
 {
     struct abi_socket *state =
-        bpf_sk_storage_get(&us_sockets_2, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+        bpf_sk_storage_get(&us_sockets_4, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 
     if (!state)
         return NULL;
     state->instance = settings.instance;
     state->decision = decision;
     state->sent = 0;
+    state->script = 0;
+    state->stitched = 0;
     state->hasty = 0;
     copy_ip(state->to.ip, to->ip);
     state->to.port = to->port;
@@ -292,16 +310,74 @@ static __always_inline __u32 choose_listener(struct abi_endpoint *listener)
     return take_seat(settings.seats_v6, settings.n_seats_v6, &listener->port);
 }
 
+/* The number of the script by which this connection can be stitched, and where it goes then; 0: it
+ * is relayed. */
+static __always_inline __u32 find_script(struct bpf_sock *sk, const struct abi_endpoint *to,
+                                         bool v4, struct abi_endpoint *ret)
+{
+    __u32 family = v4 ? 0 : 1, number, *use;
+    struct stitch_script *script;
+    bool named = false;
+
+    if (!(settings.flags & ABI_STITCHING))
+        return 0;
+    use = bpf_map_lookup_elem(&us_st_use, &family);
+    number = use ? *use : 0;
+    if (!number)
+        return 0;
+    script = bpf_map_lookup_elem(&us_st_scripts, &number);
+    if (!script || !script->n_steps || is_v4(script->server.ip) != v4)
+        return 0;
+    if (is_fake(to->ip)) {
+        __u8 ip[16] __attribute__((aligned(8)));
+
+        copy_ip(ip, to->ip);
+        named = bpf_map_lookup_elem(&us_st_names, ip);
+        if (!named)
+            return 0; /* the worker knows, or refuses */
+    }
+    if (script->form == STITCH_FORM_SOCKS4 && !named && (!v4 || !to->ip[12]))
+        return 0;
+    /* What binds the socket to where it could not reach the server from. */
+    if (sk->bound_dev_if ||
+        (v4 && (READ(sk->src_ip4) & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000)))
+        return 0;
+    copy_ip(ret->ip, script->server.ip);
+    ret->port = script->server.port;
+    return number;
+}
+
+static __always_inline int stitch(struct bpf_sock *sk, const struct abi_endpoint *to,
+                                  const struct abi_endpoint *server, __u32 script)
+{
+    struct abi_socket *state = decide(sk, ABI_STITCH, server);
+
+    if (!state)
+        return refuse_failed();
+    state->script = script;
+    state->seat = 0;
+    copy_ip(state->origin.ip, to->ip);
+    state->origin.port = to->port;
+    state->origin.scope = 0;
+    remember_who(&state->origin);
+    count(ABI_COUNT_STITCHED);
+    return VERDICT_PROXY;
+}
+
+/* VERDICT_PROXY: to where `listener` says. */
 static __always_inline int proxy(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
                                  const struct abi_endpoint *to, struct abi_endpoint *listener)
 {
     __u64 cookie = bpf_get_netns_cookie(ctx);
     struct abi_socket *state;
     __u32 device = sk->bound_dev_if;
-    __u32 seat;
+    __u32 seat, script;
 
     if (cookie != settings.netns_cookie)
         return foreign(sk, to, cookie);
+    script = find_script(sk, to, is_v4(listener->ip), listener);
+    if (script)
+        return stitch(sk, to, listener, script);
     seat = choose_listener(listener);
     if (!listener->port) {
         decide(sk, ABI_REFUSE, to);
@@ -332,7 +408,7 @@ static __always_inline int proxy(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
     return VERDICT_PROXY;
 }
 
-/* `listener` has its address; VERDICT_PROXY leaves its port there, too. */
+/* `listener` has its address; VERDICT_PROXY leaves there where it is to go instead. */
 static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct abi_endpoint *to,
                                       struct abi_endpoint *listener)
 {
@@ -343,7 +419,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct ab
     if (ctx->type != SOCK_STREAM || (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) || !sk)
         return VERDICT_LEAVE;
 
-    state = bpf_sk_storage_get(&us_sockets_2, sk, NULL, 0);
+    state = bpf_sk_storage_get(&us_sockets_4, sk, NULL, 0);
     if (state) {
         if (state->decision && state->instance != settings.instance && !state->sent &&
             same_endpoint(&state->to, to))
@@ -384,7 +460,7 @@ int us_connect4(struct bpf_sock_addr *ctx)
     verdict = on_connect(ctx, &to, &listener);
     if (verdict != VERDICT_PROXY)
         return verdict;
-    ctx->user_ip4 = bpf_htonl(0x7f000001);
+    ctx->user_ip4 = ((const word *)listener.ip)[3];
     ctx->user_port = bpf_htons(listener.port);
     return VERDICT_LEAVE;
 }
@@ -408,15 +484,15 @@ int us_connect6(struct bpf_sock_addr *ctx)
     verdict = on_connect(ctx, &to, &listener);
     if (verdict != VERDICT_PROXY)
         return verdict;
-    ctx->user_ip6[0] = 0;
-    ctx->user_ip6[1] = 0;
+    ctx->user_ip6[0] = ip[0];
+    ctx->user_ip6[1] = ip[1];
     ctx->user_ip6[2] = ip[2];
     ctx->user_ip6[3] = ip[3];
     ctx->user_port = bpf_htons(listener.port);
     return VERDICT_LEAVE;
 }
 
-/* The state of a socket whose peer is, as the kernel tells it, the listener we sent it to. */
+/* The state of a socket whose peer is, as the kernel tells it, the one we sent it to. */
 static __always_inline struct abi_socket *redirected(struct bpf_sock_addr *ctx,
                                                      const struct abi_endpoint *peer)
 {
@@ -425,8 +501,9 @@ static __always_inline struct abi_socket *redirected(struct bpf_sock_addr *ctx,
 
     if (!sk)
         return NULL;
-    state = bpf_sk_storage_get(&us_sockets_2, sk, NULL, 0);
-    if (!state || state->decision != ABI_PROXY || !same_endpoint(&state->to, peer))
+    state = bpf_sk_storage_get(&us_sockets_4, sk, NULL, 0);
+    if (!state || (state->decision != ABI_PROXY && state->decision != ABI_STITCH) ||
+        !same_endpoint(&state->to, peer))
         return NULL;
     return state;
 }
@@ -478,7 +555,7 @@ static __always_inline void tell_mptcp(struct bpf_sock *sk, const struct abi_soc
 
     if (!whole)
         return;
-    copy = bpf_sk_storage_get(&us_sockets_2, whole, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+    copy = bpf_sk_storage_get(&us_sockets_4, whole, NULL, BPF_SK_STORAGE_GET_F_CREATE);
     if (copy)
         *copy = *state;
 }
@@ -513,14 +590,15 @@ int us_sockops(struct bpf_sock_ops *ctx)
     sk = ctx->sk;
     if (!sk)
         return 1;
-    state = bpf_sk_storage_get(&us_sockets_2, sk, NULL, 0);
+    state = bpf_sk_storage_get(&us_sockets_4, sk, NULL, 0);
     if (!state || !state->decision)
         return 1;
     state->sent = 1;
-    if (state->decision != ABI_PROXY || state->instance != settings.instance)
+    if ((state->decision != ABI_PROXY && state->decision != ABI_STITCH) ||
+        state->instance != settings.instance)
         return 1;
 
-    if (!state->seat) /* a held SYN carries its origin itself */
+    if (state->decision == ABI_PROXY && !state->seat) /* a held SYN carries its origin itself */
         publish(ctx, state);
     if (settings.features & ABI_CAN_MPTCP)
         tell_mptcp(sk, state);

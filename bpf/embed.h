@@ -13,5 +13,6 @@
 BPF_EMBED_DECLARE(connect);
 BPF_EMBED_DECLARE(hold);
 BPF_EMBED_DECLARE(sockmap);
+BPF_EMBED_DECLARE(stitch);
 
 #endif

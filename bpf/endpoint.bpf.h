@@ -59,4 +59,14 @@ static __always_inline bool is_v4(const void *ip)
     return !x[0] && !x[1] && x[2] == bpf_htonl(0xffff);
 }
 
+/* 198.18.0.0/15 and fdf6:6931:7149::/64: addr_fake_prefixes. */
+static __always_inline bool is_fake(const void *ip)
+{
+    const word *x = ip;
+
+    if (is_v4(ip))
+        return (x[3] & bpf_htonl(0xfffe0000)) == bpf_htonl(0xc6120000);
+    return x[0] == bpf_htonl(0xfdf66931) && x[1] == bpf_htonl(0x71490000);
+}
+
 #endif

@@ -73,7 +73,7 @@ struct {
     __uint(map_flags, BPF_F_NO_PREALLOC);
     __type(key, int);
     __type(value, struct abi_socket);
-} us_sockets_2 SEC(".maps");
+} us_sockets_4 SEC(".maps");
 
 static __always_inline int miss(void)
 {
@@ -135,7 +135,7 @@ int us_hold(struct __sk_buff *skb)
 
     if (!sk || sk->state != BPF_TCP_SYN_SENT)
         return PASS;
-    state = bpf_sk_storage_get(&us_sockets_2, sk, NULL, 0);
+    state = bpf_sk_storage_get(&us_sockets_4, sk, NULL, 0);
     if (!state || state->decision != ABI_PROXY || state->instance != settings.instance ||
         !state->seat)
         return PASS;
@@ -170,7 +170,7 @@ int us_hasty(struct __sk_buff *skb)
         return PASS;
     if ((tcp_flags(skb) & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) != TCP_RST || !sk)
         return PASS;
-    state = bpf_sk_storage_get(&us_sockets_2, sk, NULL, 0);
+    state = bpf_sk_storage_get(&us_sockets_4, sk, NULL, 0);
     if (!state || state->decision != ABI_PROXY || state->instance != settings.instance ||
         !state->seat || !repeats(sk))
         return PASS;

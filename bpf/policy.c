@@ -25,6 +25,11 @@ bool bpf_policy_is_honest(const struct capture_set *set, const struct capture_po
     return policy->honest && policy->action == CAPTURE_PROXY && set->n_seats > 0;
 }
 
+bool bpf_policy_is_stitching(const struct capture_set *set, const struct capture_policy *policy)
+{
+    return policy->stitch && policy->action == CAPTURE_PROXY && set->stitch != NULL;
+}
+
 static void add_seat(struct abi_seat *seats, uint32_t *n, unsigned number, uint16_t port)
 {
     if (port == 0 || *n >= ABI_SEATS)
@@ -70,6 +75,8 @@ void bpf_policy_settings(const struct capture_set *set, const struct capture_pol
         s.flags |= ABI_FAKE;
     if (policy->dns && policy->action == CAPTURE_PROXY)
         s.flags |= ABI_DNS;
+    if (bpf_policy_is_stitching(set, policy))
+        s.flags |= ABI_STITCHING;
 
     switch (policy->action) {
     case CAPTURE_PROXY:

@@ -14,6 +14,8 @@ struct bpf_object;
 
 /* Are the policy's SYNs held? */
 bool bpf_policy_is_honest(const struct capture_set *set, const struct capture_policy *policy);
+/* Whether some of its connections may be stitched. */
+bool bpf_policy_is_stitching(const struct capture_set *set, const struct capture_policy *policy);
 
 /* Pure: all of `ret` but netns_cookie, instance and features, which are 0. */
 void bpf_policy_settings(const struct capture_set *set, const struct capture_policy *policy,

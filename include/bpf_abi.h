@@ -41,7 +41,7 @@
 #define ABI_MAP_RINGS     "us_rings"    /* array of maps: seat → ring buffer of abi_held */
 /* Socket storage → abi_socket; one on the machine for all instances. Its name carries the version
  * of struct abi_socket: instances of different builds must not share it. */
-#define ABI_MAP_SOCKETS "us_sockets_2"
+#define ABI_MAP_SOCKETS "us_sockets_4"
 
 #define ABI_UID_SELECT 0x01
 #define ABI_UID_EXCEPT 0x02
@@ -53,6 +53,7 @@
 #define ABI_PROXY  1
 #define ABI_DIRECT 2
 #define ABI_REFUSE 3
+#define ABI_STITCH 4 /* only kept with a socket: to a SOCKS server, see stitch_abi.h */
 
 /* abi_settings.flags */
 #define ABI_HAS_MARK     0x001u /* select by abi_settings.mark */
@@ -66,6 +67,7 @@
 #define ABI_HONEST       0x100u /* SYNs are held: connections go to a seat, not to port_v4, port_v6 */
 #define ABI_FAKE         0x200u /* addresses that stand for names: whatever ports and prefixes say */
 #define ABI_DNS          0x400u /* port 53 likewise */
+#define ABI_STITCHING    0x800u /* STITCH_MAP_USE says who is stitched */
 
 /* abi_settings.features: what this kernel lets connect programs call; the loader finds out */
 #define ABI_CAN_SET_RETVAL 0x01u /* bpf_set_retval: ECONNREFUSED instead of EPERM */
@@ -151,6 +153,9 @@ struct abi_socket {
     ABI_U32 device; /* interface index the socket was bound to before we unbound it; 0: none */
     ABI_U32 seat;   /* its SYNs are held for this seat, counted from 1; 0: they are not held */
     ABI_U32 hasty; /* when the first reset of the seat's listener was dropped, in ms; 0: none was */
+    ABI_U16 script;   /* ABI_STITCH: the script's number */
+    ABI_U16 stitched; /* ABI_STITCH: 1: the handshake is over, everything may pass */
+    ABI_U32 unused;
     struct abi_origin origin;
 };
 
@@ -180,10 +185,11 @@ struct abi_event {
 #define ABI_COUNT_DIRECT  2 /* selected and left alone */
 #define ABI_COUNT_FOREIGN \
     3 /* from another network namespace; refused or direct, counted there too */
-#define ABI_COUNT_FAILED 4 /* refused because a map or a socket option failed */
-#define ABI_COUNT_LOST   5 /* sent to our listener without an origin: the worker will refuse it */
-#define ABI_COUNT_MISSED 6 /* SYNs dropped for which the seat's ring had no room, or was gone */
-#define ABI_N_COUNTERS   7
+#define ABI_COUNT_FAILED   4 /* refused because a map or a socket option failed */
+#define ABI_COUNT_LOST     5 /* sent to our listener without an origin: the worker will refuse it */
+#define ABI_COUNT_MISSED   6 /* SYNs dropped for which the seat's ring had no room, or was gone */
+#define ABI_COUNT_STITCHED 7 /* sent to a SOCKS server, to be stitched */
+#define ABI_N_COUNTERS     8
 
 _Static_assert(sizeof(struct abi_seat) == 4, "abi_seat");
 _Static_assert(sizeof(struct abi_settings) == 56 + 2 * 4 * ABI_SEATS, "abi_settings");
@@ -192,7 +198,7 @@ _Static_assert(sizeof(struct abi_prefix) == 20, "abi_prefix");
 _Static_assert(sizeof(struct abi_endpoint) == 20, "abi_endpoint");
 _Static_assert(sizeof(struct abi_origin_key) == 32, "abi_origin_key");
 _Static_assert(sizeof(struct abi_origin) == 64, "abi_origin");
-_Static_assert(sizeof(struct abi_socket) == 112, "abi_socket");
+_Static_assert(sizeof(struct abi_socket) == 120, "abi_socket");
 _Static_assert(sizeof(struct abi_held) == 72 + ABI_PACKET_MAX, "abi_held");
 _Static_assert(sizeof(struct abi_event) == 40, "abi_event");
 

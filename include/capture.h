@@ -178,6 +178,8 @@ struct capture_policy {
     uint16_t udp_port_v4; /* our transparent UDP listener on 127.0.0.1, of any hook; 0: none */
     uint16_t udp_port_v6; /* on ::1, likewise */
 
+    bool stitch; /* hook cgroup, CAPTURE_PROXY: connections may be stitched, as bpf_capture_use()
+                    says; what is not goes to the listener as ever */
     bool honest; /* CAPTURE_PROXY: SYNs are held until the upstream has answered */
     const struct capture_seat_ports *seat_ports; /* honest cgroup captures: for each of the set's
                                                     seats, in their order */
@@ -196,6 +198,8 @@ struct capture_set {
     const struct capture_seat *seats; /* honest captures: none serving = held by nobody, refused */
     size_t n_seats;
     unsigned instance; /* 0: the daemon; 1..CAPTURE_INSTANCES-1: a `run` */
+    struct bpf_stitch
+        *stitch; /* for the cgroup captures with `stitch` (bpf/stitch.h); NULL: none */
 };
 
 /* Bits of origin.known. A field that could not be known stays 0 and its bit clear. */

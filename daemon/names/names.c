@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/random.h>
 
 #include "dns/answer.h"
@@ -188,9 +189,23 @@ void names_query(struct names *n, uint32_t capture, const struct addr *client,
 int names_name_of(struct names *n, const struct addr *address, int64_t hold,
                   char ret_name[DNS_PLAIN_MAX + 1], uint32_t *ret_slot)
 {
-    if (!n->o.fake)
-        return -EINVAL;
-    return fake_find(n->o.fake, address, loop_now(n->o.loop) + hold, ret_name, ret_slot);
+    char name[DNS_PLAIN_MAX + 1];
+    struct addr a4, a6;
+    uint32_t slot;
+    int r = -EINVAL;
+
+    if (n->o.fake)
+        r = fake_find(n->o.fake, address, loop_now(n->o.loop) + hold, name, &slot);
+    if (r < 0)
+        return r;
+    /* Who is told of names may have lost this one. */
+    if (n->o.on_name) {
+        fake_address(n->o.fake, slot, &a4, &a6);
+        n->o.on_name(n->o.ctx, &a4, &a6, name, strlen(name));
+    }
+    memcpy(ret_name, name, sizeof(name));
+    *ret_slot = slot;
+    return 0;
 }
 
 void names_hold(struct names *n, uint32_t slot, int64_t hold)

@@ -81,7 +81,14 @@ struct names_options {
     int64_t idle_timeout;  /* of a connection without queries, nanoseconds; 0: 10 s */
     void (*on_empty)(void *ctx);    /* draining, and no query waits any more */
     void (*on_unproven)(void *ctx); /* as udp/udp.h */
-    void *ctx;                      /* of these two; both may be NULL */
+    /*
+     * A slot's addresses stand for this name: told each time before one of them is given away, and
+     * when somebody asks which name is behind it. < 0: nobody is given them (SERVFAIL). `name` is
+     * NUL-terminated.
+     */
+    int (*on_name)(void *ctx, const struct addr *a4, const struct addr *a6, const char *name,
+                   size_t len);
+    void *ctx; /* of these three; all may be NULL */
 };
 
 struct names;

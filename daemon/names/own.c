@@ -70,6 +70,15 @@ static int address(struct names *n, const struct dns_query *q, bool v6, struct w
     if (r < 0)
         return r;
     fake_address(n->o.fake, slot, &a4, &a6);
+    if (n->o.on_name) {
+        char name[DNS_PLAIN_MAX + 1];
+
+        memcpy(name, q->name, q->name_len); /* plain, so it fits */
+        name[q->name_len] = '\0';
+        r = n->o.on_name(n->o.ctx, &a4, &a6, name, q->name_len);
+        if (r < 0)
+            return r;
+    }
     return dns_answer_address(q, v6 ? &a6 : &a4, NAMES_TTL, w);
 }
 

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bpf/stitch.h"
+#include "log.h"
 #include "names/names.h"
 #include "udp/inject.h"
 #include "udp/udp.h"
@@ -65,6 +67,22 @@ static const char *name_of(void *ctx, const struct addr *destination)
     if (r == -EINVAL)
         return NULL;
     return r < 0 ? "" : d->name;
+}
+
+/*
+ * So that the kernel can ask the upstream for the name by itself. Without an entry a connection is
+ * relayed; but an older name's must not stay. The map is inherited: an update needs no privilege.
+ */
+static int tell_name(void *ctx, const struct addr *a4, const struct addr *a6, const char *name,
+                     size_t len)
+{
+    const struct datagrams *d = ctx;
+    int r4 = bpf_stitch_set_name(d->o->stitch_names_fd, a4, name, len);
+    int r6 = bpf_stitch_set_name(d->o->stitch_names_fd, a6, name, len);
+
+    if (r4 < 0 || r6 < 0)
+        log_debug("a name is not stitched: %s", strerror(r4 < 0 ? -r4 : -r6));
+    return r4 == -ESTALE || r6 == -ESTALE ? -ESTALE : 0;
 }
 
 static void udp_is_empty(void *ctx)
@@ -143,6 +161,7 @@ static int open_names(struct datagrams *d, struct loop *loop, unsigned first_kin
                               .fallback = d->o->resolver,
                               .on_empty = names_are_empty,
                               .on_unproven = unproven,
+                              .on_name = d->o->stitch_names_fd > 0 ? tell_name : NULL,
                               .ctx = d};
 
     return some_dns(d->o) ? names_create(&n, &d->names) : 0;

@@ -55,6 +55,103 @@ static void a_name_has_an_address_and_the_address_a_name(void **state)
     assert_true(rig_nobody_asks(r, 0));
 }
 
+/* What on_name was told last, and how many answers there were by then. */
+static struct {
+    struct addr a4, a6;
+    char name[DNS_PLAIN_MAX + 1];
+    unsigned n, answers;
+    int result;
+} told;
+
+static int on_name(void *ctx, const struct addr *a4, const struct addr *a6, const char *name,
+                   size_t len)
+{
+    const struct rig *r = ctx;
+
+    assert_int_equal(strlen(name), len);
+    told.a4 = *a4;
+    told.a6 = *a6;
+    memcpy(told.name, name, len + 1);
+    told.answers = r->n_answers;
+    told.n++;
+    return told.result;
+}
+
+static void who_wants_to_know_is_told_of_names_before_the_answer(void **state)
+{
+    struct rig *r = *state;
+    char name[DNS_PLAIN_MAX + 1];
+    uint32_t slot;
+
+    memset(&told, 0, sizeof(told));
+    r->o.on_name = on_name;
+    rig_start(r);
+    struct addr a6 = fake_of(r, "WWW.example.net", true);
+
+    assert_int_equal(told.n, 1);
+    assert_int_equal(told.answers, 0);
+    assert_string_equal(told.name, "www.example.net");
+    assert_true(addr_equal(&told.a6, &a6));
+    struct addr a4 = fake_of(r, "www.example.net", false);
+
+    /* Again, as the first time may be forgotten by now. */
+    assert_int_equal(told.n, 2);
+    assert_int_equal(told.answers, 1);
+    assert_true(addr_equal(&told.a4, &a4));
+    fake_of(r, "b.example", false);
+    assert_string_equal(told.name, "b.example");
+    assert_false(addr_equal(&told.a4, &a4));
+    assert_int_equal(names_name_of(r->n, &a6, NAMES_HOLD, name, &slot), 0);
+    assert_int_equal(told.n, 4);
+    assert_string_equal(told.name, "www.example.net");
+    assert_true(addr_equal(&told.a4, &a4) && addr_equal(&told.a6, &a6));
+    /* No name, nothing to tell. */
+    a4 = rig_addr("198.18.0.1:80");
+    assert_int_equal(names_name_of(r->n, &a4, NAMES_HOLD, name, &slot), -ENOENT);
+    assert_int_equal(told.n, 4);
+}
+
+/* A slot that changes its name is told of like any other. */
+static void a_slot_with_another_name_is_told_of(void **state)
+{
+    struct rig *r = *state;
+    char name[DNS_PLAIN_MAX + 1];
+
+    memset(&told, 0, sizeof(told));
+    r->o.on_name = on_name;
+    rig_start(r);
+    struct addr first = fake_of(r, "n0.example", false);
+
+    for (unsigned i = 1; i < RIG_NAMES; i++) {
+        snprintf(name, sizeof(name), "n%u.example", i);
+        fake_of(r, name, false);
+    }
+    rig_skip(r, NAMES_HOLD + 2 * SECOND);
+    for (unsigned i = 1; i < RIG_NAMES; i++) {
+        snprintf(name, sizeof(name), "n%u.example", i);
+        fake_of(r, name, false);
+    }
+    struct addr again = fake_of(r, "new.example", false);
+
+    assert_true(addr_equal(&again, &first));
+    assert_string_equal(told.name, "new.example");
+    assert_true(addr_equal(&told.a4, &first));
+}
+
+static void an_address_that_could_mean_an_older_name_is_not_given(void **state)
+{
+    struct rig *r = *state;
+
+    memset(&told, 0, sizeof(told));
+    told.result = -ESTALE;
+    r->o.on_name = on_name;
+    rig_start(r);
+    rig_ask(r, FAKE, 7, "www.example.net", DNS_TYPE_A);
+    rig_expect(r, 1, 7, DNS_SERVFAIL, 0);
+    assert_int_equal(told.n, 1);
+    rig_count(r, failed, 1);
+}
+
 static void addresses_that_stand_for_nothing(void **state)
 {
     struct rig *r = started(state);
@@ -335,6 +432,9 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, rig_open, rig_close)
     const struct CMUnitTest tests[] = {
         T(a_name_has_an_address_and_the_address_a_name),
+        T(who_wants_to_know_is_told_of_names_before_the_answer),
+        T(a_slot_with_another_name_is_told_of),
+        T(an_address_that_could_mean_an_older_name_is_not_given),
         T(addresses_that_stand_for_nothing),
         T(without_a_table_no_address_is_fake),
         T(the_ttl_is_short_and_held_for_longer),

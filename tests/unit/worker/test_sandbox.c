@@ -35,6 +35,10 @@
 
 #include <cmocka.h>
 
+#include <bpf/bpf.h>
+
+#include "bpf/cgroup.h"
+#include "bpf/stitch.h"
 #include "worker/sandbox.h"
 
 #define NOBODY 65534
@@ -226,6 +230,41 @@ static int sealed_can_relay(void)
     return 0;
 }
 
+/* The map of names is inherited; what of it is made while there is the privilege for it. */
+static struct bpf_stitch *stitch;
+
+static bool has_name(int map, const struct addr *a, const char *name)
+{
+    struct stitch_name value;
+
+    return bpf_map_lookup_elem(map, a->ip, &value) == 0 && value.len == strlen(name) &&
+           memcmp(value.name, name, value.len) == 0;
+}
+
+static int sealed_can_set_names(void)
+{
+    int map = bpf_stitch_names_fd(stitch);
+    union bpf_attr attr = {
+        .map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 4, .max_entries = 1};
+    struct addr a4, a6;
+    char why[200] = "";
+
+    EXPECT(addr_parse("198.18.0.99", 0, &a4) == 0);
+    EXPECT(addr_parse("fdf6:6931:7149::99", 0, &a6) == 0);
+    EXPECT(sandbox_drop(NOBODY, NOBODY, false, why, sizeof(why)) == 0);
+    EXPECT(sandbox_seal(why, sizeof(why)) == 0);
+    EXPECT(bpf_stitch_set_name(map, &a4, "a.example", 9) == 0);
+    EXPECT(bpf_stitch_set_name(map, &a6, "a.example", 9) == 0);
+    EXPECT(has_name(map, &a4, "a.example") && has_name(map, &a6, "a.example"));
+    EXPECT(bpf_stitch_set_name(map, &a4, "other.example", 13) == 0);
+    EXPECT(has_name(map, &a4, "other.example"));
+    EXPECT(bpf_stitch_set_name(map, &a4, "", 0) == -EINVAL);
+    EXPECT(bpf_stitch_set_name(STDIN_FILENO, &a4, "a.example", 9) == -ESTALE);
+    /* And nothing more of BPF. */
+    EXPECT(syscall(SYS_bpf, BPF_MAP_CREATE, &attr, sizeof(attr)) < 0 && errno == EPERM);
+    return 0;
+}
+
 static int sealed_can_nothing_else(void)
 {
     char why[200] = "", command[] = "/bin/true", *const argv[] = {command, NULL};
@@ -293,6 +332,24 @@ static void a_sealed_worker_can_relay(void **state)
     assert_int_equal(in_child(sealed_can_relay), 0);
 }
 
+static void a_sealed_worker_can_set_names(void **state)
+{
+    const struct bpf_stitch_options o = {.flows = 16, .names = 16};
+    char why[BPF_WHY_MAX] = "";
+    int line;
+
+    (void)state;
+    if (not_root() || cannot_seal())
+        skip();
+    if (bpf_stitch_open(&o, &stitch, why, sizeof(why)) < 0) {
+        print_message("skipped: %s\n", why);
+        skip();
+    }
+    line = in_child(sealed_can_set_names);
+    bpf_stitch_close(stitch);
+    assert_int_equal(line, 0);
+}
+
 static void a_sealed_worker_can_nothing_else(void **state)
 {
     (void)state;
@@ -345,6 +402,7 @@ int main(void)
         cmocka_unit_test(a_worker_that_marks_keeps_net_raw_alone),
         cmocka_unit_test(without_root_there_is_less_to_give_up),
         cmocka_unit_test(a_sealed_worker_can_relay),
+        cmocka_unit_test(a_sealed_worker_can_set_names),
         cmocka_unit_test(a_sealed_worker_can_nothing_else),
         cmocka_unit_test(a_worker_dies_with_its_keeper),
     };

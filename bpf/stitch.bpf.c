@@ -1,0 +1,568 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Stitch, kernel half: the SOCKS handshake inside the application's own TCP connection.
+ *
+ * connect.bpf.c has turned connect() to the first hop, and keeps with the socket that it is
+ * ABI_STITCH. What makes it possible to stay out of the way afterwards are two numbers:
+ *
+ *   application           these programs                            first hop
+ *     SYN(c)         ──▶  SYN(c - n): n octets of ours will follow ──▶
+ *                         GREETING(c - n + 1)                      ──▶  ◀── SYN-ACK(s)
+ *                         REQUEST ... up to c                      ──▶  ◀── its replies ... up to r
+ *     SYN-ACK(r)     ◀──  made of the last reply: r is the number of its last octet
+ *     ACK, data(c+1) ──────────────────────── untouched from here on ────────────────────────▶
+ *
+ * So after the handshake both ends count alike, and nothing needs translating, ever.
+ *
+ * - Whatever we send is made of a packet at hand: of what the first hop has sent (incoming), or of
+ *   the application's SYN, which its kernel sends again until it is answered (outgoing). That is
+ *   the timer of our handshake, too.
+ * - A handshake's record is there from the first SYN to the application's first ACK. Its lock is
+ *   held while it changes; what is to be done with the packet is decided under it
+ *   (handshake.bpf.h), and done after.
+ * - A failure is told to the application as its kernel would hear it from the network: a reset, or
+ *   an ICMP error. The first hop hears of it when it sends something: nobody has that connection.
+ * - us_st_guard, on the packets of the cgroup before they reach a device, drops everything of such
+ *   a socket but SYNs (and resets, which carry nothing) until the record says "granted"; and
+ *   everything through a device that has no filters of ours. us_st_out does the same once more.
+ *   us_st_guard_in keeps a SYN-ACK from it until then, so it never is connected to the SOCKS server
+ *   as such, and has nothing to send when the guards are gone one day.
+ *
+ * A packet that has been through here once may come again: through a bridge, a bond, a VLAN device,
+ * or because we sent it back. It is known by its numbers or by tc_index.
+ */
+#include "segment.bpf.h"
+
+#include "compose.bpf.h"
+#include "handshake.bpf.h"
+
+#define LOOPBACK    1      /* its interface index, in every network namespace */
+#define OURS        0x5553 /* tc_index of a packet that is sent in again */
+#define CGROUP_DROP 0
+#define CGROUP_PASS 1
+#define PASS        (-1) /* TC_ACT_UNSPEC: the filters behind ours */
+#define SHOT        2
+
+char LICENSE[] SEC("license") = "GPL";
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, STITCH_SCRIPTS);
+    __type(key, __u32);
+    __type(value, struct stitch_script);
+} us_st_scripts SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 65536);
+    __type(key, __u8[16]);
+    __type(value, struct stitch_name);
+} us_st_names SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __uint(max_entries, 16384);
+    __type(key, struct stitch_key);
+    __type(value, struct stitch_flow);
+} us_st_flows SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 4096);
+    __type(key, __u32);
+    __type(value, __u8);
+} us_st_devices SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1024);
+    __type(key, __u64);
+    __type(value, __u8);
+} us_st_owners SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, ABI_PORT_WORDS);
+    __type(key, __u32);
+    __type(value, __u64);
+} us_st_ports SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, STITCH_N_COUNTERS);
+    __type(key, __u32);
+    __type(value, __u64);
+} us_st_counters SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_RINGBUF);
+    __uint(max_entries, 65536);
+} us_st_events SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_SK_STORAGE);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, int);
+    __type(value, struct abi_socket);
+} us_sockets_4 SEC(".maps");
+
+static __always_inline void count(__u32 which)
+{
+    __u64 *n = bpf_map_lookup_elem(&us_st_counters, &which);
+
+    if (n)
+        (*n)++;
+}
+
+/* A socket whose handshake is ours, and not over. Other instances, also dead ones, have filters and
+ * guards of their own. */
+static __always_inline struct abi_socket *stitched_socket(struct __sk_buff *skb)
+{
+    struct bpf_sock *sk = skb->sk;
+    struct abi_socket *state;
+
+    if (!sk)
+        return NULL;
+    sk = bpf_sk_fullsock(sk);
+    if (!sk)
+        return NULL;
+    state = bpf_sk_storage_get(&us_sockets_4, sk, NULL, 0);
+    if (!state || state->decision != ABI_STITCH || state->stitched)
+        return NULL;
+    return bpf_map_lookup_elem(&us_st_owners, &state->instance) ? state : NULL;
+}
+
+/* --- doing -------------------------------------------------------------------------------------
+ */
+
+static __always_inline void report(const struct plan *plan, const struct stitch_flow *f)
+{
+    struct stitch_event event = {};
+
+    if (plan->count)
+        count(plan->count - 1);
+    if (!plan->reason)
+        return;
+    event.id = f->id;
+    event.reason = plan->reason;
+    event.step = plan->step;
+    event.code = plan->code;
+    event.verdict = plan->verdict;
+    event.origin = f->origin;
+    if (bpf_ringbuf_output(&us_st_events, &event, sizeof(event), 0))
+        count(STITCH_COUNT_EVENTS);
+}
+
+/* Makes the packet what the plan says. */
+static __noinline int perform(struct __sk_buff *skb, struct plan *plan, struct stitch_flow *f)
+{
+    struct scratch *s = scratch();
+    __u32 at;
+
+    if (!s || !plan || !f)
+        return -1;
+    switch (plan->action) {
+    case MESSAGE:
+    case ACK:
+    case ABORT:
+        s->options[0] = s->options[1] = OPTION_NOP;
+        s->options[2] = OPTION_TIMESTAMPS;
+        s->options[3] = 10;
+        __builtin_memcpy(s->options + 4, &plan->ts_client, 4);
+        __builtin_memcpy(s->options + 8, &plan->ts_server, 4);
+        return build(skb, &plan->segment, f);
+    case ANSWER:
+    case ANSWER_AND_MORE:
+        __builtin_memcpy(s->options, f->options, OPTIONS_MAX);
+        at = f->ts_at;
+        if (at > 0 && at <= OPTIONS_MAX - 8) {
+            __builtin_memcpy(s->options + at, &plan->ts_server, 4);
+            __builtin_memcpy(s->options + at + 4, &plan->ts_client, 4);
+        }
+        return build(skb, &plan->segment, f);
+    case TELL:
+        if (plan->verdict == STITCH_TELL_HOST || plan->verdict == STITCH_TELL_NET ||
+            (plan->verdict == STITCH_TELL_PROHIBITED && !is_v4(plan->segment.key.local))) {
+            plan->segment.seq = plan->segment.ack - 1;
+            return build_unreachable(skb, &plan->segment, plan->verdict);
+        }
+        return build(skb, &plan->segment, f);
+    default:
+        return -1;
+    }
+}
+
+static __always_inline struct plan *new_plan(struct scratch *s)
+{
+    __builtin_memset(&s->plan, 0, sizeof(s->plan));
+    return &s->plan;
+}
+
+static __always_inline int drop_failed(void)
+{
+    count(STITCH_COUNT_ERROR);
+    return SHOT;
+}
+
+/* --- towards the application -------------------------------------------------------------------
+ */
+
+static __always_inline bool from_upstream(struct __sk_buff *skb, __u32 l2)
+{
+    __u32 at = l2 + sizeof(struct iphdr), word_at;
+    __u8 protocol;
+    __be16 port;
+    __u64 *bits;
+
+    if (skb->protocol == bpf_htons(ETH_P_IPV6))
+        at = l2 + sizeof(struct ipv6hdr);
+    else if (skb->protocol != bpf_htons(ETH_P_IP))
+        return false;
+    if (bpf_skb_load_bytes(skb, l2 + (at == l2 + sizeof(struct iphdr) ? 9 : 6), &protocol, 1) ||
+        protocol != IPPROTO_TCP || bpf_skb_load_bytes(skb, at, &port, sizeof(port)))
+        return false;
+    port = bpf_ntohs(port);
+    word_at = port / 64;
+    bits = bpf_map_lookup_elem(&us_st_ports, &word_at);
+    return bits && *bits >> (port % 64) & 1;
+}
+
+static __always_inline void read_octets(struct __sk_buff *skb, const struct packet *p,
+                                        const struct stitch_flow *f, struct octets *o)
+{
+    __s32 skip;
+
+    o->state = f->state;
+    o->step = f->step;
+    o->next = f->next_server;
+    o->got = f->got;
+    skip = o->next - p->seq;
+    if (o->state != STITCH_STEP || skip < 0)
+        return;
+#pragma unroll
+    for (__u32 i = 0; i < 5; i++) {
+        __u32 at = skip + i - o->got;
+
+        if (i >= o->got && at < p->len &&
+            !bpf_skb_load_bytes(skb, p->tcp + TCP_HEADER + p->options_len + at, &o->at[i], 1))
+            o->has |= 1u << i;
+    }
+}
+
+/* The packet as it is, behind the answer that is made of it: through the queue of the device. TCP
+ * trims the reply off as something that it has already. */
+static __always_inline void send_behind(struct __sk_buff *skb)
+{
+    skb->tc_index = OURS;
+    bpf_clone_redirect(skb, skb->ifindex, skb->ifindex == LOOPBACK ? 0 : BPF_F_INGRESS);
+    skb->tc_index = 0;
+}
+
+static __always_inline int to_server(struct __sk_buff *skb, const struct plan *plan)
+{
+    skb->mark = plan->mark;
+    if (skb->ifindex == LOOPBACK)
+        return bpf_redirect(LOOPBACK, 0);
+    return bpf_redirect_neigh(plan->interface, NULL, 0, 0);
+}
+
+static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
+{
+    struct packet p = {};
+    struct octets o = {};
+    struct stitch_flow *f;
+    struct scratch *s;
+    struct plan *plan;
+
+    if (skb->tc_index == OURS) {
+        skb->tc_index = 0;
+        return PASS;
+    }
+    if (skb->vlan_present || !from_upstream(skb, l2) || parse(skb, l2, true, &p))
+        return PASS;
+    f = bpf_map_lookup_elem(&us_st_flows, &p.key);
+    if (!f)
+        return PASS;
+    s = scratch();
+    if (!s || read_options(skb, &p, 0))
+        return drop_failed();
+    read_octets(skb, &p, f, &o);
+    plan = new_plan(s);
+
+    bpf_spin_lock(&f->lock);
+    decide_incoming(f, &p, s, &o, plan);
+    bpf_spin_unlock(&f->lock);
+
+    report(plan, f);
+    if (plan->action == LET)
+        return PASS;
+    if (plan->action == DROP) {
+        if (p.len)
+            count(STITCH_COUNT_ODD);
+        return SHOT;
+    }
+    plan->segment.key = p.key;
+    plan->segment.l2 = l2;
+    if (plan->action == ANSWER_AND_MORE)
+        send_behind(skb);
+    if (perform(skb, plan, f))
+        return drop_failed();
+    return plan->segment.to_server ? to_server(skb, plan) : PASS;
+}
+
+SEC("tc")
+int us_st_in(struct __sk_buff *skb)
+{
+    return incoming(skb, ETH_HLEN);
+}
+
+/* The same for devices without a header of their own. */
+SEC("tc")
+int us_st_in_bare(struct __sk_buff *skb)
+{
+    return incoming(skb, 0);
+}
+
+/* --- from the application ----------------------------------------------------------------------
+ */
+
+/* A new record, in the scratch. False: it cannot be. */
+static __noinline int begin(const struct packet *p, const struct abi_socket *state)
+{
+    struct scratch *s = scratch();
+    struct stitch_script *script;
+    struct stitch_name *name = NULL;
+    struct stitch_flow *f;
+    __u32 number, last, len;
+    __u8 address[16];
+
+    if (!s || !p || !state)
+        return -1;
+    number = state->script;
+    script = bpf_map_lookup_elem(&us_st_scripts, &number);
+    if (!script || !script->n_steps || script->n_steps > STITCH_STEPS ||
+        script->static_len > STITCH_STATIC || !same_endpoint(&script->server, &state->to))
+        return -1;
+    f = (struct stitch_flow *)s->flow;
+    __builtin_memset(f, 0, __builtin_offsetof(struct stitch_flow, steps));
+    for (__u32 i = 0; i < STITCH_BYTES / 8; i++)
+        ((__u64 *)f->bytes)[i] = 0;
+    for (__u32 i = 0; i < STITCH_STATIC / 8; i++) {
+        if (i * 8 >= script->static_len)
+            break;
+        __builtin_memcpy(f->bytes + i * 8, script->bytes + i * 8, 8);
+    }
+    __builtin_memcpy(f->steps, script->steps, sizeof(f->steps));
+    if (is_fake(state->origin.ip)) {
+        __builtin_memcpy(address, state->origin.ip, sizeof(address));
+        name = bpf_map_lookup_elem(&us_st_names, address);
+        if (!name)
+            return -1; /* it was there when the socket connected: the address alone means nothing */
+    }
+    len = compose_request(f->bytes + STITCH_STATIC, script, state->origin.ip, state->origin.port,
+                          name);
+    if (!len || len > STITCH_REQUEST)
+        return -1;
+    last = (script->n_steps - 1) & (STITCH_STEPS - 1);
+    f->steps[last].len = len;
+    f->injected = f->steps[last].before + len;
+    f->n_steps = script->n_steps;
+    f->id = script->id;
+    f->origin = state->origin;
+    f->state = STITCH_SYN;
+    f->isn_client = p->seq;
+    f->window_client = p->window;
+    f->began = bpf_ktime_get_ns();
+    f->deadline = f->began + script->timeout * 1000000ull;
+    return 0;
+}
+
+/* The SYN with another number, and without what it must not carry. */
+static __always_inline int shift(struct __sk_buff *skb, const struct packet *p, __u32 l2,
+                                 struct plan *plan, struct stitch_flow *f)
+{
+    __be32 was = bpf_htonl(p->seq), is = bpf_htonl(plan->segment.seq);
+
+    if (p->len) {
+        /* Fast Open: its data come again, after the handshake. */
+        struct scratch *s = scratch();
+
+        plan->segment.to_server = true;
+        plan->segment.flags = p->flags;
+        plan->segment.window = p->window;
+        plan->segment.options_len = p->options_len;
+        return !s || build(skb, &plan->segment, f) ? drop_failed() : PASS;
+    }
+    if (store_options(skb, p) || bpf_skb_store_bytes(skb, p->tcp + 4, &is, sizeof(is), 0) ||
+        bpf_l4_csum_replace(skb, p->tcp + TCP_CHECKSUM, was, is, sizeof(is)))
+        return drop_failed();
+    return PASS;
+}
+
+/* Back to the application, by the way it came. Over loopback everything comes back by itself. */
+static __always_inline int turn_back(struct __sk_buff *skb, __u32 l2)
+{
+    __u8 mac[12], swapped[12];
+
+    skb->tc_index = OURS;
+    if (skb->ifindex == LOOPBACK)
+        return PASS;
+    if (l2) {
+        if (bpf_skb_load_bytes(skb, 0, mac, sizeof(mac)))
+            return drop_failed();
+        __builtin_memcpy(swapped, mac + 6, 6);
+        __builtin_memcpy(swapped + 6, mac, 6);
+        if (bpf_skb_store_bytes(skb, 0, swapped, sizeof(swapped), 0))
+            return drop_failed();
+    }
+    return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+}
+
+static __always_inline int on_syn(struct __sk_buff *skb, __u32 l2, const struct packet *p,
+                                  const struct abi_socket *state)
+{
+    struct stitch_flow *f = bpf_map_lookup_elem(&us_st_flows, &p->key);
+    struct scratch *s = scratch();
+    __u64 now = bpf_ktime_get_ns();
+    struct stitch_flow *new;
+    struct plan *plan;
+
+    if (!s || (f && p->seq == base_of(f)))
+        return s ? PASS : SHOT; /* it has been here, on a device further up */
+    if (read_options(skb, p, 1))
+        return drop_failed();
+    plan = new_plan(s);
+    if (!f || f->isn_client != p->seq) {
+        if (begin(p, state))
+            return drop_failed();
+        new = (struct stitch_flow *)s->flow;
+        new->interface = skb->ifindex;
+        new->mark = skb->mark;
+        new->ts_client = s->ts;
+        new->scale_client = s->scale;
+        new->flags = (s->ts_at ? STITCH_TIMESTAMPS : 0) | (s->has_scale ? STITCH_SCALING : 0);
+        if (bpf_map_update_elem(&us_st_flows, &p->key, s->flow, BPF_ANY)) {
+            count(STITCH_COUNT_FULL);
+            return SHOT;
+        }
+        f = bpf_map_lookup_elem(&us_st_flows, &p->key);
+        if (!f)
+            return SHOT;
+        plan->action = SHIFT;
+        plan->count = 1 + STITCH_COUNT_BEGUN;
+        plan->segment.seq = base_of(f);
+    } else {
+        bpf_spin_lock(&f->lock);
+        decide_again(f, s, now, plan);
+        bpf_spin_unlock(&f->lock);
+    }
+    report(plan, f);
+    plan->segment.key = p->key;
+    plan->segment.l2 = l2;
+    if (plan->action == DROP)
+        return SHOT;
+    if (plan->action == SHIFT)
+        return shift(skb, p, l2, plan, f);
+    if (perform(skb, plan, f))
+        return drop_failed();
+    return plan->segment.to_server ? PASS : turn_back(skb, l2);
+}
+
+static __always_inline bool only_syn(const struct packet *p)
+{
+    return (p->flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+}
+
+static __always_inline int outgoing(struct __sk_buff *skb, __u32 l2)
+{
+    struct abi_socket *state = stitched_socket(skb);
+    struct stitch_flow *f;
+    struct packet p = {};
+    __s32 behind;
+
+    if (!state)
+        return PASS;
+    if (parse(skb, l2, false, &p))
+        goto guarded;
+    if (only_syn(&p))
+        return on_syn(skb, l2, &p, state);
+    if (p.flags & TCP_RST && !p.len)
+        return PASS;
+    f = bpf_map_lookup_elem(&us_st_flows, &p.key);
+    if (!f)
+        goto guarded;
+    behind = p.seq - f->isn_client;
+    if (behind <= 0 && behind + (__s32)f->injected >= 0)
+        return PASS; /* a message of ours, made of a SYN on a device further up */
+    if (f->state == STITCH_GRANTED) {
+        state->stitched = 1;
+        bpf_map_delete_elem(&us_st_flows, &p.key);
+        count(STITCH_COUNT_CARRIED);
+        return PASS;
+    }
+guarded:
+    count(STITCH_COUNT_GUARDED);
+    return SHOT;
+}
+
+SEC("tc")
+int us_st_out(struct __sk_buff *skb)
+{
+    return outgoing(skb, ETH_HLEN);
+}
+
+SEC("tc")
+int us_st_out_bare(struct __sk_buff *skb)
+{
+    return outgoing(skb, 0);
+}
+
+/* Whether a packet of such a socket belongs to a handshake that has been granted. */
+static __always_inline bool is_granted(const struct packet *p)
+{
+    struct stitch_flow *f = bpf_map_lookup_elem(&us_st_flows, &p->key);
+
+    return f && f->state == STITCH_GRANTED;
+}
+
+static __always_inline int guard_drops(void)
+{
+    count(STITCH_COUNT_GUARDED);
+    return CGROUP_DROP;
+}
+
+SEC("cgroup_skb/egress")
+int us_st_guard(struct __sk_buff *skb)
+{
+    struct abi_socket *state = stitched_socket(skb);
+    __u32 device = skb->ifindex;
+    struct packet p = {};
+
+    if (!state)
+        return CGROUP_PASS;
+    if (!bpf_map_lookup_elem(&us_st_devices, &device)) {
+        count(STITCH_COUNT_UNREADY);
+        return CGROUP_DROP;
+    }
+    if (parse(skb, 0, false, &p))
+        return guard_drops();
+    if (only_syn(&p) || (p.flags & TCP_RST && !p.len) || is_granted(&p))
+        return CGROUP_PASS;
+    return guard_drops();
+}
+
+/* A SYN-ACK that nobody has made a verdict of would connect the application to the SOCKS server
+ * itself. Anything else does nothing to a socket that is not connected, or ends it. */
+SEC("cgroup_skb/ingress")
+int us_st_guard_in(struct __sk_buff *skb)
+{
+    struct abi_socket *state = stitched_socket(skb);
+    struct packet p = {};
+
+    if (!state)
+        return CGROUP_PASS;
+    if (!parse(skb, 0, true, &p) && (!(p.flags & TCP_SYN) || is_granted(&p)))
+        return CGROUP_PASS;
+    return guard_drops();
+}
