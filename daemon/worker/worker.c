@@ -417,7 +417,7 @@ static int set_up(struct worker *w)
 static void close_the_rest(const struct worker_options *o)
 {
     int hold = o->hold;
-    int *keep = calloc(2 * o->n_listeners + o->n_holds + 2, sizeof(int));
+    int *keep = calloc(2 * o->n_listeners + o->n_holds + 3, sizeof(int));
     size_t n = 0;
 
     if (!keep)
@@ -425,6 +425,8 @@ static void close_the_rest(const struct worker_options *o)
     keep[n++] = o->channel;
     if (hold >= 0)
         keep[n++] = hold;
+    if (o->stitch_names_fd >= 0)
+        keep[n++] = o->stitch_names_fd;
     for (size_t i = 0; i < o->n_listeners; i++) {
         keep[n++] = o->listeners[i].fd;
         if (o->listeners[i].origin == WORKER_ORIGIN_BPF)

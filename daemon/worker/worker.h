@@ -75,9 +75,10 @@ struct worker_options {
      */
     uint32_t sockmap;
     const char *sockmap_why;
-    bool needs_mark; /* SO_MARK is used: keep CAP_NET_RAW */
-    int hold;        /* kept open until the last flow's sockets are closed; -1: none */
-    uid_t uid;       /* becomes this user; 0: stays (not root anyway) */
+    bool needs_mark;     /* SO_MARK is used: keep CAP_NET_RAW */
+    int stitch_names_fd; /* the map of names for stitch (bpf_stitch_set_name()); -1: none */
+    int hold;            /* kept open until the last flow's sockets are closed; -1: none */
+    uid_t uid;           /* becomes this user; 0: stays (not root anyway) */
     gid_t gid;
 };
 
