@@ -302,6 +302,15 @@ static int grow_holder(struct bpf_capture *capture, const struct capture_set *se
     return bpf_holder_grow(capture->holder, &base, &kept, why, why_size);
 }
 
+static bool is_same_map(int a, int b)
+{
+    struct bpf_map_info info[2] = {0};
+    uint32_t len = sizeof(info[0]);
+
+    return bpf_obj_get_info_by_fd(a, &info[0], &len) == 0 && (len = sizeof(info[1])) > 0 &&
+           bpf_obj_get_info_by_fd(b, &info[1], &len) == 0 && info[0].id == info[1].id;
+}
+
 /* Before the first connection that is to be stitched. It stays: connections of a former policy may
  * be under way. */
 static int attach_guard(struct bpf_capture *capture, const struct capture_set *set,
@@ -311,6 +320,12 @@ static int attach_guard(struct bpf_capture *capture, const struct capture_set *s
 
     if (capture->guarded != NULL || !bpf_policy_is_stitching(set, policy))
         return 0;
+    /* The guard must see what the connect programs keep with a socket. Without it nothing is
+     * stitched. */
+    if (!is_same_map(capture->maps[SOCKETS], bpf_stitch_map_fd(set->stitch, ABI_MAP_SOCKETS))) {
+        log_debug("the socket storage of a capture that was there before stitch is another");
+        return 0;
+    }
     r = bpf_stitch_guard(set->stitch, capture->instance, capture->cgroup, why, why_size);
     if (r == 0)
         capture->guarded = set->stitch;
@@ -511,10 +526,17 @@ int bpf_capture_read_counters(const struct bpf_capture *capture, struct bpf_capt
     return 0;
 }
 
-void bpf_capture_detach(struct bpf_capture *capture)
+uint64_t bpf_capture_instance(const struct bpf_capture *capture)
 {
+    return capture->instance;
+}
+
+bool bpf_capture_detach(struct bpf_capture *capture)
+{
+    bool over = true;
+
     if (capture == NULL)
-        return;
+        return true;
     /* Backwards: nobody is redirected any more before the answers go. */
     for (size_t i = N_HOOKS; i-- > 0;) {
         int r = bpf_link_detach(capture->links[i]);
@@ -525,7 +547,8 @@ void bpf_capture_detach(struct bpf_capture *capture)
     if (capture->guarded != NULL) {
         int left = bpf_stitch_end(capture->guarded, capture->instance);
 
-        if (left == 0)
+        over = left == 0;
+        if (over)
             bpf_stitch_unguard(capture->guarded, capture->instance, capture->cgroup);
         else
             log_warning(
@@ -535,6 +558,7 @@ void bpf_capture_detach(struct bpf_capture *capture)
     }
     bpf_holder_detach(capture->holder);
     bpf_capture_release(capture);
+    return over;
 }
 
 void bpf_capture_release(struct bpf_capture *capture)

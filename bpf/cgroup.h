@@ -98,8 +98,15 @@ struct bpf_capture_counters {
 /* 0 or -errno. */
 int bpf_capture_read_counters(const struct bpf_capture *capture, struct bpf_capture_counters *ret);
 
-/* Detaches, whoever else holds the links, and frees. NULL is allowed. */
-void bpf_capture_detach(struct bpf_capture *capture);
+/* By which the sockets of the capture are known (abi_socket.instance). */
+uint64_t bpf_capture_instance(const struct bpf_capture *capture);
+
+/*
+ * Detaches, whoever else holds the links, and frees. NULL is allowed. False: connections that were
+ * to be stitched could not be ended, so their guards stay, and so must the filters: no
+ * bpf_stitch_detach() then.
+ */
+bool bpf_capture_detach(struct bpf_capture *capture);
 /* Frees this process's share only: the programs stay attached while others hold the links. */
 void bpf_capture_release(struct bpf_capture *capture);
 

@@ -251,6 +251,16 @@ int bpf_stitch_set_name(int names_fd, const struct addr *a, const char *name, si
     return r;
 }
 
+int bpf_stitch_get_name(int names_fd, const struct addr *a, char *ret, size_t size)
+{
+    struct stitch_name value;
+
+    if (bpf_map_lookup_elem(names_fd, a->ip, &value) < 0)
+        return -ENOENT;
+    snprintf(ret, size, "%.*s", (int)value.len, (const char *)value.name);
+    return 0;
+}
+
 int bpf_stitch_event_fd(const struct bpf_stitch *s)
 {
     return ring_buffer__epoll_fd(s->events);

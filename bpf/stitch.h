@@ -33,7 +33,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <netinet/tcp.h>
+#include <linux/tcp.h>
 
 #include "addr.h"
 #include "capture.h"
@@ -89,6 +89,8 @@ int bpf_stitch_names_fd(const struct bpf_stitch *s);
  * taken out: it must not be given to anybody.
  */
 int bpf_stitch_set_name(int names_fd, const struct addr *a, const char *name, size_t len);
+/* What an address stands for now, NUL-terminated; cut to `size`. 0 or -ENOENT. */
+int bpf_stitch_get_name(int names_fd, const struct addr *a, char *ret, size_t size);
 
 /* A handshake that failed. */
 typedef void (*bpf_stitch_event_fn)(void *ctx, const struct stitch_event *event);
@@ -119,7 +121,7 @@ struct bpf_stitch_socket {
     struct addr local, remote;
     struct abi_socket state;
     uint32_t inode;
-    uint8_t tcp_state; /* TCP_ESTABLISHED, ... */
+    uint8_t tcp_state; /* BPF_TCP_ESTABLISHED, ... (linux/bpf.h) */
     struct tcp_info info;
 };
 

@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include <libmnl/libmnl.h>
+#include <linux/bpf.h>
 #include <linux/inet_diag.h>
 #include <linux/sock_diag.h>
 
@@ -100,7 +101,8 @@ static int dump(struct mnl_socket *nl, int family, struct walk *walk)
     body->sdiag_protocol = IPPROTO_TCP;
     body->idiag_ext = 1u << (INET_DIAG_INFO - 1);
     /* Those in TIME_WAIT are sockets no more. */
-    body->idiag_states = ~(1u << TCP_LISTEN | 1u << TCP_TIME_WAIT | 1u << 12 /* requests */);
+    body->idiag_states =
+        ~(1u << BPF_TCP_LISTEN | 1u << BPF_TCP_TIME_WAIT | 1u << 12 /* requests */);
     nest = mnl_attr_nest_start(request, INET_DIAG_REQ_SK_BPF_STORAGES);
     mnl_attr_put_u32(request, SK_DIAG_BPF_STORAGE_REQ_MAP_FD,
                      (uint32_t)bpf_stitch_map_fd(walk->s, ABI_MAP_SOCKETS));
@@ -147,7 +149,7 @@ static void find_unfinished(void *ctx, const struct bpf_stitch_socket *socket)
 {
     struct unfinished *u = ctx;
 
-    if (socket->state.stitched || socket->tcp_state == TCP_CLOSE ||
+    if (socket->state.stitched || socket->tcp_state == BPF_TCP_CLOSE ||
         socket->state.instance != u->instance)
         return;
     if (u->n == PENDING) {

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "capture.h"
+#include "stitch_abi.h"
 
 #define MESSAGE_VERSION 1u
 
@@ -31,6 +32,7 @@ enum message_type {
     MESSAGE_END,      /* `result`: 0 or -errno */
     MESSAGE_HELLO,   /* first answer of all: how many must answer, each until its MESSAGE_END; those
                         who drain may beside them. The end of file is the end of all. */
+    MESSAGE_STITCH,  /* status: whether connections are stitched, and how many were */
     MESSAGE_SOCKMAP, /* worker to keeper, before it is ready: what the proof came to */
 };
 
@@ -144,6 +146,18 @@ struct message_capture {
     uint32_t installed;
     uint32_t honest;     /* the application is connected when the upstream has said yes */
     char why_early[192]; /* why it is not although it was meant to; "": it was not */
+    uint32_t stitched;   /* its connections are stitched now */
+    uint32_t unused;
+    char why_relayed[192]; /* "": they are stitched, or nobody asked */
+};
+
+/* The keeper's: connections that need no worker. */
+struct message_stitch {
+    struct message_header header;
+    uint32_t wanted; /* by the configuration */
+    uint32_t on;     /* the programs are in place */
+    uint64_t counters[STITCH_N_COUNTERS];
+    char why[192]; /* not on although it is wanted */
 };
 
 struct message_upstream {
@@ -169,8 +183,11 @@ struct message_flow {
     char name[256];    /* the destination's name, "": not known */
     uint32_t protocol; /* IPPROTO_TCP, IPPROTO_UDP */
     uint32_t unused;
-    uint64_t age_ms, bytes_up, bytes_down;
+    uint64_t age_ms; /* MESSAGE_AGE_UNKNOWN */
+    uint64_t bytes_up, bytes_down;
 };
+
+#define MESSAGE_AGE_UNKNOWN UINT64_MAX
 
 struct message_hello {
     struct message_header header;
@@ -202,6 +219,7 @@ union message {
     struct message_end end;
     struct message_hello hello;
     struct message_sockmap_proof sockmap_proof;
+    struct message_stitch stitch;
 };
 
 #define MESSAGE_HEADER(t, l)                                             \

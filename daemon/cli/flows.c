@@ -71,7 +71,7 @@ static cJSON *flow_json(const struct message_flow *f)
     json_text(j, "upstream", f->upstream);
     json_text(j, "engine", f->engine);
     cJSON_AddStringToObject(j, "state", f->state);
-    json_number(j, "age_ms", f->age_ms);
+    json_known(j, "age_ms", f->age_ms != MESSAGE_AGE_UNKNOWN, f->age_ms);
     json_number(j, "bytes_up", f->bytes_up);
     json_number(j, "bytes_down", f->bytes_down);
     json_known(j, "pid", f->origin.known & ORIGIN_PID, f->origin.pid);
@@ -94,16 +94,18 @@ static cJSON *flow_json(const struct message_flow *f)
 
 static void flow_line(const struct message_flow *f)
 {
-    char client[ADDR_STRLEN], destination[ADDR_STRLEN], id[24], pid[16] = "-";
+    char client[ADDR_STRLEN], destination[ADDR_STRLEN], id[24], pid[16] = "-", age[24] = "-";
 
     snprintf(id, sizeof(id), IDENT_FMT, IDENT_ARG(f->id));
     if (f->origin.known & ORIGIN_PID)
         snprintf(pid, sizeof(pid), "%" PRIu32, f->origin.pid);
-    printf("%-16s %-10s %-10s %-24s %-28s %-10s %-7s %-11s %8" PRIu64 " %12" PRIu64 " %12" PRIu64
+    if (f->age_ms != MESSAGE_AGE_UNKNOWN)
+        snprintf(age, sizeof(age), "%" PRIu64, f->age_ms);
+    printf("%-16s %-10s %-10s %-24s %-28s %-10s %-7s %-11s %8s %12" PRIu64 " %12" PRIu64
            " %7s %.16s\n",
            id, flow_protocol(f), f->capture, addr_format(&f->client, client),
            addr_format(&f->origin.destination, destination), f->upstream[0] ? f->upstream : "-",
-           f->engine[0] ? f->engine : "-", f->state, f->age_ms, f->bytes_up, f->bytes_down, pid,
+           f->engine[0] ? f->engine : "-", f->state, age, f->bytes_up, f->bytes_down, pid,
            f->origin.known & ORIGIN_COMM ? f->origin.comm : "-");
 }
 

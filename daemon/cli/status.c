@@ -97,12 +97,39 @@ static void on_capture(struct status *st, const struct message_capture *m)
         cJSON_AddBoolToObject(j, "installed", m->installed != 0);
         cJSON_AddStringToObject(j, "connect", m->honest ? "honest" : "early");
         json_text(j, "why_early", m->why_early);
+        cJSON_AddBoolToObject(j, "stitched", m->stitched != 0);
+        json_text(j, "why_relayed", m->why_relayed);
         cJSON_AddItemToArray(st->captures, j);
     } else {
-        printf("capture %s: hook %s, upstream %s, connect %s%s%s\n", m->name, hooks[m->hook % 3],
-               m->upstream, m->honest ? "honest" : "early", m->why_early[0] ? ": " : "",
-               m->why_early);
+        printf("capture %s: hook %s, upstream %s, connect %s%s%s%s%s%s\n", m->name,
+               hooks[m->hook % 3], m->upstream, m->honest ? "honest" : "early",
+               m->why_early[0] ? ": " : "", m->why_early, m->stitched ? ", stitched" : "",
+               m->why_relayed[0] ? ", relayed: " : "", m->why_relayed);
     }
+}
+
+static void on_stitch(const struct status *st, const struct message_stitch *m)
+{
+    static const char *const names[STITCH_N_COUNTERS] = {"begun", "granted", "failed",  "again",
+                                                         "full",  "unready", "guarded", "odd",
+                                                         "error", "events",  "carried"};
+    const char *word = m->on ? "on" : m->wanted ? "off" : "not asked for";
+
+    if (st->json) {
+        cJSON *j = cJSON_AddObjectToObject(st->root, "stitch");
+
+        json_text(j, "state", word);
+        json_text(j, "why", m->why);
+        for (size_t i = 0; i < STITCH_N_COUNTERS; i++)
+            json_number(j, names[i], m->counters[i]);
+        return;
+    }
+    printf("stitch: %s%s%s", word, m->why[0] ? ": " : "", m->why);
+    for (size_t i = 0; m->on && i < STITCH_N_COUNTERS; i++) {
+        if (i <= STITCH_COUNT_FAILED || m->counters[i])
+            printf("%s %s %" PRIu64, i ? "," : ":", names[i], m->counters[i]);
+    }
+    printf("\n");
 }
 
 static void udp_json(cJSON *to, const struct message_udp_stats *s)
@@ -234,6 +261,9 @@ static void on_status(void *ctx, const union message *m)
         break;
     case MESSAGE_CAPTURE:
         on_capture(ctx, &m->capture);
+        break;
+    case MESSAGE_STITCH:
+        on_stitch(ctx, &m->stitch);
         break;
     case MESSAGE_STATUS_REPLY:
         on_worker(ctx, &m->status);

@@ -25,6 +25,8 @@ static size_t size_of(unsigned type)
         return sizeof(struct message_capture);
     case MESSAGE_UPSTREAM:
         return sizeof(struct message_upstream);
+    case MESSAGE_STITCH:
+        return sizeof(struct message_stitch);
     case MESSAGE_TEXT:
         return sizeof(struct message_text);
     case MESSAGE_END:

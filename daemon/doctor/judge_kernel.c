@@ -128,6 +128,20 @@ static void judge_bpf(const struct facts *f, struct findings *ret)
                     strerror(-k->bpf_worker));
 }
 
+/* Never more than a warning: what is not stitched is relayed. */
+static void judge_stitch(const struct facts *f, struct findings *ret)
+{
+    const struct facts_kernel *k = &f->kernel;
+
+    if (k->stitch_error == 0)
+        finding_add(ret, "stitch", FINDING_OK, NULL,
+                    "connections of a cgroup could be stitched (fast-path = \"stitch\")");
+    else if (!(k->bpf_error < 0))
+        finding_add(ret, "stitch", FINDING_WARN, NULL,
+                    "connections cannot be stitched, so they are relayed: %s",
+                    k->stitch_why[0] ? k->stitch_why : strerror(-k->stitch_error));
+}
+
 /* A short one where there is one, else "nft-" and the feature's name. */
 static const char *nft_id(enum nft_feature feature)
 {
@@ -236,6 +250,7 @@ void judge_kernel(const struct facts *f, struct findings *ret)
 {
     judge_privileges(&f->kernel, ret);
     judge_bpf(f, ret);
+    judge_stitch(f, ret);
     judge_nft(f, ret);
     judge_lockdown(f, ret);
     /* Nothing of ours needs it; it widens what every user of the host may try. */

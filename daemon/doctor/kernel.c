@@ -6,6 +6,7 @@
 #include <cap-ng.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 
 #include "base/fd.h"
 #include "bpf/probe.h"
+#include "bpf/stitch.h"
 #include "doctor/child.h"
 #include "doctor/gather.h"
 #include "doctor/proc.h"
@@ -77,6 +79,43 @@ static void read_nft(struct facts_kernel *k)
     snprintf(k->nft_why, sizeof(k->nft_why), "%.255s", record.why);
 }
 
+struct stitch_record {
+    int error;
+    char why[256];
+};
+
+/* Programs are loaded, and filters put on the loopback of a network namespace of its own; never on
+ * the host's interfaces, where a daemon may have them. */
+static void try_stitch(void *ctx, void *record)
+{
+    const struct bpf_stitch_options o = {.flows = 64, .names = 64};
+    struct stitch_record *r = record;
+    struct bpf_stitch *s = NULL;
+
+    (void)ctx;
+    r->error = bpf_stitch_open(&o, &s, r->why, sizeof(r->why));
+    if (r->error < 0)
+        return;
+    if (unshare(CLONE_NEWNET) == 0)
+        r->error = bpf_stitch_attach(s, r->why, sizeof(r->why));
+    bpf_stitch_close(s);
+}
+
+static void read_stitch(struct facts_kernel *k)
+{
+    struct stitch_record record;
+    struct child c;
+    int r = child_start(try_stitch, NULL, sizeof(record), 0, TRIAL_SECONDS, &c);
+
+    if (r == 0)
+        r = child_finish(&c, &record, sizeof(record));
+    k->stitch_error = r < 0 ? r : record.error;
+    if (r < 0)
+        snprintf(k->stitch_why, sizeof(k->stitch_why), "the trial did not end: %s", strerror(-r));
+    else
+        snprintf(k->stitch_why, sizeof(k->stitch_why), "%.255s", record.why);
+}
+
 static void try_map(void *ctx, void *record)
 {
     const int *map = ctx;
@@ -124,6 +163,7 @@ void gather_kernel(struct facts_kernel *ret)
     ret->bpf_error = bpf_probe(&ret->bpf);
     ret->bpf_worker = ret->bpf_error < 0 ? ret->bpf_error : try_worker();
     read_nft(ret);
+    read_stitch(ret);
     ret->lockdown = read_lockdown();
     ret->unprivileged_bpf = proc_number("/proc/sys/kernel/unprivileged_bpf_disabled");
 }

@@ -11,6 +11,7 @@
 #include "base/fd.h"
 #include "bpf/cgroup.h"
 #include "keeper/cgroup.h"
+#include "keeper/stitch.h"
 #include "log.h"
 #include "nft/batch.h"
 #include "nft/conntrack.h"
@@ -32,13 +33,15 @@ struct attached {
 struct captures {
     struct loop *loop;
     unsigned event_kind;
+    struct stitch *stitch;
     struct nft_owner *nft;
     unsigned instance; /* capture_set.instance */
     bool routed;
     struct attached attached[CAPTURES_MAX];
 };
 
-int captures_create(struct loop *loop, unsigned event_kind, struct captures **ret)
+int captures_create(struct loop *loop, unsigned event_kind, struct stitch *stitch,
+                    struct captures **ret)
 {
     struct captures *c = calloc(1, sizeof(*c));
 
@@ -46,6 +49,7 @@ int captures_create(struct loop *loop, unsigned event_kind, struct captures **re
         return -ENOMEM;
     c->loop = loop;
     c->event_kind = event_kind;
+    c->stitch = stitch;
     *ret = c;
     return 0;
 }
@@ -117,6 +121,7 @@ static int apply_cgroup(struct captures *c, struct generation *g, size_t index, 
             r = attach_new(c, g, index, cgroup, &st, &a, why, why_size);
         if (r == 0) {
             a->wanted = true;
+            stitch_bind(c->stitch, index, a->bpf);
             for (size_t i = 0; i < g->n_listeners; i++) {
                 if (g->listeners[i].capture == &g->config->captures[index])
                     g->listeners[i].origin_map = bpf_capture_origin_fd(a->bpf);
@@ -137,7 +142,9 @@ static void detach(struct captures *c, struct attached *a)
 
     if (fd >= 0)
         loop_remove(c->loop, fd);
-    bpf_capture_detach(a->bpf);
+    stitch_unbind(c->stitch, a->bpf);
+    if (!bpf_capture_detach(a->bpf))
+        stitch_leave_filters(c->stitch);
     *a = (struct attached){.bpf = NULL};
 }
 
@@ -181,22 +188,26 @@ static int apply_rules(struct captures *c, struct generation *g, char *why, size
     return r;
 }
 
-/* A `run` has a table, marks and routes of its own, for its UDP. */
+/* A `run` has a table, marks and routes of its own, for its UDP, and filters of its own for stitch:
+ * what wants nothing else does without. */
 static int claim(struct captures *c, struct generation *g, char *why, size_t why_size)
 {
-    char cause[400];
+    bool needed = needs_rules(g);
+    char cause[400] = "";
     int r = 0;
 
-    if (!g->marked && c->instance == 0 && needs_rules(g)) {
+    if (!g->marked && c->instance == 0 && (needed || stitch_wanted(g))) {
         r = nft_owner_claim(&c->nft, &c->instance, cause, sizeof(cause));
-        if (r < 0)
+        if (r < 0 && needed)
             snprintf(why, why_size,
                      "UDP and DNS cannot be redirected: %s; \"-o udp=bypass -o dns=bypass\" lets "
                      "them go direct",
                      cause);
     }
     g->set.instance = c->instance;
-    return r;
+    if (r == 0 || !needed)
+        stitch_offer(c->stitch, g, r < 0 ? cause : NULL);
+    return needed ? r : 0;
 }
 
 /*
@@ -207,9 +218,9 @@ static int claim(struct captures *c, struct generation *g, char *why, size_t why
 static int apply_nft(struct captures *c, struct generation *g, char *why, size_t why_size)
 {
     bool routed = needs_routes(g);
-    int r = claim(c, g, why, why_size);
+    int r = 0;
 
-    if (r == 0 && routed)
+    if (routed)
         r = routes_install(c->instance, NULL, why, why_size);
     if (r == 0)
         r = apply_rules(c, g, why, why_size);
@@ -261,7 +272,7 @@ int captures_apply(struct captures *c, struct generation *g, int transient, char
                    size_t why_size)
 {
     char cause[BPF_WHY_MAX + 256] = "";
-    int r = 0;
+    int r = claim(c, g, why, why_size);
 
     for (size_t i = 0; i < CAPTURES_MAX; i++)
         c->attached[i].wanted = false;
@@ -283,6 +294,8 @@ int captures_apply(struct captures *c, struct generation *g, int transient, char
         if (c->attached[i].bpf && !c->attached[i].wanted)
             detach(c, &c->attached[i]);
     }
+    if (r == 0)
+        stitch_engage(c->stitch);
     return r;
 }
 

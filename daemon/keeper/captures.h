@@ -9,10 +9,12 @@
 #include "keeper/generation.h"
 
 struct captures;
+struct stitch;
 
 /* `event_kind`: the loop kind for what the programs report; the reference's index is the capture's
- * place among those attached. 0 or -ENOMEM. */
-int captures_create(struct loop *loop, unsigned event_kind, struct captures **ret);
+ * place among those attached. `stitch` stays the caller's, and outlives us. 0 or -ENOMEM. */
+int captures_create(struct loop *loop, unsigned event_kind, struct stitch *stitch,
+                    struct captures **ret);
 /*
  * Puts the captures of `g` in force and fills the origin maps into its listeners. What the
  * generation before had attached to the same cgroup is replaced in place, without a gap; the

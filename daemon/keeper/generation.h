@@ -29,6 +29,8 @@ struct generation {
     uint32_t **not_uids; /* lists that were extended, owned; one for each policy or NULL */
     int hold;            /* a descriptor that workers keep open as long as they live; -1: none */
 
+    int stitch_names_fd; /* for the workers, from captures_apply(); -1: none */
+
     struct worker_listener *listeners; /* of all workers, in one array */
     size_t n_listeners;
     size_t *first; /* worker i has those from first[i] to first[i + 1] */

@@ -32,11 +32,20 @@
 #include "keeper/janitor.h"
 #include "keeper/missing.h"
 #include "keeper/notify.h"
+#include "keeper/stitch.h"
 #include "keeper/workers.h"
 #include "log.h"
 #include "message.h"
 
-enum { KIND_SIGNAL = 1, KIND_WORKER, KIND_CAPTURE, KIND_CONTROL, KIND_CONTROL_CLIENT, KIND_OWNERS };
+enum {
+    KIND_SIGNAL = 1,
+    KIND_WORKER,
+    KIND_CAPTURE,
+    KIND_CONTROL,
+    KIND_CONTROL_CLIENT,
+    KIND_OWNERS,
+    KIND_STITCH
+};
 
 #define EXIT_FAILED        1
 #define EXIT_CONFIG        2
@@ -54,6 +63,7 @@ struct keeper {
     struct fake *fake; /* made once, and for good: addresses that were given out must last */
     struct generation *generation;
     struct captures *captures;
+    struct stitch *stitch; /* NULL only at the very start and end */
     struct workers *workers;
     struct control_server *control;
     int signals;
@@ -270,9 +280,10 @@ static void recheck(void *ctx)
 
     if (r == 0 && changed)
         r = captures_apply(k->captures, g, -1, why, sizeof(why));
-    if (r == 0)
+    if (r == 0) {
         workers_tell(k->workers, g, MESSAGE_PROVEN);
-    else if (r != -EAGAIN && now_ms() >= k->next_complaint) {
+        stitch_set_proven(k->stitch, true);
+    } else if (r != -EAGAIN && now_ms() >= k->next_complaint) {
         log_error("%s", why[0] ? why : strerror(-r));
         k->next_complaint = now_ms() + COMPLAINT_INTERVAL;
     }
@@ -286,6 +297,7 @@ static void on_owners(void *ctx, uint64_t ref, uint32_t events)
     (void)events;
     if (generation_owners_changed(k->generation)) {
         workers_tell(k->workers, k->generation, MESSAGE_UNPROVEN);
+        stitch_set_proven(k->stitch, false);
         k->next_recheck = k->next_complaint = 0; /* this is news */
         recheck(k);
     }
@@ -313,8 +325,13 @@ static void send_captures(const struct keeper *k, int client)
                      generation_why_early(k->generation, i));
         snprintf(m.name, sizeof(m.name), "%s", capture->policy.name);
         snprintf(m.upstream, sizeof(m.upstream), "%s", target);
+        stitch_tell_capture(k->stitch, i, &m);
         fd_send_message(client, &m, sizeof(m), NULL, 0);
     }
+    struct message_stitch m;
+
+    if (stitch_tell(k->stitch, &m))
+        fd_send_message(client, &m, sizeof(m), NULL, 0);
 }
 
 static void send_hello(const struct keeper *k, int client, unsigned ends)
@@ -342,12 +359,17 @@ static void send_end(int client, int result)
 static void answer(void *ctx, unsigned type, int client)
 {
     struct keeper *k = ctx;
+    bool more;
 
     switch (type) {
     case MESSAGE_STATUS:
     case MESSAGE_FLOWS:
-        /* One end from each worker and one from us, so that no worker at all is an answer too. */
-        send_hello(k, client, workers_due(k->workers) + 1);
+        /* One end from each worker and one from us, so that no worker at all is an answer too. The
+         * hello comes first, so what may fail to be sent is an end of ours, at once. */
+        more = type == MESSAGE_FLOWS && stitch_is_open(k->stitch);
+        send_hello(k, client, workers_due(k->workers) + 1 + more);
+        if (more && !stitch_tell_flows(k->stitch, client))
+            send_end(client, -EAGAIN);
         if (type == MESSAGE_STATUS)
             send_captures(k, client);
         for (unsigned due = workers_due(k->workers), n = workers_ask(k->workers, type, client);
@@ -442,6 +464,13 @@ static void on_capture(void *ctx, uint64_t ref, uint32_t events)
     captures_event(k->captures, loop_ref_index(ref));
 }
 
+static void on_stitch(void *ctx, uint64_t ref, uint32_t events)
+{
+    struct keeper *k = ctx;
+
+    stitch_event(k->stitch, ref, events);
+}
+
 /* `run`: the cgroup that the command will live in, before anything is attached to it. */
 static int make_cgroup(struct keeper *k, char *why, size_t why_size)
 {
@@ -511,7 +540,7 @@ static int bring_up(struct keeper *k, char *why, size_t why_size)
         return r;
     r = provide_names(k, k->generation, why, why_size);
     if (r == 0)
-        r = captures_create(k->loop, KIND_CAPTURE, &k->captures);
+        r = captures_create(k->loop, KIND_CAPTURE, k->stitch, &k->captures);
     if (r == 0)
         r = captures_apply(k->captures, k->generation, k->cgroup_fd, why, why_size);
     if (r == 0 && o->command)
@@ -528,11 +557,13 @@ static void take_down(struct keeper *k)
 {
     notify_systemd("STOPPING=1");
     control_server_destroy(k->control);
+    stitch_finish(k->stitch);
     if (k->cgroup[0])
         cgroup_destroy(k->cgroup);
     workers_destroy(k->workers);
     listeners_destroy(k->listeners);
     captures_remove(k->captures, k->lift);
+    stitch_destroy(k->stitch);
     janitor_dismiss(&k->janitor);
     fd_close(&k->cgroup_fd);
     generation_free(k->generation);
@@ -559,6 +590,8 @@ int keeper_run(const struct keeper_options *o)
         r = listeners_create(&k.listeners);
     if (r == 0)
         r = seats_create(&k.seats);
+    if (r == 0)
+        r = stitch_create(k.loop, KIND_STITCH, &k.stitch);
     if (r < 0) {
         log_error("cannot start: %s", strerror(-r));
         config_free(o->config);
@@ -568,6 +601,7 @@ int keeper_run(const struct keeper_options *o)
     loop_set_handler(k.loop, KIND_WORKER, on_worker, &k);
     loop_set_handler(k.loop, KIND_CAPTURE, on_capture, &k);
     loop_set_handler(k.loop, KIND_OWNERS, on_owners, &k);
+    loop_set_handler(k.loop, KIND_STITCH, on_stitch, &k);
     r = raise_signals(&k);
     if (r == 0)
         r = workers_create(k.loop, KIND_WORKER, &calls, &k, &k.workers);

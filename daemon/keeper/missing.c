@@ -35,8 +35,6 @@ int missing_check(const struct config *c, char *why, size_t why_size)
         if (config_lacks_dns_server(&c->captures[i]))
             log_warning(CONFIG_LACKS_DNS_SERVER, c->captures[i].policy.name);
     }
-    if (c->fast_path == FAST_STITCH)
-        log_warning("fast-path: stitch is not in this version; auto is used");
     if (c->metrics)
         log_warning("metrics: the listener is not in this version");
     return 0;

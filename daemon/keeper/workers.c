@@ -128,6 +128,7 @@ static int spawn(struct workers *w, struct slot *s)
         .sockmap = w->proof.sockmap,
         .sockmap_why = w->proof.why,
         .needs_mark = g->marked,
+        .stitch_names_fd = g->stitch_names_fd,
         .hold = g->hold,
         .uid = w->uid,
         .gid = w->gid,

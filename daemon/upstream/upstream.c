@@ -23,14 +23,20 @@
 #define SAID_UDP 512
 static _Atomic int64_t *said_udp;
 
+/* When an upstream last answered, likewise. */
+static _Atomic int64_t *answered;
+
 static void share_said(void)
 {
     if (said_udp)
         return;
-    void *p = mmap(NULL, SAID_UDP * sizeof(*said_udp), PROT_READ | PROT_WRITE,
+    void *p = mmap(NULL, (size_t)2 * SAID_UDP * sizeof(*said_udp), PROT_READ | PROT_WRITE,
                    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
-    said_udp = p == MAP_FAILED ? NULL : p;
+    if (p == MAP_FAILED)
+        return;
+    said_udp = p;
+    answered = said_udp + SAID_UDP;
 }
 
 static unsigned hash_name(const char *name)
@@ -190,6 +196,11 @@ void upstream_complain_of_udp(struct upstream *u, const char *error, int64_t int
     log_warning("upstream %s: %s", u->name, error);
 }
 
+int64_t upstream_answered_at(const struct upstream *u)
+{
+    return answered ? answered[hash_name(u->name) % SAID_UDP] : 0;
+}
+
 void upstream_report(struct upstream *u, const char *error, int64_t now)
 {
     if (error) {
@@ -203,4 +214,6 @@ void upstream_report(struct upstream *u, const char *error, int64_t now)
     if (u->healthy && error)
         u->retry_at = now + LOOK_INTERVAL;
     u->healthy = !error;
+    if (!error && answered)
+        answered[hash_name(u->name) % SAID_UDP] = now;
 }

@@ -93,6 +93,9 @@ void upstream_look_again(struct upstream_choice *choice, uint8_t *order, unsigne
 /* What an attempt came to. `error` NULL: it answered. Logs changes, and complaints at most every 10
  * s. */
 void upstream_report(struct upstream *u, const char *error, int64_t now);
+/* When any process that was forked after the first upstream_build() last reported that an upstream
+ * of this name answered, CLOCK_MONOTONIC; 0: never. Workers write it: believe no more than that. */
+int64_t upstream_answered_at(const struct upstream *u);
 /* The same line for an attempt that failed although the upstream answered: says nothing of its
  * health. */
 void upstream_complain(struct upstream *u, const char *error, int64_t now);

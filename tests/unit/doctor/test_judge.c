@@ -211,6 +211,8 @@ static void test_bpf(void **state)
     expect("bpf-cgroup", FINDING_FAIL, "although the privilege is there", "lockdown");
     w.facts.kernel.bpf_worker = -EPERM;
     expect("bpf-worker", FINDING_FAIL, "unprivileged worker", "unprivileged_bpf_disabled");
+    w.facts.kernel.stitch_error = -EOPNOTSUPP;
+    expect("stitch", FINDING_WARN, "so they are relayed", NULL);
     w.facts.kernel.unprivileged_bpf = 0;
     expect("unprivileged-bpf", FINDING_WARN, "every user", "unprivileged_bpf_disabled=2");
 }

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Which captures can be stitched, and whom a failed handshake is blamed on: every reason at every
+ * step of chains with and without a password.
+ */
+#include "keeper/stitch_policy.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static struct config_upstream configs[3];
+static struct upstream chain;
+
+/* A chain: each letter a hop: 5, p (SOCKS5 with a password), 4. */
+static void make_chain(const char *hops)
+{
+    memset(&chain, 0, sizeof(chain));
+    memset(configs, 0, sizeof(configs));
+    for (unsigned i = 0; hops[i]; i++) {
+        configs[i].url.scheme = hops[i] == '4' ? SCHEME_SOCKS4 : SCHEME_SOCKS5;
+        configs[i].url.has_user = configs[i].url.has_password = hops[i] == 'p';
+        snprintf(configs[i].url.host, sizeof(configs[i].url.host), "hop%u", i);
+        configs[i].url.port = 1080;
+        if (hops[i] == 'p') {
+            snprintf(configs[i].url.user, sizeof(configs[i].url.user), "alice");
+            snprintf(configs[i].url.password, sizeof(configs[i].url.password), "S3cret");
+        }
+        chain.hops[chain.n_hops++].config = &configs[i];
+    }
+}
+
+static enum stitch_blame blame(unsigned no_auth, unsigned reason, unsigned step, unsigned code,
+                               unsigned *ret_hop)
+{
+    struct stitch_event e = {
+        .reason = (uint8_t)reason, .step = (uint8_t)step, .code = (uint8_t)code};
+    unsigned hop;
+    enum stitch_blame b = stitch_judge(&chain, no_auth, &e, ret_hop ? ret_hop : &hop);
+    char line[400];
+
+    stitch_describe(&chain, no_auth, &e, line, sizeof(line));
+    assert_null(strstr(line, "S3cret"));
+    assert_null(strstr(line, "alice"));
+    return b;
+}
+
+static void test_replies(void **state)
+{
+    (void)state;
+    make_chain("5");
+    for (unsigned code = 1; code < 256; code++)
+        assert_int_equal(blame(0, STITCH_BY_REPLY, 1, code, NULL),
+                         code == 7 ? STITCH_BLAME_UPSTREAM : STITCH_BLAME_NOBODY);
+    make_chain("4");
+    assert_int_equal(blame(0, STITCH_BY_REPLY, 0, 7, NULL), STITCH_BLAME_NOBODY);
+    assert_int_equal(blame(0, STITCH_BY_REPLY, 0, 0x5b, NULL), STITCH_BLAME_NOBODY);
+}
+
+static void test_others(void **state)
+{
+    static const unsigned reasons[] = {STITCH_BY_PROTOCOL, STITCH_BY_RESET, STITCH_BY_CLOSE,
+                                       STITCH_BY_REFUSAL};
+
+    (void)state;
+    make_chain("5p4");
+    for (size_t i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++) {
+        for (unsigned step = 0; step < 6; step++)
+            assert_int_equal(blame(0, reasons[i], step, 0, NULL), STITCH_BLAME_UPSTREAM);
+    }
+}
+
+/* Two steps of the first hop, three of the second, one of the last: only what that one is asked
+ * about the destination may take its time. */
+static void test_timeouts(void **state)
+{
+    (void)state;
+    make_chain("5p4");
+    for (unsigned step = 0; step < 5; step++)
+        assert_int_equal(blame(0, STITCH_BY_TIMEOUT, step, 0, NULL), STITCH_BLAME_UPSTREAM);
+    assert_int_equal(blame(0, STITCH_BY_TIMEOUT, 5, 0, NULL), STITCH_BLAME_NOBODY);
+    assert_int_equal(blame(2, STITCH_BY_TIMEOUT, 3, 0, NULL), STITCH_BLAME_UPSTREAM);
+    assert_int_equal(blame(2, STITCH_BY_TIMEOUT, 4, 0, NULL), STITCH_BLAME_NOBODY);
+    make_chain("4");
+    assert_int_equal(blame(0, STITCH_BY_TIMEOUT, 0, 0, NULL), STITCH_BLAME_UPSTREAM);
+}
+
+static void test_methods(void **state)
+{
+    unsigned hop = 9;
+
+    (void)state;
+    make_chain("5p4");
+    assert_int_equal(blame(0, STITCH_BY_HOP, 2, 0xff, &hop), STITCH_BLAME_METHOD);
+    assert_int_equal(hop, 1);
+    assert_int_equal(blame(0, STITCH_BY_HOP, 2, 0, &hop), STITCH_BLAME_METHOD);
+    assert_int_equal(blame(0, STITCH_BY_HOP, 2, 1, NULL), STITCH_BLAME_UPSTREAM);
+    assert_int_equal(blame(2, STITCH_BY_HOP, 2, 0xff, NULL), STITCH_BLAME_UPSTREAM);
+    assert_int_equal(blame(0, STITCH_BY_HOP, 0, 0xff, NULL), STITCH_BLAME_UPSTREAM);
+    assert_int_equal(blame(0, STITCH_BY_HOP, 3, 0xff, NULL), STITCH_BLAME_UPSTREAM);
+}
+
+static void test_lines(void **state)
+{
+    struct stitch_event e = {.reason = STITCH_BY_REPLY};
+
+    (void)state;
+    make_chain("5");
+    for (unsigned code = 1; code < 9; code++) {
+        e.code = (uint8_t)code;
+        assert_int_equal(stitch_worth_a_line(&chain, &e), code < 3 || code > 6);
+    }
+    make_chain("4");
+    e.code = 0x5b;
+    assert_false(stitch_worth_a_line(&chain, &e));
+    e.code = 0x5c;
+    assert_true(stitch_worth_a_line(&chain, &e));
+    e.reason = STITCH_BY_RESET;
+    assert_true(stitch_worth_a_line(&chain, &e));
+}
+
+static void test_choose(void **state)
+{
+    unsigned members[] = {1, 0};
+    struct config_group group = {.members = members, .n_members = 2, .policy = POLICY_FAILOVER};
+    struct config_capture k = {.target = TARGET_UPSTREAM, .policy = {.hook = CAPTURE_CGROUP}};
+    struct config c = {.captures = &k, .n_captures = 1, .groups = &group, .n_groups = 1};
+    const char *why = NULL;
+
+    (void)state;
+    assert_int_equal(stitch_choose(&c, 0, &why), 0);
+    k.target = TARGET_GROUP;
+    assert_int_equal(stitch_choose(&c, 0, &why), 1);
+    for (int p = POLICY_ROUND_ROBIN; p <= POLICY_HASH; p++) {
+        group.policy = (enum config_policy)p;
+        group.n_members = 2;
+        assert_int_equal(stitch_choose(&c, 0, &why), -1);
+        assert_non_null(why);
+        group.n_members = 1;
+        assert_int_equal(stitch_choose(&c, 0, &why), 1);
+    }
+    c.idle_timeout = 1;
+    assert_int_equal(stitch_choose(&c, 0, &why), -1);
+    c.idle_timeout = 0;
+    k.connect = CONNECT_EARLY;
+    assert_int_equal(stitch_choose(&c, 0, &why), -1);
+    k.connect = CONNECT_HONEST;
+    k.policy.when_down = CAPTURE_DOWN_DIRECT;
+    assert_int_equal(stitch_choose(&c, 0, &why), -1);
+    k.policy.when_down = CAPTURE_DOWN_REFUSE;
+    assert_int_equal(stitch_choose(&c, 0, &why), 1);
+    k.policy.hook = CAPTURE_OUTPUT;
+    assert_int_equal(stitch_choose(&c, 0, &why), -1);
+    k.policy.hook = CAPTURE_CGROUP;
+    k.policy.action = CAPTURE_REFUSE;
+    assert_int_equal(stitch_choose(&c, 0, &why), -1);
+    k.policy.action = CAPTURE_DIRECT;
+    assert_int_equal(stitch_choose(&c, 0, &why), -1);
+}
+
+static void test_hold_off(void **state)
+{
+    int64_t before = 0;
+
+    (void)state;
+    for (unsigned i = 1; i < 8; i++) {
+        assert_true(stitch_hold_off(i) > before);
+        before = stitch_hold_off(i);
+    }
+    assert_int_equal(stitch_hold_off(9), stitch_hold_off(4000000000u));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_replies),  cmocka_unit_test(test_others),
+        cmocka_unit_test(test_timeouts), cmocka_unit_test(test_methods),
+        cmocka_unit_test(test_lines),    cmocka_unit_test(test_choose),
+        cmocka_unit_test(test_hold_off),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
