@@ -65,6 +65,7 @@ static inline uint32_t capture_injected_mark(enum injected_kind kind, unsigned n
  * A gateway's UDP has CAPTURE_TPROXY_MARK, like its TCP.
  */
 #define CAPTURE_UDP          (CAPTURE_OWN_MARK | 0x4000u)
+#define CAPTURE_UDP_MASK     0xffffc000u /* of all instances */
 #define CAPTURE_INSTANCES    64
 #define CAPTURE_UDP_POLICIES 256 /* that a mark can tell apart; UDP of those beyond is rejected */
 

@@ -38,6 +38,8 @@
  */
 #include "nft/hasty.h"
 
+#include <netinet/in.h>
+
 #include <linux/netfilter.h>
 #include <linux/netfilter/nf_conntrack_common.h>
 #include <linux/rtnetlink.h>
@@ -102,6 +104,9 @@ int nft_add_hasty(struct nft_maker *m, unsigned ports, bool gateway)
 
     if (r < 0)
         return r;
+    nft_rule_match(&rule, NFT_FIELD_META_L4PROTO, NFT_OP_NEQ, IPPROTO_TCP);
+    nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
+    r = append(m, chain, &rule, r);
     nft_match_not_bare_reset(&rule);
     nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
     r = append(m, chain, &rule, r);

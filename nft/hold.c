@@ -72,7 +72,6 @@
 
 #define PRIORITY_INJECTED (-160)
 #define PRIORITY_SOURCE   90
-#define PRIORITY_DELIVERY 200
 
 #define SEED 0x5553u /* any will do, as long as the text is always the same */
 
@@ -437,11 +436,8 @@ int nft_append_injected_nat(struct nft_maker *m, unsigned chain)
 static int add_inbound(struct nft_maker *m, const char *name, int priority, unsigned *ret)
 {
     struct nft_rule rule = {.n_exprs = 0};
-    int r = nft_form_add_chain(m->rs, name, NFT_CHAIN_FILTER, NF_INET_PRE_ROUTING, priority, ret);
+    int r = nft_add_from_lo(m, name, priority, ret);
 
-    nft_rule_match_name(&rule, NFT_FIELD_META_IIFNAME, NFT_OP_NEQ, "lo");
-    nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
-    r = append(m, *ret, &rule, r);
     nft_match_not_syn(&rule);
     nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
     return append(m, *ret, &rule, r);
@@ -485,10 +481,12 @@ static int add_from_lo(struct nft_maker *m, enum nft_field field, const char *na
 
 int nft_add_loopback(struct nft_maker *m)
 {
-    int r = add_from_lo(m, NFT_FIELD_META_MARK, "loopback", PRIORITY_INJECTED, append_recognized);
+    int r =
+        add_from_lo(m, NFT_FIELD_META_MARK, "loopback", NFT_PRIORITY_RECOGNIZED, append_recognized);
 
     if (r == 0)
-        r = add_from_lo(m, NFT_FIELD_META_PRIORITY, "delivery", PRIORITY_DELIVERY, append_tproxy);
+        r = add_from_lo(m, NFT_FIELD_META_PRIORITY, "delivery", NFT_PRIORITY_DELIVERY,
+                        append_tproxy);
     return r;
 }
 

@@ -150,6 +150,16 @@ int nft_append_addr_type_return(struct nft_maker *m, unsigned chain, uint32_t rt
     return nft_append_return(m, chain, &rule);
 }
 
+int nft_add_from_lo(struct nft_maker *m, const char *name, int priority, unsigned *ret_chain)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+    int r =
+        nft_form_add_chain(m->rs, name, NFT_CHAIN_FILTER, NF_INET_PRE_ROUTING, priority, ret_chain);
+
+    nft_rule_match_name(&rule, NFT_FIELD_META_IIFNAME, NFT_OP_NEQ, "lo");
+    return r < 0 ? r : nft_append_return(m, *ret_chain, &rule);
+}
+
 int nft_append_pairs_return(struct nft_maker *m, unsigned chain,
                             const unsigned sets[NFT_N_FAMILIES])
 {

@@ -36,6 +36,17 @@
  */
 #define NFT_INJECTED_LABEL 86
 
+/* Of flows of UDP of this host that came in by lo for a listener (nft/udp.c). */
+#define NFT_UDP_LABEL 87
+
+/*
+ * What this host sends to itself by lo, for TPROXY, is recognized by its mark before mangle, kept
+ * in its priority (tc's), and given to its listener behind the chains of others; nft/hold.c says
+ * why.
+ */
+#define NFT_PRIORITY_RECOGNIZED (-160)
+#define NFT_PRIORITY_DELIVERY   200
+
 /* What a capture does with a connection of one family. */
 enum nft_treatment { NFT_TREAT_REDIRECT, NFT_TREAT_HOLD, NFT_TREAT_RETURN, NFT_TREAT_REFUSE };
 
@@ -82,6 +93,8 @@ bool nft_way_is_local(const struct capture_policy *p, struct nft_way way);
 int nft_append_return(struct nft_maker *m, unsigned chain, struct nft_rule *rule);
 int nft_append_own_mark_return(struct nft_maker *m, unsigned chain);
 int nft_append_addr_type_return(struct nft_maker *m, unsigned chain, uint32_t rtn);
+/* Begins a chain at prerouting that looks only at what comes in by lo. */
+int nft_add_from_lo(struct nft_maker *m, const char *name, int priority, unsigned *ret_chain);
 /* Sets of addresses with TCP ports, as in struct nft_shared_sets. */
 int nft_append_pairs_return(struct nft_maker *m, unsigned chain,
                             const unsigned sets[NFT_N_FAMILIES]);

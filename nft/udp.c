@@ -9,16 +9,27 @@
  *
  *   select_udp       route, output, priority -125: selects, by all captures of hook output and
  *                    cgroup in their order. What is taken gets the mark of its policy, by which it
- *                    is routed again, to lo (nft/routes.h). What is rejected is rejected here.
+ *                    is routed again, to lo (nft/routes.h). Also `udp = "reject"` is taken, and
+ *                    answered by the worker, as a reject here would make send() fail with EPERM.
+ *                    What is refused because of `upstream = "refuse"` is refused here.
  *   udp_destination  nat, output, and udp_source, nat, postrouting, before those of others: what is
  *                    taken keeps its addresses, also where a rule of somebody's translates DNS, or
  *                    all that leaves.
  *   udp_astray       filter, postrouting: a socket that is bound to an interface, or an address
- * that is, cannot be routed to lo. It must not leave by that interface. udp_loopback     filter,
- * prerouting, priority -160, before marks are restored in mangle: from lo and with the mark, to the
- * listener of the policy. The packet has its route already, so that no reverse path is checked, and
- * nothing more is asked of the mark. udp_gateway      filter, prerouting, priority -130: forwarded
- * UDP, as nft/gateway.c does with TCP
+ *                    that is, cannot be routed to lo. It must not leave by that interface.
+ *   udp_loopback     filter, prerouting, priority -160, before marks are restored in mangle: what
+ *                    is from lo and has the mark gets it as its priority, and a label.
+ *   udp_delivery     filter, prerouting, priority 200, behind the chains of others: by the
+ *                    priority, to the listener of the policy. nft/hold.c does the same and says
+ *                    why. The packet has its route already, so that nothing is asked of the mark.
+ *   udp_gateway      filter, prerouting, priority -130: forwarded UDP, as nft/gateway.c does with
+ *                    TCP. A reverse path check finds where it came from (nft/routes.h).
+ *
+ * Between the two others may overwrite the mark, but not the priority. What has lost that is
+ * dropped if it still has the mark. If it has neither, it is dropped if its flow has the label and
+ * its destination is no address of this host: such a packet comes in by lo for no other reason,
+ * and a server that listens on the wildcard address would get it. To an address of this host it
+ * passes, as a flow looks the same that is no longer selected.
  *
  * A `run` that is inside what a daemon captures comes first, by a priority that is one lower; the
  * daemon then sees an own mark.
@@ -52,7 +63,6 @@
 #define PRIORITY_DESTINATION (-110)
 #define PRIORITY_SOURCE      90
 #define PRIORITY_ASTRAY      (-140)
-#define PRIORITY_LOOPBACK    (-160)
 #define PRIORITY_GATEWAY     (-130)
 
 static const uint32_t nfproto[] = {[NFT_V4] = NFPROTO_IPV4, [NFT_V6] = NFPROTO_IPV6};
@@ -97,10 +107,11 @@ static void match_udp(struct nft_rule *rule, enum nft_op op)
     nft_rule_match(rule, NFT_FIELD_META_L4PROTO, op, IPPROTO_UDP);
 }
 
-/* What this instance has taken from this host. */
-static void match_taken(const struct nft_maker *m, struct nft_rule *rule, enum nft_op op)
+/* What this instance has taken from this host, by the mark or the priority. */
+static void match_taken(const struct nft_maker *m, struct nft_rule *rule, enum nft_field field,
+                        enum nft_op op)
 {
-    nft_rule_match_masked(rule, NFT_FIELD_META_MARK, op, capture_udp_mark(m->set->instance, 0),
+    nft_rule_match_masked(rule, field, op, capture_udp_mark(m->set->instance, 0),
                           CAPTURE_KIND_MASK);
 }
 
@@ -225,7 +236,7 @@ static int append_keep(struct nft_maker *m, unsigned chain, enum nft_expr_kind k
     int r = 0;
 
     for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++) {
-        match_taken(m, &rule, NFT_OP_EQ);
+        match_taken(m, &rule, NFT_FIELD_META_MARK, NFT_OP_EQ);
         nft_rule_add(&rule, kind)->v6 = f == NFT_V6;
         r = append(m, chain, &rule, r);
     }
@@ -259,7 +270,7 @@ static int add_astray(struct nft_maker *m)
     int r = nft_form_add_chain(m->rs, "udp_astray", NFT_CHAIN_FILTER, NF_INET_POST_ROUTING,
                                PRIORITY_ASTRAY, &chain);
 
-    match_taken(m, &rule, NFT_OP_EQ);
+    match_taken(m, &rule, NFT_FIELD_META_MARK, NFT_OP_EQ);
     nft_rule_match_name(&rule, NFT_FIELD_META_OIFNAME, NFT_OP_NEQ, "lo");
     nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
     return append(m, chain, &rule, r);
@@ -276,33 +287,84 @@ static bool takes(const struct nft_maker *m, size_t i, unsigned hooks, enum nft_
     return false;
 }
 
+static int append_recognized(struct nft_maker *m, unsigned chain, size_t i)
+{
+    uint32_t mark = capture_udp_mark(m->set->instance, (unsigned)i);
+    struct nft_rule rule = {.n_exprs = 0};
+
+    nft_match_mark(&rule, mark, UINT32_MAX);
+    nft_rule_add(&rule, NFT_EXPR_SET_LABEL)->number = NFT_UDP_LABEL;
+    nft_rule_add(&rule, NFT_EXPR_SET_PRIORITY)->number = mark;
+    nft_rule_verdict(&rule, NFT_VERDICT_ACCEPT, 0);
+    return append(m, chain, &rule, 0);
+}
+
 static int add_loopback(struct nft_maker *m, size_t n)
 {
     struct nft_rule rule = {.n_exprs = 0};
     unsigned chain;
-    int r = nft_form_add_chain(m->rs, "udp_loopback", NFT_CHAIN_FILTER, NF_INET_PRE_ROUTING,
-                               PRIORITY_LOOPBACK, &chain);
+    int r = nft_add_from_lo(m, "udp_loopback", NFT_PRIORITY_RECOGNIZED, &chain);
 
-    nft_rule_match_name(&rule, NFT_FIELD_META_IIFNAME, NFT_OP_NEQ, "lo");
-    nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
-    r = append(m, chain, &rule, r);
-    match_taken(m, &rule, NFT_OP_NEQ);
+    match_taken(m, &rule, NFT_FIELD_META_MARK, NFT_OP_NEQ);
     nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
     r = append(m, chain, &rule, r);
     for (size_t i = 0; r == 0 && i < n; i++)
-        for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++) {
-            if (!takes(m, i, NFT_LOCAL_HOOKS, f))
-                continue;
-            nft_rule_match(&rule, NFT_FIELD_META_NFPROTO, NFT_OP_EQ, nfproto[f]);
-            nft_match_mark(&rule, capture_udp_mark(m->set->instance, (unsigned)i), UINT32_MAX);
-            match_udp(&rule, NFT_OP_EQ);
-            struct nft_expr *e = nft_rule_add(&rule, NFT_EXPR_TPROXY);
+        if (takes(m, i, NFT_LOCAL_HOOKS, NFT_V4) || takes(m, i, NFT_LOCAL_HOOKS, NFT_V6))
+            r = append_recognized(m, chain, i);
+    nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
+    return append(m, chain, &rule, r);
+}
 
-            e->v6 = f == NFT_V6;
-            e->port = nft_udp_port(&m->set->policies[i], f);
-            nft_rule_verdict(&rule, NFT_VERDICT_ACCEPT, 0);
-            r = append(m, chain, &rule, r);
-        }
+/* What somebody has given another priority is dropped, if it can be told; see the top. */
+static int append_strangers(struct nft_maker *m, unsigned chain)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+
+    match_taken(m, &rule, NFT_FIELD_META_PRIORITY, NFT_OP_NEQ);
+    match_taken(m, &rule, NFT_FIELD_META_MARK, NFT_OP_EQ);
+    nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
+    int r = append(m, chain, &rule, 0);
+
+    /* The label does not say whose it is. */
+    nft_rule_match_masked(&rule, NFT_FIELD_META_PRIORITY, NFT_OP_NEQ, CAPTURE_UDP,
+                          CAPTURE_UDP_MASK);
+    nft_rule_match_any(&rule, NFT_FIELD_CT_LABEL, NFT_UDP_LABEL);
+    nft_rule_match(&rule, NFT_FIELD_FIB_DADDR_TYPE, NFT_OP_NEQ, RTN_LOCAL);
+    nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
+    r = append(m, chain, &rule, r);
+    match_taken(m, &rule, NFT_FIELD_META_PRIORITY, NFT_OP_NEQ);
+    nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
+    return append(m, chain, &rule, r);
+}
+
+static int append_delivery(struct nft_maker *m, unsigned chain, size_t i, enum nft_family f)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+
+    nft_rule_match(&rule, NFT_FIELD_META_NFPROTO, NFT_OP_EQ, nfproto[f]);
+    nft_rule_match(&rule, NFT_FIELD_META_PRIORITY, NFT_OP_EQ,
+                   capture_udp_mark(m->set->instance, (unsigned)i));
+    match_udp(&rule, NFT_OP_EQ);
+    struct nft_expr *e = nft_rule_add(&rule, NFT_EXPR_TPROXY);
+
+    e->v6 = f == NFT_V6;
+    e->port = nft_udp_port(&m->set->policies[i], f);
+    nft_rule_verdict(&rule, NFT_VERDICT_ACCEPT, 0);
+    return append(m, chain, &rule, 0);
+}
+
+static int add_delivery(struct nft_maker *m, size_t n)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+    unsigned chain;
+    int r = nft_add_from_lo(m, "udp_delivery", NFT_PRIORITY_DELIVERY, &chain);
+
+    if (r == 0)
+        r = append_strangers(m, chain);
+    for (size_t i = 0; r == 0 && i < n; i++)
+        for (enum nft_family f = NFT_V4; r == 0 && f < NFT_N_FAMILIES; f++)
+            if (takes(m, i, NFT_LOCAL_HOOKS, f))
+                r = append_delivery(m, chain, i, f);
     nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
     return append(m, chain, &rule, r);
 }
@@ -425,6 +487,8 @@ int nft_udp_add(struct nft_maker *m, struct nft_udp_counts n)
         r = add_astray(m);
     if (r == 0 && local)
         r = add_loopback(m, n.local);
+    if (r == 0 && local)
+        r = add_delivery(m, n.local);
     if (r == 0 && any)
         r = add_nat(m);
     return r == 0 && n.gateway > 0 ? add_gateway(m, n.gateway) : r;

@@ -10,7 +10,7 @@ limit: an application that speaks SOCKS itself, or a gateway that only forwards.
 import math
 from xml.sax.saxutils import escape
 
-from figures import FIGURES, heading, median
+from figures import figures, heading, median
 from rows import OURS, TABLES
 
 # What is drawn; the table has the rest.
@@ -68,7 +68,7 @@ def panels(doc):
         tables = [t for t in TABLES if t[1] == limit]
         peer = tables[0][2]
         ours = [row for t in tables for row in t[3] if row in doc["rows"]]
-        shown = [f for f in FIGURES if f[0] in DRAWN and
+        shown = [f for f in figures(doc, doc["rows"]) if f[0] in DRAWN and
                  any(goodness(doc, f[0], row, peer, f[3]) is not None for row in ours)]
         if shown:
             yield title, limit, peer, ours, sorted(shown, key=lambda f: DRAWN.index(f[0]))

@@ -156,10 +156,40 @@ is "$(ask "${RUN[@]}" -u "socks5h://$PROXY4:1080" -- python 'try:
     s = udp(timeout=3); s.setsockopt(socket.SOL_SOCKET, 25, b"up0"); print(unconnected(sys.argv[1], s=s)[0])
 except OSError as e: print("nothing")' "$NET4")" nothing "run: a socket bound to a device does not get out"
 
+# Reverse path checks: firewalld's, which is of IPv6, the same for IPv4, and at other places where
+# somebody may have them.
+check_paths() {
+    local p
+    for p in raw -155 'filter + 10' 190; do
+        ns client nft -f - <<-NFT || bail "a reverse path check"
+	table inet rpfilter {
+	    chain at_${p//[^a-z0-9]/} {
+	        type filter hook prerouting priority $p; policy accept;
+	        icmpv6 type { nd-router-advert, nd-neighbor-solicit } accept
+	        meta nfproto ipv6 fib saddr . mark . iif oif missing drop
+	        meta nfproto ipv4 fib saddr . mark . iif oif missing drop
+	    }
+	}
+	NFT
+    done
+}
+# beside_checks HOOK: what it sees while they are there.
+beside_checks() {
+    check_paths
+    via "$1"
+    is "$(ask "${WHERE[@]}" python 'line = lambda a: print(*unconnected(a), *connected(a))
+line(sys.argv[1]); line(sys.argv[2])' "$NET4" "$NET6")" \
+        "$EXIT4 $NET4 9000 $EXIT4 $NET4 9000"$'\n'"$EXIT6 $NET6 9000 $EXIT6 $NET6 9000" \
+        "$1: both families, beside reverse path checks"
+    ns client nft delete table inet rpfilter
+}
+beside_checks run
+
 # --- hook = "output"
 config "socks5h://$PROXY4:1080" all output u 'dns = "tcp"' >"$TMP/first"
 us_daemon client <"$TMP/first"
 everything output
+beside_checks output
 cone output
 is "$(us_flows undersock "sorted({(f['proto'], f['capture'], f['state']) for f in s if f['destination'].endswith(':443')})")" \
     "[('udp', 'all', 'relay')]" "output: flows has them"
@@ -212,6 +242,7 @@ is "$(rules)" "$before" "output: nothing of it is left"
 # --- hook = "cgroup", by a daemon
 us_daemon client < <(config "socks5h://$PROXY4:1080" app cgroup u)
 everything cgroup
+beside_checks cgroup
 cone cgroup
 is "$(watched leak) $(direct_ones)" "0 0" "cgroup: nothing went around it"
 is "$(ask ns client python 'print(connected(sys.argv[1])[0])' "$NET4")" "$CLIENT4" "cgroup: who is not in it goes direct"

@@ -59,18 +59,10 @@ is "$(ns client curl -qsS --max-time 20 "http://$NET4:9000/")" "$EXIT4" "curl, I
 is "$(ns client curl -qgsS --max-time 20 "http://[$NET6]:9000/")" "$EXIT6" "curl, IPv6"
 
 # --- the rules
-normal() { sed 's/{ # progname .*$/{/'; }
-# After a reload the workers have other seats than after a start: their ports, marks and groups. And
-# chains that were there keep their place in the listing.
-any_seat() {
-    python3 -c 'import sys; t = sys.stdin.read().rstrip(); print("\n\n".join(sorted(t.removesuffix("}").rstrip().split("\n\n"))))' | sed -E -z -e 's/,[[:space:]]*(127\.0\.0\.1|::1) \. 611[0-9]{2}//g' \
-        -e 's/\t\tmeta nfproto ipv[46] meta mark 0x555380[0-9a-f]{2} [^\n]*\n//g' \
-        -e 's/group 217[0-9]{2}/group SEAT/g'
-}
 same_rules() { # DESCRIPTION [FILTER]
     local installed printed
-    installed=$(ns client nft list table inet undersock | normal | "${2:-any_seat}")
-    printed=$(ns client "$UNDERSOCK" rules -c "$CONF" | "${2:-any_seat}")
+    installed=$(installed_rules client | "${2:-without_seats}")
+    printed=$(ns client "$UNDERSOCK" rules -c "$CONF" | "${2:-without_seats}")
     is "$installed" "$printed" "rules prints what is installed: $1"
 }
 same_rules "no selection" cat

@@ -47,7 +47,7 @@ seen() { ns "$1" "$TOOLS/who" "${@:2}"; }
 both_seen() { echo "$(seen "$1" "$NET4" "${2:-9000}") $(seen "$1" "$NET6" "${2:-9000}")"; }
 # Word for word after a start; a reload has other seats.
 same_rules() { # DESCRIPTION [FILTER]
-    is "$(ns client nft list table inet undersock | sed 's/{ # progname .*$/{/' | ${2:-without_seats})" \
+    is "$(installed_rules client | ${2:-without_seats})" \
         "$(ns client "$UNDERSOCK" rules -c "$CONF" | ${2:-without_seats})" "rules prints what is installed: $1"
 }
 policy_routes() {

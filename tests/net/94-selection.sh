@@ -47,7 +47,7 @@ reload() { # the captures on standard input
 }
 # A reload keeps the listeners of captures that stay; `rules` has the ports of a new start.
 same_rules() {
-    is "$(ns client nft list table inet undersock | sed 's/{ # progname .*$/{/' | without_seats | without_ports)" \
+    is "$(installed_rules client | without_seats | without_ports)" \
         "$(ns client "$UNDERSOCK" rules -c "$CONF" | without_seats | without_ports)" "rules prints what is installed: $1"
 }
 without_ports() { sed -E 's/61[0-9]{3}/PORT/g; s/(0x5553|5553:)8[23][0-9a-f]{2}/EARLY/g; s/( . PORT,).* . SEAT/\1 SEAT/'; }

@@ -705,6 +705,13 @@ us_sum() { us_status "$1" "sum(w['$2'] for w in s['workers'])"; }
 us_serving() { us_status "$1" "sum(w['$2'] for w in s['workers'] if not w['draining'])"; }
 us_reload() { bounded 30 "$UNDERSOCK" reload -s "$TMP/$1.sock"; }
 
+# installed_rules NAMESPACE: our table as nft lists it, in the words of `undersock rules`: without the
+# program behind `flags owner`, and what is in a set for a moment only (nft/hasty.c).
+installed_rules() {
+    ns "$1" nft list table inet undersock |
+        sed -E -z 's/\{ # progname [^\n]*/{/; s/\n\t\telements = \{[^}]* expires [^}]*\}//g'
+}
+
 # without_seats: of nft's rules, what is there for each seat (keeper/seats.h) once and without its number:
 # after a reload there are other seats than at a start, and more. What is left of a seat is what it must
 # have in common with all others, the distance between its number and its port. Chains and sets are
@@ -724,6 +731,7 @@ def plain(block):
         if m:
             line = re.sub(r"(?:0x5553|5553:)8" + m[1] + m[2], "SEAT" + m[1], line)
             line = re.sub(r":(\d{5})\b", lambda p: ":%d" % (int(p[1]) - int(m[2], 16)), line)
+        line = re.sub(r"tcp sport (\d+) drop", lambda p: "tcp sport SEAT drop" if 61144 <= int(p[1]) < 61336 else p[0], line)
         m = re.search(r"sport mod (\d+) .* group (\d+)", line)
         if m:
             line = line.replace("group " + m[2], "group %d" % ((int(m[2]) - 21760) % int(m[1])))

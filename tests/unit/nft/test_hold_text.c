@@ -20,6 +20,7 @@
 #define HASTY_CHAIN                                              \
     "\tchain hasty {\n"                                          \
     "\t\ttype filter hook output priority raw; policy accept;\n" \
+    "\t\tmeta l4proto != tcp return\n"                           \
     "\t\ttcp flags != rst / fin,syn,rst,ack return\n"            \
     "\t\ttcp dport != @hasty_ports return\n"                     \
     "\t\toifname \"lo\" tcp sport 41002 drop\n"                  \
@@ -261,6 +262,7 @@ static void test_a_gateway_with_several_seats(void **state)
 static void test_hasty_resets(void **state)
 {
     static const char output[] = "\t\ttype filter hook output priority raw; policy accept;\n"
+                                 "\t\tmeta l4proto != tcp return\n"
                                  "\t\ttcp flags != rst / fin,syn,rst,ack return\n"
                                  "\t\ttcp dport != @hasty_ports return\n"
                                  "\t\toifname \"lo\" tcp sport 41002 drop\n"
@@ -288,6 +290,7 @@ static void test_hasty_resets(void **state)
 
     expect_rules(&set, "hasty",
                  "\t\ttype filter hook output priority raw; policy accept;\n"
+                 "\t\tmeta l4proto != tcp return\n"
                  "\t\ttcp flags != rst / fin,syn,rst,ack return\n"
                  "\t\ttcp dport != @hasty_ports return\n"
                  "\t\toifname \"lo\" tcp sport 41002 drop\n");

@@ -81,6 +81,28 @@ static int refused(const char *where)
     return r;
 }
 
+/* Of both families, as firewalld has it for IPv6 (10), before everybody, and around our chains. */
+static void check_reverse_paths(void)
+{
+    CHECK(system("n=0; for p in -300 -155 10 190; do n=$((n + 1)); nft \"table inet paths$n { "
+                 "chain pre { type filter hook prerouting priority $p; fib saddr . mark . iif oif "
+                 "missing drop; }; }\" || exit 1; done") == 0);
+}
+
+/* A chain of somebody's between our two, in the place of what was there. */
+static void others_set(const char *statements)
+{
+    char command[512];
+
+    snprintf(
+        command, sizeof(command),
+        "nft 'add table inet theirs; delete table inet theirs; add table inet theirs; add chain "
+        "inet theirs pre { type filter hook prerouting priority 0; }; add rule inet theirs pre "
+        "iifname lo %s'",
+        statements);
+    CHECK(system(command) == 0);
+}
+
 /* ---- this host ---- */
 
 static void both_families_go_round(void)
@@ -124,6 +146,66 @@ static void both_families_go_round(void)
                          "[2001:db8::6]:53; }; }'") == 0);
         }
     }
+    CHECK(leaks() == 0);
+}
+
+static void reverse_paths_are_checked(void)
+{
+    static const struct capture_policy policies[] = {{PROXY("all"), TAKE}};
+    const struct capture_set set = {POLICIES(policies), OWN};
+    struct lan lan = set_up();
+
+    (void)lan;
+    check_reverse_paths();
+    put_in_force(&set);
+    for (unsigned i = 0; i < 2; i++) {
+        int app = udp_to(far[i], 0);
+
+        for (unsigned k = 0; k < 2; k++) {
+            CHECK(send(app, "ask", 3, 0) == 3);
+            CHECK(goes_round(app, listener[i], far[i], far[i]));
+        }
+        close(app);
+    }
+    CHECK(leaks() == 0);
+}
+
+/* A mark is not needed any more; what has lost its priority reaches nobody. */
+static void marks_and_priorities_of_others(void)
+{
+    static const char *const harmful[] = {"meta priority set 1:1",
+                                          "meta priority set 1:1 meta mark set 7"};
+    static const struct capture_policy policies[] = {{PROXY("all"), TAKE}};
+    const struct capture_set set = {POLICIES(policies), OWN};
+    struct lan lan = set_up();
+    int here[] = {udp_socket(AF_INET), udp_socket(AF_INET6)};
+
+    (void)lan;
+    for (unsigned i = 0; i < 2; i++) {
+        struct addr any = parse_addr(i == 0 ? "0.0.0.0:443" : "[::]:443");
+        struct sockaddr_storage ss;
+        socklen_t len = addr_to_sockaddr(&any, &ss);
+        int one = 1;
+
+        if (i == 1)
+            CHECK(setsockopt(here[i], SOL_IPV6, IPV6_V6ONLY, &one, sizeof(one)) == 0);
+        CHECK(bind(here[i], (struct sockaddr *)&ss, len) == 0);
+    }
+    put_in_force(&set);
+    others_set("meta mark set 7");
+    CHECK(is_taken(far[0]) && is_taken(far[1]));
+    for (unsigned k = 0; k < COUNT(harmful); k++) {
+        others_set(harmful[k]);
+        for (unsigned i = 0; i < 2; i++) {
+            CHECK(!is_taken(far[i]));
+            CHECK(recv_in(here[i], QUIET_MS) == -ETIMEDOUT);
+        }
+    }
+    /* With its own address nothing is selected, and comes by lo all the same. */
+    int near = udp_to("198.18.9.1:443", 0);
+
+    CHECK(send(near, "x", 1, 0) == 1 && recv_in(here[0], PATIENCE_MS) == 1);
+    close(near);
     CHECK(leaks() == 0);
 }
 
@@ -434,6 +516,7 @@ static void instances_side_by_side(void)
     int app[2];
 
     (void)lan;
+    check_reverse_paths();
     make_cgroup();
     for (unsigned i = 0; i < 2; i++)
         app[i] = socket_inside(family_of[i]);
@@ -563,6 +646,7 @@ static void of_a_gateways_clients(void)
     CHECK(nft_guard_build(&set, &rs) == 0 && nft_guard_install(rs, why, sizeof(why)) == 0);
     CHECK(system("for i in all default lan0 wan0; do sysctl -qw net.ipv4.conf.$i.rp_filter=1; "
                  "done") == 0);
+    check_reverse_paths();
     for (unsigned i = 0; i < 2; i++) {
         struct addr from = parse_addr(stranger[i]), expected = parse_addr(far[i]);
 
@@ -654,6 +738,8 @@ static void answers_are_forwarded(void)
     }
 
 NETNS_TEST(both_families_go_round)
+NETNS_TEST(reverse_paths_are_checked)
+NETNS_TEST(marks_and_priorities_of_others)
 NETNS_TEST(large_datagrams_stay_whole)
 NETNS_TEST(strangers_may_answer)
 NETNS_TEST(what_is_not_taken)
@@ -672,6 +758,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_both_families_go_round),
+        cmocka_unit_test(test_reverse_paths_are_checked),
+        cmocka_unit_test(test_marks_and_priorities_of_others),
         cmocka_unit_test(test_large_datagrams_stay_whole),
         cmocka_unit_test(test_strangers_may_answer),
         cmocka_unit_test(test_what_is_not_taken),
