@@ -249,6 +249,21 @@ static long walk_option(__u32 n, void *ctx)
     return 0;
 }
 
+/* Whether *len is 1 to max. Older verifiers (6.1) learn nothing from `len != 0`: they see it in a
+ * number that begins at 0 and is one less. */
+static __always_inline bool within(__u32 *len, __u32 max)
+{
+    __u32 less = *len - 1;
+
+    asm volatile("" : "+r"(less));
+    if (less >= max)
+        return false;
+    less++;
+    asm volatile("" : "+r"(less));
+    *len = less;
+    return true;
+}
+
 /* Reads the options into the scratch. `strip`: takes out what stands in the way of a handshake of
  * ours; store_options() then brings it into the packet. */
 static __noinline int read_options(struct __sk_buff *skb, const struct packet *p, int strip)
@@ -262,11 +277,7 @@ static __noinline int read_options(struct __sk_buff *skb, const struct packet *p
     len = p->options_len;
     if (!len)
         return 0;
-    if (len > OPTIONS_MAX)
-        return -1;
-    asm volatile("" : "+r"(len));
-    if (len < 1 || len > OPTIONS_MAX ||
-        bpf_skb_load_bytes(skb, p->tcp + TCP_HEADER, s->options, len))
+    if (!within(&len, OPTIONS_MAX) || bpf_skb_load_bytes(skb, p->tcp + TCP_HEADER, s->options, len))
         return -1;
     __builtin_memcpy(s->before, s->options, OPTIONS_MAX);
     s->options_len = len;
@@ -286,11 +297,10 @@ static __noinline int store_options(struct __sk_buff *skb, const struct packet *
     if (!s->dirty)
         return 0;
     len = s->options_len;
-    if (len < 1 || len > OPTIONS_MAX)
-        return -1;
     difference =
         bpf_csum_diff((__be32 *)s->before, OPTIONS_MAX, (__be32 *)s->options, OPTIONS_MAX, 0);
-    if (bpf_skb_store_bytes(skb, p->tcp + TCP_HEADER, s->options, len, 0))
+    if (!within(&len, OPTIONS_MAX) ||
+        bpf_skb_store_bytes(skb, p->tcp + TCP_HEADER, s->options, len, 0))
         return -1;
     return bpf_l4_csum_replace(skb, p->tcp + TCP_CHECKSUM, 0, difference, 0) ? -1 : 0;
 }
@@ -365,6 +375,7 @@ static __noinline int build(struct __sk_buff *skb, const struct segment *g,
     struct tcp_header tcp = {};
     __u32 options, at, len, header;
     __s64 sum;
+    const __u8 *payload;
     int offset;
     bool partial;
 
@@ -373,8 +384,15 @@ static __noinline int build(struct __sk_buff *skb, const struct segment *g,
     options = g->options_len;
     at = g->at;
     len = g->len;
-    if (options > OPTIONS_MAX || options & 3 || at > STITCH_STATIC || len > STITCH_REQUEST)
+    if (options > OPTIONS_MAX || options & 3 || len > STITCH_REQUEST)
         return -1;
+    /* 6.1 forgets the bound of a number that was on the stack when it was compared, and keeps
+     * that of a pointer. */
+    asm volatile("" : "+r"(at));
+    if (at > STITCH_STATIC)
+        return -1;
+    payload = flow->bytes + at;
+    asm volatile("" : "+r"(payload));
     header = is_v4(g->key.local) ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
     if (resize(skb, g->l2 + header + TCP_HEADER + options + len))
         return -1;
@@ -403,19 +421,17 @@ static __noinline int build(struct __sk_buff *skb, const struct segment *g,
         asm volatile("" : "+r"(padded));
         if (padded > STITCH_REQUEST)
             return -1;
-        sum = bpf_csum_diff(NULL, 0, (__be32 *)(flow->bytes + at), padded, sum);
+        sum = bpf_csum_diff(NULL, 0, (__be32 *)payload, padded, sum);
     }
     tcp.check = partial ? fold(sum) : ~fold(sum);
 
     if (bpf_skb_store_bytes(skb, offset, &tcp, sizeof(tcp), 0))
         return -1;
-    asm volatile("" : "+r"(options));
-    if (options >= 1 && options <= OPTIONS_MAX &&
+    if (within(&options, OPTIONS_MAX) &&
         bpf_skb_store_bytes(skb, offset + TCP_HEADER, s->options, options, 0))
         return -1;
-    asm volatile("" : "+r"(len));
-    if (len >= 1 && len <= STITCH_REQUEST &&
-        bpf_skb_store_bytes(skb, offset + TCP_HEADER + options, flow->bytes + at, len, 0))
+    if (within(&len, STITCH_REQUEST) &&
+        bpf_skb_store_bytes(skb, offset + TCP_HEADER + options, payload, len, 0))
         return -1;
     bpf_set_hash_invalid(skb);
     return 0;

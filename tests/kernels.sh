@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# tests/kernels.sh VMLINUZ [FILE...]: runs tests under another kernel, in QEMU, on this machine's files.
+#
+# VMLINUZ is vmlinuz-VERSION, as a distribution packages it, with its modules beside: in ../lib/modules/VERSION
+# or ../usr/lib/modules/VERSION. A package that was only unpacked will do:
+#
+#     apt-get download linux-image-6.1.0-55-amd64 && dpkg -x linux-image-6.1.0-55-amd64_*.deb /var/tmp/6.1
+#     make tests-build && sudo tests/kernels.sh /var/tmp/6.1/boot/vmlinuz-*
+#
+# The guest's root is the host's over 9p, read-only, under an overlay in memory: it has the tests, the
+# programs and the libraries that are here, and nothing that it writes stays. The FILEs go to tests/run.sh
+# in it, whose exit status is this one's; without them it is DEFAULT below, what depends on the kernel most.
+#
+#     ACCEL=tcg,thread=multi  or kvm       CPUS=2, MEMORY=3072 (MiB)
+#     LIMIT=1800              seconds that a file may take; emulation is slow
+#     GUEST=COMMAND           run by bash in the guest instead of tests/run.sh
+#     B, V, JOBS              as for tests/run.sh (JOBS=1 here)
+#
+# Needs root (to read what the host's root may read), qemu-system-x86, busybox-static, cpio and kmod.
+
+set -u
+TOP=$(cd "$(dirname "$0")/.." && pwd)
+PATH=$PATH:/usr/sbin:/sbin
+B=${B:-build}
+DEFAULT=(
+    tests/unit/bpf/test_*.c tests/unit/nft/test_*.c
+    tests/net/20-*.sh tests/net/22-*.sh tests/net/110-*.sh tests/net/112-*.sh tests/net/140-*.sh
+    tests/net/141-*.sh
+)
+# What the guest cannot begin without.
+MODULES=(virtio_pci 9p 9pnet_virtio overlay)
+
+die() {
+    echo "kernels: $*" >&2
+    exit 2
+}
+
+if (($# == 0)) || [[ $1 == -* ]]; then
+    sed -n '4,/^$/s/^# \?//p' "$0"
+    exit 2
+fi
+((EUID == 0)) || die "run it as root"
+for tool in qemu-system-x86_64 busybox cpio depmod modprobe gzip; do
+    command -v $tool >/dev/null || die "$tool is not installed"
+done
+
+kernel=$(realpath -e -- "$1") || die "no kernel $1"
+shift
+version=${kernel##*/vmlinuz-}
+for modules in "${kernel%/*/*}"/{lib,usr/lib}/modules/"$version"; do
+    [[ -d $modules/kernel ]] && break
+done
+[[ -d $modules/kernel ]] || die "no modules of $version: looked for $modules"
+base=${modules%/lib/modules/*}
+[[ -e $modules/modules.dep ]] || depmod -b "$base" "$version" || die "depmod"
+
+cd "$TOP" || exit 2
+if ((!$#)); then
+    # A unit test is named by its source here, and is what was built of it.
+    for file in "${DEFAULT[@]}"; do
+        [[ $file == *.c ]] && file=$B/${file%.c}
+        set -- "$@" "$file"
+    done
+fi
+command=${GUEST:-"tests/run.sh -t ${LIMIT:-1800} ${*@Q}"}
+
+tmp=$(mktemp -d) || exit 2
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 130' INT TERM HUP
+
+# ---- What it boots ------------------------------------------------------------------------------
+
+mkdir -p "$tmp"/root/{bin,proc,sys,dev,host,overlay,new,modules}
+cp "$(command -v busybox)" "$tmp/root/bin/busybox"
+for module in "${MODULES[@]}"; do
+    # A kernel may have it built in.
+    modprobe -d "$base" -S "$version" --show-depends "$module" 2>/dev/null
+done | awk '$1 == "insmod" && !seen[$2]++ {print $2}' | while read -r file; do
+    name=${file##*/}
+    name=${name%%.ko*}.ko
+    case $file in
+    *.xz) xz -dc "$file" ;;
+    *.zst) zstd -dcq "$file" ;;
+    *.gz) gzip -dc "$file" ;;
+    *) cat "$file" ;;
+    esac >"$tmp/root/modules/$name" && echo "$name" >>"$tmp/root/modules/order"
+done
+
+cat >"$tmp/root/init" <<'INIT'
+#!/bin/busybox sh
+b=/bin/busybox
+$b mount -t proc proc /proc
+$b mount -t sysfs sys /sys
+$b mount -t devtmpfs dev /dev
+[ ! -e /modules/order ] || while read -r m; do $b insmod /modules/$m; done </modules/order
+$b mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,ro,cache=loose host /host || $b poweroff -f
+$b mount -t tmpfs -o size=75% overlay /overlay
+$b mkdir /overlay/upper /overlay/work
+$b mount -t overlay -o lowerdir=/host,upperdir=/overlay/upper,workdir=/overlay/work root /new || $b poweroff -f
+for d in proc sys dev; do $b mount --move /$d /new/$d; done
+$b mount -t tmpfs run /new/run
+$b cp /guest /new/run/guest
+exec $b switch_root /new /bin/bash /run/guest
+INIT
+cat >"$tmp/root/guest" <<GUEST
+export PATH=$PATH HOME=/root LC_ALL=C.UTF-8 B=${B@Q} V=${V:-} JOBS=${JOBS:-1}
+cd ${TOP@Q} || exit
+mkdir -p /dev/pts /dev/shm /lib/modules/$version
+mount -t devpts devpts /dev/pts
+mount -t tmpfs shm /dev/shm
+ln -sf /proc/self/fd /dev/fd
+mount --bind ${modules@Q} /lib/modules/$version
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t bpf bpf /sys/fs/bpf
+mount -t tracefs tracefs /sys/kernel/tracing
+# A crash of the kernel is an end, and said on the console.
+sysctl -qw kernel.panic_on_oops=1 kernel.printk='5 4 1 7'
+ip link set lo up
+echo "kernels: \$(uname -r) is up"
+( $command )
+echo "kernels: exit status \$?"
+sync
+echo o >/proc/sysrq-trigger
+while :; do :; done
+GUEST
+chmod +x "$tmp/root/init"
+(cd "$tmp/root" && find . | cpio -o -H newc --quiet | gzip -1) >"$tmp/initramfs" || die "cpio"
+
+# ---- The guest ----------------------------------------------------------------------------------
+
+echo "kernels: booting $version"
+qemu-system-x86_64 -accel "${ACCEL:-tcg,thread=multi}" -smp "${CPUS:-2}" -m "${MEMORY:-3072}" \
+    -nodefaults -no-user-config -display none -no-reboot -serial stdio \
+    -kernel "$kernel" -initrd "$tmp/initramfs" \
+    -append "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on" \
+    -fsdev local,id=host,path=/,security_model=none,readonly=on,multidevs=remap \
+    -device virtio-9p-pci,fsdev=host,mount_tag=host </dev/null 2>&1 | stdbuf -oL tr -d '\r' | tee "$tmp/console"
+status=$(sed -n 's/^kernels: exit status //p' "$tmp/console")
+[[ $status ]] || die "the guest ended before its tests did; what its kernel said is above"
+exit "$status"
