@@ -103,7 +103,7 @@ static void try_stitch(void *ctx, void *record)
 
 static void read_stitch(struct facts_kernel *k)
 {
-    struct stitch_record record;
+    struct stitch_record record = {.error = 0};
     struct child c;
     int r = child_start(try_stitch, NULL, sizeof(record), 0, TRIAL_SECONDS, &c);
 
