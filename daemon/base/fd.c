@@ -68,6 +68,13 @@ uint64_t fd_raise_limit(void)
     return limit.rlim_cur;
 }
 
+uint64_t fd_hard_limit(void)
+{
+    struct rlimit limit;
+
+    return getrlimit(RLIMIT_NOFILE, &limit) < 0 ? 1024 : limit.rlim_max;
+}
+
 int fd_reset_on_close(int fd, bool on)
 {
     struct linger linger = {.l_onoff = on, .l_linger = 0};

@@ -19,6 +19,8 @@ void fd_close_others(const int *keep, size_t n);
  * limit is the administrator's word and is left alone.
  */
 uint64_t fd_raise_limit(void);
+/* What fd_raise_limit() would return; changes nothing. */
+uint64_t fd_hard_limit(void);
 
 /* SO_LINGER with time 0: close() resets. Off: close() is orderly. 0 or -errno. */
 int fd_reset_on_close(int fd, bool on);

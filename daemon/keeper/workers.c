@@ -90,7 +90,7 @@ static uint32_t share(const struct generation *g, unsigned n)
 /* Two descriptors each: at most a quarter of what there is, the rest is for flows. */
 static uint32_t associations(const struct generation *g)
 {
-    uint64_t room = fd_raise_limit() / 8;
+    uint64_t room = fd_hard_limit() / 8; /* a worker raises its own */
     uint32_t wanted = share(g, MAX_ASSOCIATIONS);
 
     return room < wanted ? (uint32_t)room : wanted;

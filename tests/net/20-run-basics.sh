@@ -41,7 +41,9 @@ is "$(seq 20000 | run -- cat | cksum)" "$(seq 20000 | cksum)" "standard input an
 is "$(run -- sh -c 'echo out; echo err >&2' 2>/dev/null)" out "standard error is not standard output"
 is "$(run -- sh -c 'echo out; echo err >&2' 2>&1 >/dev/null)" err "and nothing of ours is in it"
 is "$(run -- sh -c 'ls /proc/$$/fd' | paste -sd ' ')" "$(sh -c 'ls /proc/$$/fd' | paste -sd ' ')" "no descriptor of ours is in the command"
-is "$(run -- sh -c 'ulimit -n; umask; pwd')" "$(sh -c 'ulimit -n; umask; pwd')" "limits, umask and directory are the caller's"
+ulimit -Sn 1000
+is "$(run -- sh -c 'ulimit -Sn; ulimit -Hn; umask; pwd')" "$(sh -c 'ulimit -Sn; ulimit -Hn; umask; pwd')" "limits, umask and directory are the caller's"
+ulimit -Sn hard
 is "$(run -- python3 -c 'import signal; print(signal.pthread_sigmask(0, []), signal.getsignal(signal.SIGPIPE), signal.getsignal(signal.SIGHUP))' 2>&1)" \
     "$(python3 -c 'import signal; print(signal.pthread_sigmask(0, []), signal.getsignal(signal.SIGPIPE), signal.getsignal(signal.SIGHUP))')" "signals are neither blocked nor ignored"
 is "$(run -- python3 -c 'import os; print(os.getpgid(0) == os.getpgid(os.getppid()))')" True "it is in the caller's process group (job control)"

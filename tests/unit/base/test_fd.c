@@ -117,7 +117,7 @@ static int raise_limit(void)
 
     if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
         return 1;
-    if (fd_raise_limit() != 300)
+    if (fd_hard_limit() != 300 || fd_raise_limit() != 300)
         return 2;
     getrlimit(RLIMIT_NOFILE, &limit);
     if (limit.rlim_cur != 300 || limit.rlim_max != 300)
