@@ -372,10 +372,11 @@ static void answer(void *ctx, unsigned type, int client)
             send_end(client, -EAGAIN);
         if (type == MESSAGE_STATUS)
             send_captures(k, client);
+        /* Ours before theirs: what they send may leave no room in the client's queue. */
+        send_end(client, 0);
         for (unsigned due = workers_due(k->workers), n = workers_ask(k->workers, type, client);
              n < due; n++)
             send_end(client, -EAGAIN);
-        send_end(client, 0);
         break;
     case MESSAGE_RELOAD:
         send_end(client, reload(k, client));

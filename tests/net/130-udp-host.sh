@@ -250,11 +250,11 @@ is "$(ask ns client python 'print(connected(sys.argv[1])[0])' "$NET4")" "$CLIENT
 # Two `run`s at the same time, and one of them within the daemon's cgroup.
 watch_reset
 : >"${LOG[echo]}"
+n_tables=$(ns client nft list tables | wc -l)
 start one -- "${RUN[@]}" -u "socks5h://$PROXY4:1080" -- sh -c "while [ ! -e '$TMP/enough' ]; do sleep 0.1; done"
 start two -- cg app "${RUN[@]}" -u "socks5://$PROXY4:1090" -- sh -c "while [ ! -e '$TMP/enough' ]; do sleep 0.1; done"
 # Tables that are there.
 tables_are() { [[ $(ns client nft list tables | wc -l) == "$1" ]]; }
-n_tables=$(ns client nft list tables | wc -l)
 wait_for 10 tables_are $((n_tables + 2)) || not_ok "each run has a table"
 is "$(ask cg app "${RUN[@]}" -u "socks5h://$PROXY4:1080" -- python 'print(connected(sys.argv[1])[0])' "$NET4")" "$EXIT4" "a run within a captured cgroup"
 is "$(ask "${RUN[@]}" -u "socks5://$PROXY4:1090" -- python 'print(connected(sys.argv[1])[0])' "$NET4")" "$EXIT4" "a run beside it"
