@@ -106,7 +106,7 @@ BINDIR   = $(PREFIX)/bin
 MANDIR   = $(PREFIX)/share/man
 DOCDIR   = $(PREFIX)/share/doc/undersock
 LIBDIR   = $(PREFIX)/lib
-DOCS     = README.md ARCHITECTURE.md HACKING.md LICENSE systemd/undersock.conf.example
+DOCS     = README.md BENCHMARK.md ARCHITECTURE.md HACKING.md LICENSE systemd/undersock.conf.example
 INSTALL ?= install
 
 install: all
