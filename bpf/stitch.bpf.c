@@ -274,6 +274,7 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
     struct stitch_flow *f;
     struct scratch *s;
     struct plan *plan;
+    __u64 now;
 
     if (skb->tc_index == OURS) {
         skb->tc_index = 0;
@@ -289,9 +290,10 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
         return drop_failed();
     read_octets(skb, &p, f, &o);
     plan = new_plan(s);
+    now = bpf_ktime_get_ns();
 
     bpf_spin_lock(&f->lock);
-    decide_incoming(f, &p, s, &o, plan);
+    decide_incoming(f, &p, s, &o, now, plan);
     bpf_spin_unlock(&f->lock);
 
     report(plan, f);

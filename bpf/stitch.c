@@ -19,6 +19,7 @@
 #include "base/fd.h"
 #include "bpf/embed.h"
 #include "bpf/object.h"
+#include "bpf/stitch_abort.h"
 #include "bpf/stitch_links.h"
 #include "log.h"
 
@@ -61,6 +62,7 @@ struct bpf_stitch {
     struct ring_buffer *events;
     bpf_stitch_event_fn event_fn; /* only while polling */
     void *event_ctx;
+    int64_t swept;                  /* when, last */
     uint16_t ports[STITCH_SCRIPTS]; /* of the servers in SCRIPTS; 0: not in use */
 };
 
@@ -321,7 +323,7 @@ int bpf_stitch_pending(const struct bpf_stitch *s)
 #define SWEEP_MAX 256 /* a time */
 
 struct sweep {
-    int64_t now;
+    int64_t now, last;
     unsigned n;
     struct stitch_key keys[SWEEP_MAX];
 };
@@ -335,19 +337,24 @@ static void find_over(void *ctx, const struct stitch_key *key, const struct stit
     /* What timed out is silent, and stays so until the kernel gives up. */
     if (flow->state == STITCH_FAILED && flow->verdict == STITCH_TELL_NOTHING)
         since = (int64_t)flow->deadline + UNASKED_NS;
+    /* Once: in the sweep in which its time is over. */
+    if (flow->state == STITCH_STEP && sweep->now > (int64_t)flow->deadline &&
+        sweep->last <= (int64_t)flow->deadline)
+        stitch_abort(key, flow);
     if (sweep->now > since && sweep->n < SWEEP_MAX)
         sweep->keys[sweep->n++] = *key;
 }
 
 int bpf_stitch_sweep(struct bpf_stitch *s, int64_t now)
 {
-    struct sweep sweep = {.now = now};
+    struct sweep sweep = {.now = now, .last = s->swept};
     int r = bpf_stitch_each(s, find_over, &sweep);
 
     /* The same addresses and ports may be in use again by now. Then this handshake has to begin
      * once more, with the next SYN: nothing worse. */
     for (unsigned i = 0; i < sweep.n; i++)
         bpf_map_delete_elem(s->maps[FLOWS], &sweep.keys[i]);
+    s->swept = now;
     return r < 0 ? r : (int)sweep.n;
 }
 
