@@ -12,7 +12,7 @@ import math
 from xml.sax.saxutils import escape
 
 from figures import figures, heading, median
-from rows import OURS, PLAIN, TABLES
+from rows import OURS, PLAIN, STITCHED, TABLES
 
 # What is drawn; the table has the rest.
 DRAWN = ("up1", "up8", "down1", "down8", "up1_cpu", "down1_cpu", "rr64_p50", "rr64_p99",
@@ -34,13 +34,14 @@ STYLE = """
  .dim{fill:#59636e} .title{font-size:15px;font-weight:600} .panel{font-size:13px;font-weight:600}
  .grid{stroke:#d1d9e0;stroke-width:1} .one{stroke:#1f2328;stroke-width:1.5}
  .limit{fill:#fff;stroke:#1f2328;stroke-width:1.2}
- .plain{fill:none;stroke:#59636e;stroke-width:1.2} .v-stitch{fill:#cf222e} .v-relay{fill:#0969da}
+ .plain{fill:none;stroke:#59636e;stroke-width:1.2} .v-stitch{fill:#cf222e} .v-stitch-tcp{fill:#fa4549}
+ .v-relay{fill:#0969da}
  .v{fill:#0969da} .v-early{fill:#1a7f37} .v-splice{fill:#bc4c00} .v-sockmap{fill:#8250df}
  .v-copy{fill:#6e7781}
  @media (prefers-color-scheme:dark){
   .bg{fill:#0d1117} text{fill:#e6edf3} .dim{fill:#9198a1} .grid{stroke:#2f353d}
   .one{stroke:#e6edf3} .limit{fill:#0d1117;stroke:#e6edf3}
-  .plain{stroke:#9198a1} .v-stitch{fill:#ff7b72} .v-relay{fill:#4493f8}
+  .plain{stroke:#9198a1} .v-stitch{fill:#f85149} .v-stitch-tcp{fill:#ff7b72} .v-relay{fill:#4493f8}
   .v{fill:#4493f8} .v-early{fill:#3fb950} .v-splice{fill:#db6d28} .v-sockmap{fill:#ab7df8}
   .v-copy{fill:#9198a1}
  }
@@ -123,7 +124,7 @@ class Drawing:
     def bar(self, row, value, tip):
         one, end = self.x(1), self.x(value)
         css = "v" + ("-" + OURS[row][1] if OURS[row][1] else "")
-        faint = ' fill-opacity=".65"' if OURS[row][0] == "cgroup" and OURS[row][1] != "stitch" else ""
+        faint = ' fill-opacity=".65"' if OURS[row][0] == "cgroup" and row not in STITCHED else ""
         self.out.append(
             f'<rect class="{css}"{faint} x="{min(one, end):.1f}" y="{self.y:.1f}" '
             f'width="{max(abs(end - one), 1):.1f}" height="{BAR}"><title>{escape(tip)}</title></rect>')

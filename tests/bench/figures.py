@@ -83,7 +83,7 @@ def ratios(doc):
     for _, limit, peer, ours in TABLES:
         for a, b in [*((r, peer) for r in ours), *((r, limit) for r in (peer, *ours)),
                      *((r, standard(r)) for r in ours if r != standard(r)),
-                     *((r, PLAIN) for r in (NATIVE, STITCHED))]:
+                     *((r, PLAIN) for r in (NATIVE, *STITCHED))]:
             for key, *_ in FIGURES:
                 x = ratio(doc, key, a, b)
                 if x is not None:
@@ -99,7 +99,7 @@ def tables(doc):
                         for r in t[3])
         first = [t for t in TABLES if t[1] == limit][0][0] == title
         # What is compared with no proxy at all is in the cgroup's table.
-        floor = [PLAIN] if STITCHED in ours or (alone and first and limit == NATIVE) else []
+        floor = [PLAIN] if set(STITCHED) & set(ours) or (alone and first and limit == NATIVE) else []
         ends = [r for r in (*floor, limit, peer) if r in doc["rows"]]
         if ours or (ends and alone and first):
             yield title, limit, peer, ends + ours
@@ -124,15 +124,15 @@ def quartiles(doc, key, a, b):
     return low, high
 
 
-def stitched(doc):
+def beside_native(doc, stitched):
     """The stitched row beside the native one, figure by figure: (key, title, unit, digits, native,
     stitched, ratio, quartiles of it, how far it is worse than NEAR: "worse", "perhaps" when half of
     the rounds or more say otherwise, ""). What only one of them has is left out."""
-    for key, title, unit, more, digits in figures(doc, (NATIVE, STITCHED)):
-        x, y = median(doc, key, NATIVE), median(doc, key, STITCHED)
+    for key, title, unit, more, digits in figures(doc, (NATIVE, stitched)):
+        x, y = median(doc, key, NATIVE), median(doc, key, stitched)
         if not x or y is None:
             continue
-        low, high = quartiles(doc, key, STITCHED, NATIVE)
+        low, high = quartiles(doc, key, stitched, NATIVE)
         worse = y / x < 1 - NEAR if more else y / x > 1 + NEAR
         mark = "worse" if worse else ""
         if worse and low is not None and (high >= 1 - NEAR if more else low <= 1 + NEAR):

@@ -221,7 +221,7 @@ def start_ours(row, workers, fast_path):
     if in_cgroup(row) and not CGROUP:
         raise RuntimeError("no cgroup2 is mounted")
     base, variant = OURS[row]
-    values = {"connect": "honest", "fast_path": fast_path, **VARIANTS[variant]}
+    values = {"connect": "honest", "udp": "auto", "fast_path": fast_path, **VARIANTS[variant]}
     conf = template("undersock.conf.in", f"{TMP}/{row}.conf", socks_ip=GATE[row],
                     socks_port=SOCKS_PORT, hook=HOOKS[base], workers=workers, control=control(row),
                     cgroup=f'cgroup = "/{CGROUP}-{row}"' if in_cgroup(row) else "", **values)

@@ -10,7 +10,7 @@ import sys
 import textwrap
 
 import chart
-from figures import figures, heading, median, ratio, stitched, tables
+from figures import beside_native, figures, heading, median, ratio, tables
 from rows import NATIVE, NEAR, OURS, PLAIN, STITCHED, arguments
 
 
@@ -19,8 +19,9 @@ UDP = {"offered": 0, "moderate": 0, "senders": 0}  # of a document of before
 NOTES = """\
 Medians of the rounds; behind each the ratio to redsocks and the ratio to native (a gateway's: to
 forward). '<': ours, worse than redsocks by more than 5 %. A name without a suffix is undersock with
-connect = "honest" and fast-path = "{fast_path}"; -stitch and -relay say whether connections are
-stitched, which is checked, or the relay chooses how. plain has neither proxy nor SOCKS.
+connect = "honest" and fast-path = "{fast_path}"; -stitch: connections are stitched, which is checked;
+-stitch-tcp: and UDP is left alone, so that no packet is tracked; -relay: none is stitched, the relay
+chooses how it moves bytes. plain has neither proxy nor SOCKS.
 connect(): until the application may write. native speaks SOCKS itself, which is in it. early and
 redsocks say "connected" before the SOCKS server has been asked; honest says what it answered.
 forward has no SOCKS at all. Messages: 64 bytes there and back, one under way on each connection,
@@ -45,21 +46,20 @@ def times(x):
     return "" if x is None else f"{x:.3f}" if x < 0.0995 else f"{x:.2f}"
 
 
-def beside_native(doc):
-    """Whether stitched connections are what is expected of them, as lines of text: cells first, then
-    the sum of it; nothing where one of the two rows was not measured."""
-    lines = []
-    ok = 0
-    for _, name, unit, digits, x, y, r, (low, high), mark in stitched(doc):
-        spread = "" if low is None else f"{times(low)}–{times(high)}"
-        lines.append((name, unit, f"{x:,.{digits}f}", f"{y:,.{digits}f}", times(r), spread, mark))
-        ok += not mark
-    if not lines:
-        return [], ""
-    return lines, (f"{ok} of {len(lines)} figures of {STITCHED} are within {NEAR:.0%} of {NATIVE}'s, "
-                   "or better. The third column of figures is the ratio of the medians, the fourth "
-                   "where the middle half of the rounds has it; \"perhaps\": that reaches into the "
-                   f"{NEAR:.0%}.")
+def comparisons(doc):
+    """Whether stitched connections are what is expected of them: (row, lines of cells, the sum of
+    it), where native and that row were measured."""
+    for row in STITCHED:
+        lines = []
+        for _, name, unit, digits, x, y, r, (low, high), mark in beside_native(doc, row):
+            spread = "" if low is None else f"{times(low)}–{times(high)}"
+            lines.append((name, unit, f"{x:,.{digits}f}", f"{y:,.{digits}f}", times(r), spread, mark))
+        good = sum(not line[-1] for line in lines)
+        if lines:
+            yield row, lines, (
+                f"{good} of {len(lines)} figures of {row} are within {NEAR:.0%} of {NATIVE}'s, or better. "
+                "The ratio is that of the medians; behind it, where the middle half of the rounds has it. "
+                f"\"perhaps\": that reaches into the {NEAR:.0%}.")
 
 
 def failures(doc):
@@ -87,9 +87,8 @@ def text(doc):
                     tail = f"{to_peer:>6}{mark or ' '}" + tail
                 line += f"{value + tail:>{width[row]}}"
             lines.append(line.rstrip())
-    cells, summary = beside_native(doc)
-    if cells:
-        lines += ["", f"{STITCHED} beside {NATIVE}:"]
+    for row, cells, summary in comparisons(doc):
+        lines += ["", f"{row} beside {NATIVE}:"]
         lines += [f"{name:34}{unit:>8}{x:>13}{y:>13}{r:>8}{spread:>12}  {mark}".rstrip()
                   for name, unit, x, y, r, spread, mark in cells]
         lines += textwrap.wrap(summary, 100)
@@ -113,10 +112,9 @@ def markdown(doc):
                 both = [r for r in ((to_peer + mark.replace("<", "&lt;")) or "", to_limit) if r]
                 cells.append(value + (f" ({', '.join(both)})" if both else ""))
             lines.append(f"| {indented(name)} | {unit.replace('us', 'µs')} | " + " | ".join(cells) + " |")
-    cells, summary = beside_native(doc)
-    if cells:
-        lines += ["", f"**{STITCHED} beside {NATIVE}**", "",
-                  f"| | unit | {NATIVE} | {STITCHED} | ratio | of the rounds | |",
+    for row, cells, summary in comparisons(doc):
+        lines += ["", f"**{row} beside {NATIVE}**", "",
+                  f"| | unit | {NATIVE} | {row} | ratio | of the rounds | |",
                   "|---|---|---:|---:|---:|---:|---|"]
         lines += [f"| {indented(name)} | {unit.replace('us', 'µs')} | " + " | ".join(rest) + " |"
                   for name, unit, *rest in cells]

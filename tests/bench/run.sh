@@ -16,6 +16,7 @@
 #     output     undersock daemon, hook = "output"
 #     cgroup-stitch  undersock daemon, hook = "cgroup", the load tool inside that cgroup, and its
 #                connections stitched
+#     cgroup-stitch-tcp  the same without UDP and DNS, so without rules that track every packet
 #     cgroup-relay   the same with all of them relayed
 #     cgroup     the same as it comes (fast-path = "auto"), which may be either
 #
