@@ -129,7 +129,8 @@ class Drawing:
             f'<rect class="{css}"{faint} x="{min(one, end):.1f}" y="{self.y:.1f}" '
             f'width="{max(abs(end - one), 1):.1f}" height="{BAR}"><title>{escape(tip)}</title></rect>')
         off = value in (0, math.inf) or not self.low <= math.log2(value) <= self.high
-        shown = "none used" if value == math.inf else f"{value:.2f}" + ("»" if off else "")
+        shown = ("none used" if value == math.inf else "1000»" if value > 1000 else
+                 f"{value:.2f}" + ("»" if off else ""))
         # In a column of their own: a diamond may be anywhere.
         self.text(WIDTH - RIGHT + 12, self.y + BAR - 1, f"{shown}  {row}", "small")
 
