@@ -123,7 +123,7 @@ class Bench:
         direct = row in (PLAIN, "forward")
         target = [GATE[row], PLAIN_PORT] if direct else [TARGET, SINK_PORT]
         command = nsenter(row, tool, argv[0], *options, *argv[1:], *target)
-        if redirectors.in_cgroup(row):
+        if CGROUP:
             enter = f'echo $$ >"{CGROUP2}/{CGROUP}-{row}/cgroup.procs" && exec "$@"'
             command = ["sh", "-c", enter, "sh", *command]
         return command
