@@ -87,10 +87,14 @@ class Bench:
         if row not in OURS:
             return
         stitched, relayed, odd = redirectors.ways(row)
+        wanted = stitches(row)
+        first = row not in self.ways
         before = self.ways.get(row, (0, 0))
         self.ways[row] = stitched, relayed
+        if wanted is None and first:
+            time.sleep(1)  # "auto" relays until it has heard the upstream: not part of the rounds
+            return
         new = stitched - before[0], relayed - before[1]
-        wanted = stitches(row)
         if wanted is None:
             wanted = stitched > 0
             self.notes[row] = f"its connections are {'stitched' if wanted else 'relayed'}"
