@@ -27,6 +27,8 @@
 #define PRIORITY 1
 #define HANDLE   0x5500 /* and the instance */
 
+#define LOOKS_MAX 100 /* at interfaces that change as fast as they are listed */
+
 static const char *const program_names[STITCH_N_FILTERS] = {
     [STITCH_OUT] = "us_st_out",
     [STITCH_IN] = "us_st_in",
@@ -178,6 +180,7 @@ static void cover(struct stitch_links *l, int index, unsigned type, const char *
             link = &l->links[l->n++];
             *link = (struct stitch_link){.index = index};
         }
+        link->seen = true;
         r = put_filters(l, link, bare);
         if (r < 0)
             forget(l, index);
@@ -209,8 +212,8 @@ static int on_dumped(const struct nlmsghdr *message, void *ctx)
     return MNL_CB_OK;
 }
 
-/* Asks for all interfaces, or one (then `dump` is false). */
-static int look(struct stitch_links *l, int index)
+/* Asks for all interfaces, or one. -EINTR: they changed meanwhile, and some may be missing. */
+static int look_once(struct stitch_links *l, int index)
 {
     char buf[16384];
     struct mnl_socket *s = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
@@ -241,9 +244,33 @@ static int look(struct stitch_links *l, int index)
     return r;
 }
 
+static int look(struct stitch_links *l, int index)
+{
+    int r = -EINTR;
+
+    for (int i = 0; r == -EINTR && i < LOOKS_MAX; i++)
+        r = look_once(l, index);
+    return r;
+}
+
+/* Everything, also what is gone: another interface may have its index one day. */
+static int look_at_all(struct stitch_links *l)
+{
+    int r;
+
+    for (size_t i = 0; i < l->n; i++)
+        l->links[i].seen = false;
+    r = look(l, 0);
+    for (size_t i = r < 0 ? 0 : l->n; i-- > 0;) {
+        if (!l->links[i].seen)
+            forget(l, l->links[i].index);
+    }
+    return r;
+}
+
 int stitch_links_attach(struct stitch_links *l, char *why, size_t why_size)
 {
-    int r = look(l, 0);
+    int r = look_at_all(l);
 
     if (r < 0)
         snprintf(why, why_size, "the interfaces cannot be listed: %s", strerror(-r));
@@ -292,7 +319,7 @@ int stitch_links_follow(struct stitch_links *l)
         ssize_t n = mnl_socket_recvfrom(l->events, buf, sizeof(buf));
 
         if (n < 0 && errno == ENOBUFS) {
-            int r = look(l, 0);
+            int r = look_at_all(l);
 
             if (r < 0)
                 return r;
