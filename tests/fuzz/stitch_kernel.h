@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The kernel that bpf/stitch.bpf.c runs in, as far as it matters, in user space: a packet in a block
- * of its exact size, checksums as the helpers treat them in each state of an skb, maps in blocks of
- * their own that are freed at once (the kernel is kinder), and helpers that fail when they are told
- * to. The programs are included as they are.
+ * The kernel that bpf/stitch.bpf.c runs in, as far as it matters, in user space: a packet in a
+ * block of its exact size, checksums as the helpers treat them in each state of an skb, maps in
+ * blocks of their own that are freed at once (the kernel is kinder), and helpers that fail when
+ * they are told to. The programs are included as they are.
  */
 #ifndef UNDERSOCK_TESTS_STITCH_KERNEL_H
 #define UNDERSOCK_TESTS_STITCH_KERNEL_H
@@ -21,17 +21,18 @@
 #define __BPF_HELPERS__
 #define SEC(name)
 #define __uint(name, val) int(*name)[val]
-#define __type(name, val) typeof(val) *name
+#define __type(name, val) __typeof__(val) *name
+#define asm __asm__
+#define typeof __typeof__
 #undef __always_inline
 #define __always_inline inline __attribute__((always_inline))
 #define __noinline      __attribute__((noinline))
-
-#define KERNEL_MIN_WRITABLE 52 /* of a packet whose checksum is partial: no shorter */
 
 struct kernel_packet {
     struct __sk_buff ctx; /* first: programs get this */
     uint8_t *data;        /* exactly ctx.len */
     bool partial;         /* CHECKSUM_PARTIAL */
+    uint32_t min;         /* no shorter than this: what is to be completed is in it */
     uint32_t went_by;     /* of a redirection: the interface */
     bool went, went_in;
 };
@@ -158,7 +159,7 @@ static long bpf_skb_change_tail(void *skb, __u32 len, __u64 flags)
     uint8_t *data;
 
     FUZZ_CHECK(flags == 0);
-    if (kernel_fails() || (p->partial && len < KERNEL_MIN_WRITABLE) || len > 65536)
+    if (kernel_fails() || len < p->min || len > 65536)
         return -22;
     data = calloc(1, len + !len);
     FUZZ_CHECK(data);
@@ -169,7 +170,8 @@ static long bpf_skb_change_tail(void *skb, __u32 len, __u64 flags)
     return 0;
 }
 
-/* --- where packets go -------------------------------------------------------------------------- */
+/* --- where packets go --------------------------------------------------------------------------
+ */
 
 static void bpf_set_hash_invalid(void *skb)
 {
@@ -208,7 +210,8 @@ static long bpf_clone_redirect(void *skb, __u32 interface, __u64 flags)
     return 0;
 }
 
-/* --- the rest ---------------------------------------------------------------------------------- */
+/* --- the rest ----------------------------------------------------------------------------------
+ */
 
 static __u64 bpf_ktime_get_ns(void)
 {
@@ -266,6 +269,7 @@ static void *bpf_sk_storage_get(void *map, void *sk, void *value, __u64 flags);
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 #pragma GCC diagnostic ignored "-Wshadow"
 #pragma GCC diagnostic ignored "-Wsign-compare"
+#pragma GCC diagnostic ignored "-Wunknown-pragmas"
 #include "bpf/stitch.bpf.c"
 #pragma GCC diagnostic pop
 
@@ -286,7 +290,8 @@ static bool kernel_unready; /* the interface is not in us_st_devices */
 static int kernel_find_flow(const void *key)
 {
     for (int i = 0; i < KERNEL_FLOWS; i++) {
-        if (kernel_flows[i].value && memcmp(&kernel_flows[i].key, key, sizeof(struct stitch_key)) == 0)
+        if (kernel_flows[i].value &&
+            memcmp(&kernel_flows[i].key, key, sizeof(struct stitch_key)) == 0)
             return i;
     }
     return -1;
