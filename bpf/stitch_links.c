@@ -116,13 +116,13 @@ static int put_filter(const struct stitch_links *l, int index, enum bpf_tc_attac
     return bpf_tc_attach(&hook, &options);
 }
 
-/* An earlier process has left its filter there: the qdisc was made for it, or serves others too. */
-static bool was_ours(const struct stitch_links *l, int index)
+/* The program of our filter there; 0: there is none. */
+static uint32_t filter_at(const struct stitch_links *l, int index, enum bpf_tc_attach_point where)
 {
-    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = index, .attach_point = BPF_TC_INGRESS);
+    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = index, .attach_point = where);
     LIBBPF_OPTS(bpf_tc_opts, options, .handle = l->handle, .priority = PRIORITY);
 
-    return bpf_tc_query(&hook, &options) == 0;
+    return bpf_tc_query(&hook, &options) == 0 ? options.prog_id : 0;
 }
 
 static void take_filter(const struct stitch_links *l, int index, enum bpf_tc_attach_point where)
@@ -144,11 +144,18 @@ static int put_filters(struct stitch_links *l, struct stitch_link *link, bool ba
 
     if (r < 0 && r != -EEXIST)
         return r;
-    if (r == 0 || was_ours(l, link->index))
+    /* An earlier process has left its filter there: the qdisc was made for it, or serves others
+     * too.
+     */
+    if (r == 0 || filter_at(l, link->index, BPF_TC_INGRESS) != 0)
         link->made_qdisc = true;
     r = put_filter(l, link->index, BPF_TC_INGRESS, bare ? STITCH_IN_BARE : STITCH_IN);
     if (r == 0)
         r = put_filter(l, link->index, BPF_TC_EGRESS, bare ? STITCH_OUT_BARE : STITCH_OUT);
+    /* The qdisc "ingress" takes a filter for what leaves, too, and asks it about what arrives. */
+    if (r == 0 &&
+        filter_at(l, link->index, BPF_TC_INGRESS) == filter_at(l, link->index, BPF_TC_EGRESS))
+        r = -EBUSY;
     return r < 0 ? r : bpf_map_update_elem(l->devices, &key, &one, BPF_ANY);
 }
 
@@ -182,12 +189,16 @@ static void cover(struct stitch_links *l, int index, unsigned type, const char *
         }
         link->seen = true;
         r = put_filters(l, link, bare);
-        if (r < 0)
+        if (r < 0) {
             forget(l, index);
+            take_filter(l, index, BPF_TC_EGRESS); /* nobody would take one alone away */
+            take_filter(l, index, BPF_TC_INGRESS);
+        }
     }
     if (r < 0 && r != -ENODEV)
         log_warning("stitch: no filters on %s, and so no connections through it: %s", name,
-                    strerror(-r));
+                    r == -EBUSY ? "it has the qdisc \"ingress\", which leaves no room for clsact"
+                                : strerror(-r));
 }
 
 static const char *name_of(const struct nlmsghdr *message)

@@ -156,6 +156,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct script_options o = {.no_auth = take_octet(&in), .id = take_word(&in)};
     struct stitch_script s, untouched;
     const char *why = NULL;
+    int64_t timeout;
     int r;
 
     take_chain(&in, CONFIG_CHAIN_MAX, schemes, sizeof(schemes) / sizeof(schemes[0]), 255,
@@ -169,6 +170,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     FUZZ_CHECK(s.id == o.id && s.server.port == u.hops[0].addrs[0].port &&
                memcmp(s.server.ip, u.hops[0].addrs[0].ip, 16) == 0);
+    timeout = configs[0].connect_timeout;
+    for (unsigned i = 0; i < u.n_hops; i++)
+        timeout += configs[i].handshake_timeout;
+    FUZZ_CHECK(s.timeout == timeout / 1000000);
     check_form(&s);
     check_steps(&s, &u, o.no_auth);
     check_request(&in, &s);

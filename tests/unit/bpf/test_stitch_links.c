@@ -55,6 +55,7 @@ static unsigned filter_at(int index, enum bpf_tc_attach_point where, unsigned in
     return bpf_tc_query(&hook, &options) == 0 ? options.prog_id : 0;
 }
 
+/* Both, or none. */
 static bool has_filters(int index, unsigned instance)
 {
     unsigned in = filter_at(index, BPF_TC_INGRESS, instance),
@@ -219,9 +220,9 @@ static void what_was_missed(void **state)
     bpf_stitch_close(s);
 }
 
-static void put_filter_of_others(int index, unsigned program)
+static void put_filter_of_others(int index, enum bpf_tc_attach_point where, unsigned program)
 {
-    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = index, .attach_point = BPF_TC_INGRESS);
+    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = index, .attach_point = where);
     LIBBPF_OPTS(bpf_tc_opts, options, .handle = 9, .priority = 9);
 
     options.prog_fd = bpf_prog_get_fd_by_id(program);
@@ -242,7 +243,7 @@ static void others(void **state)
     s = attach_instance(INSTANCE);
     other = attach_instance(INSTANCE + 1);
     assert_true(has_filters(index, INSTANCE) && has_filters(index, INSTANCE + 1));
-    put_filter_of_others(index, filter_at(index, BPF_TC_INGRESS, INSTANCE));
+    put_filter_of_others(index, BPF_TC_INGRESS, filter_at(index, BPF_TC_INGRESS, INSTANCE));
     bpf_stitch_detach(s);
     assert_false(has_filters(index, INSTANCE));
     assert_true(has_filters(index, INSTANCE + 1));
@@ -254,6 +255,63 @@ static void others(void **state)
     assert_int_equal(sh("for i in lo us0 us1; do tc qdisc del dev $i clsact; done"), 0);
     bpf_stitch_close(s);
     bpf_stitch_close(other);
+}
+
+/* The qdisc was made for our filters, and somebody uses it meanwhile, whichever half. */
+static void what_others_use_stays(void **state)
+{
+    static const char *const checks[] = {
+        "tc filter show dev us0 ingress | grep -q 'pref 9 .*handle 0x9'",
+        "tc filter show dev us0 egress | grep -q 'pref 9 .*handle 0x9'",
+    };
+    struct bpf_stitch *s;
+    int index;
+
+    SKIP_UNLESS_POSSIBLE((struct fixture *)*state);
+    index = index_of("us0");
+    for (size_t i = 0; i < 2; i++) {
+        s = attach_instance(INSTANCE);
+        put_filter_of_others(index, i == 0 ? BPF_TC_INGRESS : BPF_TC_EGRESS,
+                             filter_at(index, BPF_TC_INGRESS, INSTANCE));
+        bpf_stitch_detach(s);
+        assert_false(has_filters(index, INSTANCE));
+        assert_int_equal(sh(checks[i]), 0);
+        assert_int_equal(sh("tc qdisc del dev us0 clsact"), 0);
+        bpf_stitch_close(s);
+    }
+}
+
+/* No clsact can be made beside another qdisc of that kind: no filters, and nothing goes out there.
+ */
+static void what_cannot_be_covered(void **state)
+{
+    struct bpf_stitch *s;
+    int index;
+
+    SKIP_UNLESS_POSSIBLE((struct fixture *)*state);
+    if (sh("tc qdisc add dev us1 ingress") < 0) {
+        print_message("skipped: this kernel has no ingress qdisc\n");
+        skip();
+    }
+    index = index_of("us1");
+    s = attach_instance(INSTANCE);
+    assert_false(is_told(s, index));
+    assert_false(has_filters(index, INSTANCE));
+    assert_covered(s, index_of("us0"));
+
+    /* It is away, and something happens to the interface. */
+    assert_int_equal(sh("tc qdisc del dev us1 ingress; ip link set us1 alias x"), 0);
+    follow(s);
+    assert_covered(s, index);
+    /* And it is there again, in place of ours. */
+    assert_int_equal(sh("tc qdisc del dev us1 clsact && tc qdisc add dev us1 ingress"), 0);
+    follow(s);
+    assert_false(is_told(s, index));
+    assert_false(has_filters(index, INSTANCE));
+    assert_int_equal(n_told(s), 2);
+    bpf_stitch_detach(s);
+    assert_int_equal(sh("tc qdisc del dev us1 ingress"), 0);
+    bpf_stitch_close(s);
 }
 
 /* Who is killed leaves filters; who comes after takes them over, and takes them away. */
@@ -284,6 +342,8 @@ int main(void)
         cmocka_unit_test(what_is_taken_is_put_back),
         cmocka_unit_test(what_was_missed),
         cmocka_unit_test(others),
+        cmocka_unit_test(what_others_use_stays),
+        cmocka_unit_test(what_cannot_be_covered),
         cmocka_unit_test(what_was_left),
     };
 
