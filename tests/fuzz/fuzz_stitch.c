@@ -67,6 +67,8 @@ static struct {
     uint32_t server_isn;
     bool hostile; /* no promise that it comes to an end */
     bool failed;
+    bool twice;     /* what the server sends, two processors get at once */
+    uint32_t hasty; /* what it does not acknowledge yet */
 } x;
 
 /* --- packets ------------------------------------------------------------------------------------
@@ -414,6 +416,9 @@ static void follow(const struct stitch_flow *before, const struct view *v)
         memcpy(x.replies + x.n_replies, v->data + skip, n);
         x.n_replies += n;
         FUZZ_CHECK(replies(&left) >= 0);
+        /* Nobody says more than he was asked. */
+        if (n < v->len - skip || v->flags & TCP_FIN)
+            FUZZ_CHECK(f->state != STITCH_STEP);
     }
     if (f->state == STITCH_GRANTED)
         FUZZ_CHECK(is_granted_by_oracle());
@@ -429,35 +434,36 @@ static bool is_other(const struct stitch_flow *f, const struct view *v)
     return v->flags & TCP_ACK && v->ack - (f->isn_client - f->injected + 1) > f->injected;
 }
 
+/* Whether a program would take it for a segment at all. */
+static bool is_segment(const struct kernel_packet *p)
+{
+    const uint8_t *ip = p->data + x.l2, *tcp = ip + (x.v6 ? 40 : 20);
+    size_t n = p->ctx.len - x.l2 - (x.v6 ? 40 : 20);
+
+    return ip[0] == (x.v6 ? 0x60 : 0x45) && tcp[12] >> 4 >= 5 && (tcp[12] >> 4) * 4u <= n;
+}
+
+static struct kernel_packet copy_of(const struct kernel_packet *p)
+{
+    struct kernel_packet copy = *p;
+
+    copy.data = malloc(p->ctx.len);
+    FUZZ_CHECK(copy.data);
+    memcpy(copy.data, p->data, p->ctx.len);
+    return copy;
+}
+
 static void arrives(struct kernel_packet *p)
 {
-    struct kernel_packet was = *p, behind = {0};
-    const struct stitch_flow *f = record();
-    struct stitch_flow before = {0};
-    bool known = f != NULL, changed;
+    struct kernel_packet was = copy_of(p), behind = {0};
+    unsigned locks = kernel_n_locks;
+    bool changed;
     struct view v;
     int r;
 
-    was.data = malloc(p->ctx.len);
-    FUZZ_CHECK(was.data);
-    memcpy(was.data, p->data, p->ctx.len);
-    if (f)
-        before = *f;
     r = kernel_run(x.l2 ? us_st_in : us_st_in_bare, p);
     FUZZ_CHECK(r == PASS || r == SHOT || r == 7);
     changed = p->ctx.len != was.ctx.len || memcmp(p->data, was.data, was.ctx.len) != 0;
-    if (known && !(was.data[x.l2] & 0x10 && x.v6) && was.data[x.l2] != 0x46 &&
-        was.ctx.tc_index != OURS) {
-        uint8_t words = was.data[x.l2 + (x.v6 ? 40 : 20) + 12] >> 4;
-        size_t whole = was.ctx.len - x.l2 - (x.v6 ? 40 : 20);
-
-        if (words >= 5 && words * 4u <= whole) {
-            v = look_at(&was, x.l2, false);
-            follow(&before, &v);
-            if (is_other(&before, &v) && !kernel.faulty)
-                FUZZ_CHECK(r == PASS && !changed);
-        }
-    }
     if (was.ctx.tc_index == OURS)
         FUZZ_CHECK(r == PASS && !changed && p->ctx.tc_index == OURS);
     if (kernel.has_clone) {
@@ -466,17 +472,18 @@ static void arrives(struct kernel_packet *p)
         FUZZ_CHECK(behind.ctx.len == was.ctx.len &&
                    memcmp(behind.data, was.data, was.ctx.len) == 0);
     }
+    if (kernel_n_locks != locks) {
+        FUZZ_CHECK(is_segment(&was));
+        v = look_at(&was, x.l2, false);
+        follow(&kernel_at_lock, &v);
+        if (is_other(&kernel_at_lock, &v))
+            FUZZ_CHECK(r == PASS && !changed);
+    }
     if (r == 7) {
         FUZZ_CHECK(p->went && !p->went_in && p->went_by == (uint32_t)x.device);
         on_wire(p);
-    } else if (r == PASS) {
-        uint8_t first = p->data[x.l2];
-
-        if (changed ||
-            (first == (x.v6 ? 0x60 : 0x45) && p->data[x.l2 + (x.v6 ? 40 : 20) + 12] >> 4 >= 5 &&
-             (p->data[x.l2 + (x.v6 ? 40 : 20) + 12] >> 4) * 4u <=
-                 p->ctx.len - x.l2 - (x.v6 ? 40 : 20)))
-            on_application(p);
+    } else if (r == PASS && (changed || is_segment(p))) {
+        on_application(p);
     }
     free(was.data);
     if (behind.data) {
@@ -610,6 +617,17 @@ static void server_thinks(struct input *in)
     }
 }
 
+/* The same packet by another queue, on another processor. */
+static struct kernel_packet twin;
+
+static void twin_arrives(void)
+{
+    struct kernel_packet p = copy_of(&twin);
+
+    arrives(&p);
+    free(p.data);
+}
+
 static void server_sends(uint8_t flags, uint32_t seq, uint32_t ack, const uint8_t *options,
                          size_t options_len, const uint8_t *data, size_t len, bool partial)
 {
@@ -622,7 +640,17 @@ static void server_sends(uint8_t flags, uint32_t seq, uint32_t ack, const uint8_
                                                         .data = data,
                                                         .len = len});
 
+    if (x.twice) {
+        twin = p;
+        twin.data = malloc(p.ctx.len);
+        FUZZ_CHECK(twin.data);
+        memcpy(twin.data, p.data, p.ctx.len);
+        kernel_meanwhile = twin_arrives;
+    }
     arrives(&p);
+    kernel_meanwhile = NULL;
+    if (x.twice)
+        free(twin.data);
     free(p.data);
 }
 
@@ -645,6 +673,16 @@ static void server_syn_ack(struct input *in)
                  options, n, NULL, 0, how & 2);
 }
 
+/* What it says next is not what it should be. */
+static void server_spoils(struct input *in)
+{
+    size_t at = server.n_said - take_octet(in) % (server.n_said + 1);
+
+    if (at < server.n_said)
+        server.said[at] = (uint8_t)take_octet(in);
+    x.hostile = true;
+}
+
 /* Octets of what it has said, from `at`. */
 static void server_says(size_t at, size_t len, bool partial)
 {
@@ -653,7 +691,8 @@ static void server_says(size_t at, size_t len, bool partial)
     if (len > server.n_said - at)
         len = server.n_said - at;
     server_sends(TCP_ACK | TCP_PSH, server.isn + 1 + (uint32_t)at,
-                 server.base + 1 + (uint32_t)server.got, NULL, 0, server.said + at, len, partial);
+                 server.base + 1 + (uint32_t)server.got - x.hasty, NULL, 0, server.said + at, len,
+                 partial);
 }
 
 static void server_is_hostile(struct input *in)
@@ -704,6 +743,7 @@ static void act(struct input *in)
     unsigned what = take_octet(in);
 
     server_thinks(in);
+    x.twice = what & 32;
     switch (what % 16) {
     case 0:
     case 1:
@@ -720,7 +760,9 @@ static void act(struct input *in)
                     1 + take_octet(in) % 40, what & 16);
         break;
     case 7:
+        x.hasty = what & 64 ? take_octet(in) % 32 : 0;
         server_says(0, server.n_said, what & 16);
+        x.hasty = 0;
         break;
     case 8:
         send_application_data(what);
@@ -741,6 +783,9 @@ static void act(struct input *in)
         break;
     case 13:
         kernel_unready = what & 16;
+        break;
+    case 14:
+        server_spoils(in);
         break;
     default:
         server_is_hostile(in);

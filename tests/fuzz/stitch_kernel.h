@@ -235,10 +235,12 @@ static long bpf_ringbuf_output(void *map, void *data, __u64 size, __u64 flags)
 
 static bool kernel_locked;
 
+static void kernel_take_lock(void *lock);
+
 static void bpf_spin_lock(void *lock)
 {
-    (void)lock;
     FUZZ_CHECK(!kernel_locked);
+    kernel_take_lock(lock);
     kernel_locked = true;
 }
 
@@ -285,6 +287,10 @@ static struct stitch_name kernel_name;
 static struct scratch *kernel_scratch; /* a block, which is of whatever type is written */
 static uint8_t kernel_fake[16];        /* stands for kernel_name; zeroes: there is none */
 static uint64_t kernel_counters[STITCH_N_COUNTERS], kernel_ports;
+/* What another processor does while this one waits for the lock: once, then NULL again. */
+static void (*kernel_meanwhile)(void);
+static struct stitch_flow kernel_at_lock; /* the record as it was when the lock was taken last */
+static unsigned kernel_n_locks;
 static bool kernel_unready; /* the interface is not in us_st_devices */
 
 static int kernel_find_flow(const void *key)
@@ -362,6 +368,24 @@ static void *bpf_sk_storage_get(void *map, void *sk, void *value, __u64 flags)
     return kernel.storage;
 }
 
+static void kernel_take_lock(void *lock)
+{
+    void (*meanwhile)(void) = kernel_meanwhile;
+    struct scratch *own = kernel_scratch;
+
+    if (meanwhile) {
+        kernel_meanwhile = NULL;
+        kernel_scratch = malloc(sizeof(*kernel_scratch));
+        FUZZ_CHECK(kernel_scratch);
+        memset(kernel_scratch, 0x5a, sizeof(*kernel_scratch));
+        meanwhile();
+        free(kernel_scratch);
+        kernel_scratch = own;
+    }
+    memcpy(&kernel_at_lock, lock, sizeof(kernel_at_lock)); /* it is the first member */
+    kernel_n_locks++;
+}
+
 /* Everything as after loading. */
 static void kernel_reset(void)
 {
@@ -377,6 +401,7 @@ static void kernel_reset(void)
     memset(kernel_fake, 0, sizeof(kernel_fake));
     memset(kernel_counters, 0, sizeof(kernel_counters));
     kernel_unready = kernel_locked = false;
+    kernel_meanwhile = NULL;
     free(kernel_scratch);
     kernel_scratch = malloc(sizeof(*kernel_scratch));
     FUZZ_CHECK(kernel_scratch);
@@ -386,11 +411,13 @@ static void kernel_reset(void)
 
 static int kernel_run(int (*program)(struct __sk_buff *), struct kernel_packet *p)
 {
+    struct kernel_packet *outer = kernel_current;
     int r;
 
     kernel_current = p;
     p->went = false;
     r = program(&p->ctx);
+    kernel_current = outer;
     FUZZ_CHECK(!kernel_locked);
     return r;
 }
