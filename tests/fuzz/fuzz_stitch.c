@@ -38,8 +38,8 @@ static struct {
     bool connected, dead;
     struct abi_socket state;
     uint8_t options[OPTIONS_MAX];
-    size_t options_len;
-    uint16_t data_len; /* in its SYN: Fast Open */
+    size_t options_len, usual_len; /* usual: what may reach the server, at the beginning */
+    uint16_t data_len;             /* in its SYN: Fast Open */
 } app;
 
 /* The server, which speaks as it should unless it is told otherwise, and what it has said. */
@@ -320,6 +320,10 @@ static void on_wire(const struct kernel_packet *p)
     FUZZ_CHECK(v.tcp && v.to_server);
     if (v.flags & TCP_SYN) {
         FUZZ_CHECK(v.seq == base && v.len == 0 && !(v.flags & TCP_ACK));
+        /* What stands in the way of the handshake is padding now, the rest as it was. */
+        FUZZ_CHECK(v.options_len == app.options_len);
+        for (size_t i = 0; i < v.options_len; i++)
+            FUZZ_CHECK(v.options[i] == (i < app.usual_len ? app.options[i] : 1));
         if (!server.open || server.base != base) {
             memset(&server, 0, sizeof(server));
             server.base = base;
@@ -426,6 +430,10 @@ static void follow(const struct stitch_flow *before, const struct view *v)
         FUZZ_CHECK(!is_granted_by_oracle());
     if (f->state == STITCH_FAILED)
         x.failed = true;
+    /* Who resets it has to know the number. */
+    if (f->state != before->state && v->flags & TCP_RST)
+        FUZZ_CHECK(before->state == STITCH_SYN ? v->ack == app.isn - (uint32_t)x.len + 1
+                                               : v->seq == before->next_server);
 }
 
 /* Of the connection that the record is about: what is acknowledged is of ours. */
@@ -857,6 +865,7 @@ static void set_options(struct input *in, unsigned how)
         memcpy(app.options, usual, sizeof(usual));
         app.options_len = sizeof(usual);
     }
+    app.usual_len = app.options_len;
     if (how & 2) {
         memcpy(app.options + app.options_len, more, sizeof(more));
         app.options_len += sizeof(more);
