@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <linux/if_arp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -224,7 +225,7 @@ static int on_dumped(const struct nlmsghdr *message, void *ctx)
 }
 
 /* Asks for all interfaces, or one. -EINTR: they changed meanwhile, and some may be missing. */
-static int look_once(struct stitch_links *l, int index)
+static int look_once(struct stitch_links *l, int index, mnl_cb_t on_link)
 {
     char buf[16384];
     struct mnl_socket *s = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
@@ -246,8 +247,7 @@ static int look_once(struct stitch_links *l, int index)
         r = -errno;
     while (r > 0) {
         n = mnl_socket_recvfrom(s, buf, sizeof(buf));
-        r = n < 0 ? -errno
-                  : mnl_cb_run(buf, (size_t)n, seq, mnl_socket_get_portid(s), on_dumped, l);
+        r = n < 0 ? -errno : mnl_cb_run(buf, (size_t)n, seq, mnl_socket_get_portid(s), on_link, l);
         if (n >= 0 && r < 0)
             r = -errno;
     }
@@ -255,12 +255,12 @@ static int look_once(struct stitch_links *l, int index)
     return r;
 }
 
-static int look(struct stitch_links *l, int index)
+static int look(struct stitch_links *l, int index, mnl_cb_t on_link)
 {
     int r = -EINTR;
 
     for (int i = 0; r == -EINTR && i < LOOKS_MAX; i++)
-        r = look_once(l, index);
+        r = look_once(l, index, on_link);
     return r;
 }
 
@@ -271,7 +271,7 @@ static int look_at_all(struct stitch_links *l)
 
     for (size_t i = 0; i < l->n; i++)
         l->links[i].seen = false;
-    r = look(l, 0);
+    r = look(l, 0, on_dumped);
     for (size_t i = r < 0 ? 0 : l->n; i-- > 0;) {
         if (!l->links[i].seen)
             forget(l, l->links[i].index);
@@ -311,7 +311,7 @@ static int on_event(const struct nlmsghdr *message, void *ctx)
             (message->nlmsg_type == RTM_DELTFILTER && tc->tcm_info >> 16 != PRIORITY))
             break;
         forget(l, tc->tcm_ifindex);
-        r = look(l, tc->tcm_ifindex);
+        r = look(l, tc->tcm_ifindex, on_dumped);
         if (r < 0 && r != -ENODEV)
             log_warning("stitch: interface %d cannot be asked about: %s", tc->tcm_ifindex,
                         strerror(-r));
@@ -407,4 +407,28 @@ void stitch_links_detach(struct stitch_links *l)
     }
     if (s != NULL)
         mnl_socket_close(s);
+}
+
+static int on_left_over(const struct nlmsghdr *message, void *ctx)
+{
+    const struct ifinfomsg *i = mnl_nlmsg_get_payload(message);
+    struct stitch_links *l = ctx;
+
+    if (message->nlmsg_type == RTM_NEWLINK && l->n < STITCH_LINKS_MAX &&
+        filter_at(l, i->ifi_index, BPF_TC_INGRESS) != 0)
+        l->links[l->n++] = (struct stitch_link){.index = i->ifi_index, .made_qdisc = true};
+    return MNL_CB_OK;
+}
+
+void stitch_links_clean(unsigned instance)
+{
+    struct stitch_links *l = calloc(1, sizeof(*l));
+
+    if (l == NULL)
+        return;
+    stitch_links_init(l);
+    l->handle = HANDLE + instance;
+    look(l, 0, on_left_over);
+    stitch_links_detach(l);
+    free(l);
 }

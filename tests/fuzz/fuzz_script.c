@@ -170,10 +170,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     FUZZ_CHECK(s.id == o.id && s.server.port == u.hops[0].addrs[0].port &&
                memcmp(s.server.ip, u.hops[0].addrs[0].ip, 16) == 0);
-    timeout = configs[0].connect_timeout;
+    timeout = 0;
     for (unsigned i = 0; i < u.n_hops; i++)
         timeout += configs[i].handshake_timeout;
     FUZZ_CHECK(s.timeout == timeout / 1000000);
+    FUZZ_CHECK(s.connect_timeout == configs[0].connect_timeout / 1000000);
     check_form(&s);
     check_steps(&s, &u, o.no_auth);
     check_request(&in, &s);

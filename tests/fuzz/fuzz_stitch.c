@@ -889,7 +889,7 @@ static bool set_scene(struct input *in)
     x.device = x.l2 && how & 4 ? LOOPBACK : DEVICE;
     take_chain(in, 3, schemes, sizeof(schemes) / sizeof(schemes[0]), 30, x.v6, &chain, configs);
     chain.hops[0].config = &configs[0];
-    configs[0].handshake_timeout = INT64_C(10000000000);
+    configs[0].connect_timeout = configs[0].handshake_timeout = INT64_C(10000000000);
     if (script_build(&chain, &o, &kernel_script, &why) < 0)
         return false;
     kernel_ports = UINT64_C(1) << (kernel_script.server.port % 64);
