@@ -508,6 +508,7 @@ static void leaves(struct kernel_packet *p, bool guarded)
 
     if (guarded && !run_guard(us_st_guard, p))
         return;
+    FUZZ_CHECK(!guarded || !kernel_unready || app.state.stitched);
     p->ctx.sk = (struct bpf_sock *)&app;
     kernel.storage = &app.state;
     r = kernel_run(x.l2 ? us_st_out : us_st_out_bare, p);
@@ -731,6 +732,9 @@ static void server_is_hostile(struct input *in)
         m.words = (uint8_t)(1 + take_octet(in) % 15);
     m.padding = (how & 6) == 4 ? take_octet(in) % 20 : 0;
     p = make_packet(&m);
+    /* The guard alone keeps it from the socket, if there are no filters any more. */
+    if (m.flags & TCP_SYN && !is_granted_by_oracle() && !is_stale() && !app.state.stitched)
+        FUZZ_CHECK(!run_guard(us_st_guard_in, &p));
     arrives(&p);
     free(p.data);
 }
