@@ -232,8 +232,11 @@ static __always_inline void read_octets(struct __sk_buff *skb, const struct pack
     for (__u32 i = 0; i < 5; i++) {
         __u32 at = skip + i - o->got;
 
-        if (i >= o->got && at < p->len &&
-            !bpf_skb_load_bytes(skb, p->tcp + TCP_HEADER + p->options_len + at, &o->at[i], 1))
+        if (i < o->got || at >= p->len)
+            continue;
+        if (bpf_skb_load_bytes(skb, p->tcp + TCP_HEADER + p->options_len + at, &o->at[i], 1))
+            o->state = 0; /* what cannot be read must not count as read */
+        else
             o->has |= 1u << i;
     }
 }
@@ -264,10 +267,8 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
     struct plan *plan;
     __u64 now;
 
-    if (skb->tc_index == OURS) {
-        skb->tc_index = 0;
+    if (skb->tc_index == OURS) /* and it stays so: there may be others like us, and devices above */
         return PASS;
-    }
     if (skb->vlan_present || parse(skb, l2, true, &p) || !is_upstreams(p.key.remote_port))
         return PASS;
     f = bpf_map_lookup_elem(&us_st_flows, &p.key);
@@ -298,7 +299,10 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
         send_behind(skb);
     if (perform(skb, plan, f))
         return drop_failed();
-    return plan->segment.to_server ? to_server(skb, plan) : PASS;
+    if (plan->segment.to_server)
+        return to_server(skb, plan);
+    skb->tc_index = OURS;
+    return PASS;
 }
 
 SEC("tc")
