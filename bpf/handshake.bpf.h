@@ -307,7 +307,10 @@ static __always_inline void decide_again(struct stitch_flow *f, const struct scr
     if ((f->state == STITCH_SYN || f->state == STITCH_STEP) && now > f->deadline) {
         /* A server that is not there is told at once; one that is silent may wait for the
          * destination, and connect() times out as it would by itself. */
-        fail(f, plan, STITCH_BY_TIMEOUT, was_out ? STITCH_TELL_NOTHING : STITCH_TELL_RESET);
+        if (was_out)
+            fail(f, plan, STITCH_BY_TIMEOUT, STITCH_TELL_NOTHING);
+        else
+            fail(f, plan, STITCH_BY_SILENCE, STITCH_TELL_RESET);
         if (was_out)
             plan_to_server(f, plan, ABORT);
     } else if (f->state == STITCH_SYN) {

@@ -156,8 +156,9 @@ struct stitch_flow {
 #define STITCH_BY_PROTOCOL 3 /* not a reply to what was asked, in `step` */
 #define STITCH_BY_RESET    4 /* the server reset the connection, in `step` */
 #define STITCH_BY_CLOSE    5 /* it closed it */
-#define STITCH_BY_TIMEOUT  6
+#define STITCH_BY_TIMEOUT  6 /* no reply in time, in `step` */
 #define STITCH_BY_REFUSAL  7 /* it does not accept connections */
+#define STITCH_BY_SILENCE  8 /* no SYN-ACK in time */
 
 /* A handshake that failed. */
 struct stitch_event {

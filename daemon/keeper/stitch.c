@@ -436,7 +436,7 @@ static void find_silence(void *ctx, const struct stitch_key *key, const struct s
         return;
     const struct upstream *u = &s->generation->upstreams[route - s->routes];
     int64_t age = loop_now(s->loop) - (int64_t)flow->began - u->hops[0].config->connect_timeout;
-    const struct stitch_event e = {.id = flow->id, .reason = STITCH_BY_TIMEOUT};
+    const struct stitch_event e = {.id = flow->id, .reason = STITCH_BY_SILENCE};
 
     /* What is older is of somebody who has given up, and has been seen. */
     if (age > 0 && age < 3 * SWEEP_INTERVAL)
