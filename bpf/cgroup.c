@@ -156,7 +156,7 @@ static int size_origins(struct bpf_object *object)
 /* The programs that send connections to be stitched read what those that stitch them have. */
 static int share_stitch(struct bpf_object *object, const struct bpf_stitch *stitch)
 {
-    static const char *const names[] = {STITCH_MAP_SCRIPTS, STITCH_MAP_NAMES};
+    static const char *const names[] = {STITCH_MAP_SCRIPTS, STITCH_MAP_NAMES, STITCH_MAP_ROOM};
     int r = 0;
 
     for (size_t i = 0; r == 0 && i < sizeof(names) / sizeof(names[0]); i++)

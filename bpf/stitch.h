@@ -42,7 +42,8 @@
 struct bpf_stitch;
 
 struct bpf_stitch_options {
-    uint32_t flows;    /* handshakes at a time; 0: 16384. Beyond it SYNs are dropped and counted */
+    uint32_t
+        flows; /* handshakes at a time; 0: 16384. When 15 of 16 are taken, new ones are relayed */
     uint32_t names;    /* that addresses may stand for; 0: 65536 */
     unsigned instance; /* as in capture_set: each has filters of its own on the interfaces */
 };
