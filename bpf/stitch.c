@@ -18,6 +18,7 @@
 #include "base/fd.h"
 #include "bpf/embed.h"
 #include "bpf/object.h"
+#include "bpf/stitch_left.h"
 #include "bpf/stitch_links.h"
 #include "log.h"
 
@@ -34,6 +35,10 @@
 /* Of so many places one stays free, for SYNs that are on their way when the last but those is
  * taken: one for each CPU, and those that wait for the address of a neighbour. */
 #define SLACK 16
+
+/* Of the 64 programs of a kind that a cgroup takes, the rest is left to others, and to our own that
+ * hold SYNs: guards of who was killed may have piled up. */
+#define GUARDED_MAX 48
 
 enum map { SCRIPTS, NAMES, FLOWS, ROOM, DEVICES, OWNERS, PORTS, COUNTERS, EVENTS, SOCKETS, N_MAPS };
 
@@ -61,6 +66,7 @@ struct bpf_stitch {
     void *event_ctx;
     uint16_t ports[STITCH_SCRIPTS]; /* of the servers in SCRIPTS; 0: not in use */
     uint64_t limit;                 /* STITCH_ROOM_LIMIT */
+    unsigned instance;
 };
 
 static int on_event(void *ctx, void *data, size_t size)
@@ -167,6 +173,7 @@ int bpf_stitch_open(const struct bpf_stitch_options *o, struct bpf_stitch **ret,
     if (r == 0)
         r = keep_descriptors(s, object, o->instance);
     if (r == 0) {
+        s->instance = o->instance;
         s->limit = o->flows ? o->flows : FLOWS_DEFAULT;
         s->limit -= s->limit / SLACK;
         r = put_limit(s);
@@ -207,6 +214,11 @@ int bpf_stitch_link_fd(const struct bpf_stitch *s)
 int bpf_stitch_follow(struct bpf_stitch *s)
 {
     return stitch_links_follow(&s->links);
+}
+
+void bpf_stitch_clear(unsigned instance)
+{
+    stitch_links_clear(instance);
 }
 
 void bpf_stitch_detach(struct bpf_stitch *s)
@@ -396,18 +408,26 @@ int bpf_stitch_map_fd(const struct bpf_stitch *s, const char *name)
 int bpf_stitch_guard(const struct bpf_stitch *s, uint64_t instance, int cgroup_fd, char *why,
                      size_t why_size)
 {
-    const uint8_t one = 1;
+    struct stitch_owner owner;
+    int n = stitch_left_count(cgroup_fd);
+    int r = stitch_left_sign(cgroup_fd, s->instance, &owner);
 
-    if (bpf_map_update_elem(s->maps[OWNERS], &instance, &one, BPF_ANY) < 0) {
-        int r = -errno;
-
+    if (n >= GUARDED_MAX) {
+        snprintf(why, why_size,
+                 "there are %d programs on the cgroup, perhaps guards of daemons that were killed "
+                 "(\"bpftool cgroup tree\"); a start with CAP_SYS_ADMIN takes such off",
+                 n);
+        return -E2BIG;
+    }
+    if (r == 0)
+        r = bpf_map_update_elem(s->maps[OWNERS], &instance, &owner, BPF_ANY);
+    if (r < 0) {
         snprintf(why, why_size, WHAT ": %s", strerror(-r));
         return r;
     }
     for (size_t i = 0; i < 2; i++) {
         if (bpf_prog_attach(s->guards[i], cgroup_fd, guards[i].type, BPF_F_ALLOW_MULTI) < 0) {
-            int r = -errno;
-
+            r = -errno;
             snprintf(why, why_size, "%s cannot be attached to the cgroup: %s", guards[i].program,
                      strerror(-r));
             bpf_stitch_unguard(s, instance, cgroup_fd);

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <linux/if_arp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -114,13 +115,18 @@ static int put_filter(const struct stitch_links *l, int index, enum bpf_tc_attac
     return bpf_tc_attach(&hook, &options);
 }
 
-/* An earlier process has left its filter there: the qdisc was made for it, or serves others too. */
-static bool was_ours(const struct stitch_links *l, int index)
+static bool has_filter(const struct stitch_links *l, int index, enum bpf_tc_attach_point where)
 {
-    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = index, .attach_point = BPF_TC_INGRESS);
+    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = index, .attach_point = where);
     LIBBPF_OPTS(bpf_tc_opts, options, .handle = l->handle, .priority = PRIORITY);
 
     return bpf_tc_query(&hook, &options) == 0;
+}
+
+/* An earlier process has left its filter there: the qdisc was made for it, or serves others too. */
+static bool was_ours(const struct stitch_links *l, int index)
+{
+    return has_filter(l, index, BPF_TC_INGRESS) || has_filter(l, index, BPF_TC_EGRESS);
 }
 
 static void take_filter(const struct stitch_links *l, int index, enum bpf_tc_attach_point where)
@@ -209,8 +215,8 @@ static int on_dumped(const struct nlmsghdr *message, void *ctx)
     return MNL_CB_OK;
 }
 
-/* Asks for all interfaces, or one (then `dump` is false). */
-static int look(struct stitch_links *l, int index)
+/* Asks for all interfaces, or for one: calls `fn` for each. */
+static int look_with(struct stitch_links *l, int index, mnl_cb_t fn)
 {
     char buf[16384];
     struct mnl_socket *s = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
@@ -232,13 +238,17 @@ static int look(struct stitch_links *l, int index)
         r = -errno;
     while (r > 0) {
         n = mnl_socket_recvfrom(s, buf, sizeof(buf));
-        r = n < 0 ? -errno
-                  : mnl_cb_run(buf, (size_t)n, seq, mnl_socket_get_portid(s), on_dumped, l);
+        r = n < 0 ? -errno : mnl_cb_run(buf, (size_t)n, seq, mnl_socket_get_portid(s), fn, l);
         if (n >= 0 && r < 0)
             r = -errno;
     }
     mnl_socket_close(s);
     return r;
+}
+
+static int look(struct stitch_links *l, int index)
+{
+    return look_with(l, index, on_dumped);
 }
 
 int stitch_links_attach(struct stitch_links *l, char *why, size_t why_size)
@@ -350,7 +360,7 @@ static void take_qdisc(struct mnl_socket *s, int index)
         bpf_tc_hook_destroy(&hook);
 }
 
-void stitch_links_detach(struct stitch_links *l)
+static struct mnl_socket *open_socket(void)
 {
     struct mnl_socket *s = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
 
@@ -358,6 +368,13 @@ void stitch_links_detach(struct stitch_links *l)
         mnl_socket_close(s);
         s = NULL;
     }
+    return s;
+}
+
+void stitch_links_detach(struct stitch_links *l)
+{
+    struct mnl_socket *s = open_socket();
+
     while (l->n > 0) {
         struct stitch_link link = l->links[l->n - 1];
 
@@ -369,4 +386,28 @@ void stitch_links_detach(struct stitch_links *l)
     }
     if (s != NULL)
         mnl_socket_close(s);
+}
+
+static int on_listed(const struct nlmsghdr *message, void *ctx)
+{
+    const struct ifinfomsg *link = mnl_nlmsg_get_payload(message);
+    struct stitch_links *l = ctx;
+
+    if (message->nlmsg_type == RTM_NEWLINK && l->n < STITCH_LINKS_MAX &&
+        was_ours(l, link->ifi_index))
+        l->links[l->n++] = (struct stitch_link){.index = link->ifi_index, .made_qdisc = true};
+    return MNL_CB_OK;
+}
+
+void stitch_links_clear(unsigned instance)
+{
+    struct stitch_links *l = malloc(sizeof(*l));
+
+    if (l == NULL)
+        return;
+    stitch_links_init(l);
+    l->handle = HANDLE + instance;
+    if (look_with(l, 0, on_listed) == 0)
+        stitch_links_detach(l);
+    free(l);
 }

@@ -24,9 +24,8 @@
 #define STITCH_MAP_PORTS    "us_st_ports"    /* array: port / 64 → bits; where upstreams listen */
 #define STITCH_MAP_COUNTERS "us_st_counters" /* per-CPU array: STITCH_COUNT_* → u64 */
 #define STITCH_MAP_EVENTS   "us_st_events"   /* ring buffer of stitch_event */
-#define STITCH_MAP_OWNERS \
-    "us_st_owners"                   /* hash: abi_settings.instance → 1; whose sockets are ours */
-#define STITCH_MAP_ROOM "us_st_room" /* array: STITCH_ROOM_* → u64 */
+#define STITCH_MAP_OWNERS   "us_st_owners"   /* hash: abi_settings.instance → stitch_owner */
+#define STITCH_MAP_ROOM     "us_st_room"     /* array: STITCH_ROOM_* → u64 */
 /* Of one capture: array: 0 (IPv4 sockets), 1 (IPv6) → script number; 0: to the listener. */
 #define STITCH_MAP_USE "us_st_use"
 
@@ -161,6 +160,15 @@ struct stitch_flow {
     ABI_U8 bytes[STITCH_BYTES];
 };
 
+/* Whose sockets are a guard's and a filter's business: who they are at home with. The programs only
+ * ask whether it is there. */
+struct stitch_owner {
+    ABI_U64 netns_cookie;
+    ABI_U64 cgroup_id; /* that is guarded for it */
+    ABI_U32 number;    /* capture_set.instance */
+    ABI_U32 unused;
+};
+
 /* stitch_event.reason */
 #define STITCH_BY_REPLY    1 /* of the last step: the destination's verdict; `code` */
 #define STITCH_BY_HOP      2 /* a reply of a step before: `step`, `code` */
@@ -199,6 +207,7 @@ _Static_assert(sizeof(struct stitch_script) == 36 + 12 * STITCH_STEPS + STITCH_S
 _Static_assert(sizeof(struct stitch_name) == 256, "stitch_name");
 _Static_assert(sizeof(struct stitch_key) == 40, "stitch_key");
 _Static_assert(sizeof(struct stitch_flow) == 176 + 12 * STITCH_STEPS + STITCH_BYTES, "stitch_flow");
+_Static_assert(sizeof(struct stitch_owner) == 24, "stitch_owner");
 _Static_assert(sizeof(struct stitch_event) == 72, "stitch_event");
 
 #endif

@@ -16,7 +16,8 @@ struct janitor {
     int hold; /* the janitor goes to work when this closes without janitor_dismiss(); -1: none */
 };
 
-/* Starts it for the cgroup directory `dir` and the routes of `instance` (capture_set; 0: none).
+/* Starts it for the cgroup directory `dir`, and the routes and filters of `instance` (capture_set;
+ * 0: none).
  * `links`: descriptors to hold. 0 or -errno. */
 int janitor_start(const char *dir, unsigned instance, const int *links, size_t n_links,
                   struct janitor *ret);

@@ -50,6 +50,7 @@ struct stitch {
     struct timer timer;
     const struct generation *generation; /* offered last */
     bool wanted, forced, engaged, proven, filters_stay;
+    bool cleared;  /* what was left by a daemon before, if we have nothing to put in its place */
     char why[192]; /* not open although it is wanted */
     uint32_t last_id;
     struct stitch_line lines[STITCH_SCRIPTS]; /* [0]: unused */

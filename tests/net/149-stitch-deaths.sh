@@ -66,4 +66,36 @@ before=$(st granted)
 is "$(seen "$NET4" 9000)" "$EXIT4" "when they have their answers there is room again"
 is "$(st granted)" $((before + 1)) "by stitch"
 stop undersock
+
+# --- 70 deaths: guards and filters are left behind, and the next one takes them away
+programs() { bpftool cgroup show "$(cg_path "${1:-app}")" | awk '{print $NF}' | grep -c "us_st_guard"; }
+filters() { ns client tc filter show dev up0 "${1:-egress}" | grep -c us_st_; }
+if ! command -v bpftool >/dev/null; then
+    skip "70 deaths" "bpftool is not installed" 9
+else
+    for ((i = 0; i < 70; i++)); do
+        up "socks5://$PROXY4:1081"
+        ((i % 10)) || seen "$NET4" 9000 >/dev/null
+        kill_it
+    done
+    is "$(programs) $(filters) $(filters ingress)" "2 1 1" "70 deaths leave what one leaves"
+    # Somebody else's, on the same cgroup: a living one from another network namespace, and what is no guard.
+    cg_new other
+    start elsewhere -- ns net "$TOOLS/stitch" "$(cg_path app)" "socks5://$EXIT4:1081"
+    wait_log elsewhere '^ready'
+    is "$(programs)" 4 "another network namespace guards the same cgroup"
+    up "socks5://$PROXY4:1081"
+    is "$(programs)" 4 "a start takes away two of four, and adds two"
+    is "$(seen "$NET4" 9000)" "$EXIT4" "and stitches"
+    is "$(st granted)" 1 "indeed"
+    stop elsewhere KILL 2>/dev/null
+    kill_it
+    up "socks5://$PROXY4:1081"
+    is "$(programs)" 4 "those of another network namespace stay, dead or alive"
+    kill_it
+    us_daemon client < <(config "socks5://$PROXY4:1081" | sed 's/"stitch"/"auto"/; s/^capture.*/capture "app" { hook = "cgroup" cgroup = "\/'"$US"'-app" upstream = "one" when-down = "direct" }/')
+    is "$(programs) $(filters) $(filters ingress)" "2 0 0" "a start that stitches nothing takes them away, too"
+    stop undersock
+    is "$(ns client tc qdisc show dev up0 | grep -c clsact)" 0 "and the qdisc"
+fi
 done_testing
