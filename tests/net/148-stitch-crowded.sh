@@ -110,7 +110,7 @@ else
     is "$(programs) $(filters) $(filters ingress)" "2 0 0" "a start that stitches nothing takes them away, too"
     is "$(ns client tc qdisc show dev up0 | grep -c clsact)" 0 "and the qdisc"
     stop undersock
-    up "socks5://$PROXY4:1081" 'capture "more" { hook = "cgroup" cgroup = "/'"$US"'-app" upstream = "one" ports = { 7000 } }'
+    up "socks5://$PROXY4:1081" 'capture "more" { hook = "cgroup" cgroup = "/'"$US"'-app" upstream = "one" tcp-ports = { "7000" } }'
     is "$(programs)" 6 "two captures of one cgroup leave each other's in place"
     stop undersock
     is "$(programs)" 2 "and take their own away"
