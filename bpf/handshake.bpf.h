@@ -126,6 +126,7 @@ static __always_inline void on_syn_ack(struct stitch_flow *f, const struct packe
     f->options_len = s->options_len;
     __builtin_memcpy(f->options, s->options, OPTIONS_MAX);
     f->state = STITCH_STEP;
+    f->deadline += f->timeout * 1000000ull;
     plan_to_server(f, plan, MESSAGE);
 }
 
@@ -283,7 +284,9 @@ static __always_inline void decide_again(struct stitch_flow *f, const struct scr
     if (s->ts_at)
         f->ts_client = s->ts;
     if ((f->state == STITCH_SYN || f->state == STITCH_STEP) && now > f->deadline) {
-        fail(f, plan, STITCH_BY_TIMEOUT, STITCH_TELL_NOTHING);
+        /* A server that is not there is told at once; one that is silent may wait for the
+         * destination, and connect() times out as it would by itself. */
+        fail(f, plan, STITCH_BY_TIMEOUT, was_out ? STITCH_TELL_NOTHING : STITCH_TELL_RESET);
         if (was_out)
             plan_to_server(f, plan, ABORT);
     } else if (f->state == STITCH_SYN) {

@@ -381,7 +381,8 @@ static __noinline int begin(const struct packet *p, const struct abi_socket *sta
     f->isn_client = p->seq;
     f->window_client = p->window;
     f->began = bpf_ktime_get_ns();
-    f->deadline = f->began + script->timeout * 1000000ull;
+    f->deadline = f->began + script->connect_timeout * 1000000ull;
+    f->timeout = script->timeout;
     return 0;
 }
 

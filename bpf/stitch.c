@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <bpf/bpf.h>
@@ -38,7 +39,7 @@
 
 /* Of the 64 programs of a kind that a cgroup takes, the rest is left to others, and to our own that
  * hold SYNs: guards of who was killed may have piled up. */
-#define GUARDED_MAX 48
+#define PROGRAMS_MAX 48
 
 enum map { SCRIPTS, NAMES, FLOWS, ROOM, DEVICES, OWNERS, PORTS, COUNTERS, EVENTS, SOCKETS, N_MAPS };
 
@@ -57,9 +58,15 @@ static const struct {
     {"us_st_guard_in", BPF_CGROUP_INET_INGRESS},
 };
 
+#define GUARDED_MAX 256 /* cgroups */
+
 struct bpf_stitch {
     int maps[N_MAPS];
     int guards[2]; /* what leaves, what arrives */
+    struct {
+        uint64_t cgroup;
+        unsigned n; /* captures of it; the programs cannot be attached twice */
+    } guarded[GUARDED_MAX];
     struct stitch_links links;
     struct ring_buffer *events;
     bpf_stitch_event_fn event_fn; /* only while polling */
@@ -216,11 +223,6 @@ int bpf_stitch_follow(struct bpf_stitch *s)
     return stitch_links_follow(&s->links);
 }
 
-void bpf_stitch_clear(unsigned instance)
-{
-    stitch_links_clear(instance);
-}
-
 void bpf_stitch_detach(struct bpf_stitch *s)
 {
     stitch_links_detach(&s->links);
@@ -374,6 +376,11 @@ int bpf_stitch_sweep(struct bpf_stitch *s, int64_t now)
     return r < 0 ? r : sweep.n;
 }
 
+void bpf_stitch_clean(unsigned instance)
+{
+    stitch_links_clean(instance);
+}
+
 int bpf_stitch_read_counters(const struct bpf_stitch *s, uint64_t ret[STITCH_N_COUNTERS])
 {
     int n_cpus = libbpf_num_possible_cpus(), r = 0;
@@ -405,18 +412,43 @@ int bpf_stitch_map_fd(const struct bpf_stitch *s, const char *name)
     return -ENOENT;
 }
 
-int bpf_stitch_guard(const struct bpf_stitch *s, uint64_t instance, int cgroup_fd, char *why,
+/* How many captures of a cgroup have its guards; NULL: there is no room for another cgroup. */
+static unsigned *guarded(struct bpf_stitch *s, int cgroup_fd)
+{
+    struct stat st;
+    size_t at = GUARDED_MAX;
+
+    if (fstat(cgroup_fd, &st) < 0)
+        return NULL;
+    for (size_t i = 0; i < GUARDED_MAX; i++) {
+        if (s->guarded[i].n > 0 && s->guarded[i].cgroup == st.st_ino)
+            return &s->guarded[i].n;
+        if (s->guarded[i].n == 0 && at == GUARDED_MAX)
+            at = i;
+    }
+    if (at == GUARDED_MAX)
+        return NULL;
+    s->guarded[at].cgroup = st.st_ino;
+    return &s->guarded[at].n;
+}
+
+int bpf_stitch_guard(struct bpf_stitch *s, uint64_t instance, int cgroup_fd, char *why,
                      size_t why_size)
 {
     struct stitch_owner owner;
-    int n = stitch_left_count(cgroup_fd);
+    unsigned *n = guarded(s, cgroup_fd);
+    int programs = stitch_left_count(cgroup_fd);
     int r = stitch_left_sign(cgroup_fd, s->instance, &owner);
 
-    if (n >= GUARDED_MAX) {
+    if (n == NULL) {
+        snprintf(why, why_size, WHAT ": more than %d cgroups", GUARDED_MAX);
+        return -ENOSPC;
+    }
+    if (*n == 0 && programs >= PROGRAMS_MAX) {
         snprintf(why, why_size,
                  "there are %d programs on the cgroup, perhaps guards of daemons that were killed "
                  "(\"bpftool cgroup tree\"); a start with CAP_SYS_ADMIN takes such off",
-                 n);
+                 programs);
         return -E2BIG;
     }
     if (r == 0)
@@ -425,6 +457,8 @@ int bpf_stitch_guard(const struct bpf_stitch *s, uint64_t instance, int cgroup_f
         snprintf(why, why_size, WHAT ": %s", strerror(-r));
         return r;
     }
+    if (++*n > 1)
+        return 0;
     for (size_t i = 0; i < 2; i++) {
         if (bpf_prog_attach(s->guards[i], cgroup_fd, guards[i].type, BPF_F_ALLOW_MULTI) < 0) {
             r = -errno;
@@ -437,9 +471,13 @@ int bpf_stitch_guard(const struct bpf_stitch *s, uint64_t instance, int cgroup_f
     return 0;
 }
 
-void bpf_stitch_unguard(const struct bpf_stitch *s, uint64_t instance, int cgroup_fd)
+void bpf_stitch_unguard(struct bpf_stitch *s, uint64_t instance, int cgroup_fd)
 {
-    for (size_t i = 0; i < 2; i++)
-        bpf_prog_detach2(s->guards[i], cgroup_fd, guards[i].type);
+    unsigned *n = guarded(s, cgroup_fd);
+
+    if (n != NULL && *n > 0 && --*n == 0) {
+        for (size_t i = 0; i < 2; i++)
+            bpf_prog_detach2(s->guards[i], cgroup_fd, guards[i].type);
+    }
     bpf_map_delete_elem(s->maps[OWNERS], &instance);
 }

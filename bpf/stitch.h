@@ -67,12 +67,13 @@ int bpf_stitch_attach(struct bpf_stitch *s, char *why, size_t why_size);
 int bpf_stitch_link_fd(const struct bpf_stitch *s);
 /* 0 or -errno; never blocks. */
 int bpf_stitch_follow(struct bpf_stitch *s);
-/* Takes off the filters that a process before us has left, while we have none: `instance` as above.
- */
-void bpf_stitch_clear(unsigned instance);
 /* Takes the filters off again, and the clsact qdiscs that were made for them if nobody else uses
  * them. */
 void bpf_stitch_detach(struct bpf_stitch *s);
+
+/* Likewise what a process that was killed has left of this instance, when it is known that nobody
+ * uses the instance any more. */
+void bpf_stitch_clean(unsigned instance);
 
 /*
  * Puts a script in place of whatever has this number (1..STITCH_SCRIPTS-1); NULL: nothing.
@@ -151,10 +152,10 @@ int bpf_stitch_map_fd(const struct bpf_stitch *s, const char *name);
  * for the same reason as the filters. 0, or -errno with a sentence in `why`; -E2BIG: there are so
  * many programs on the cgroup that the last places are better left to others.
  */
-int bpf_stitch_guard(const struct bpf_stitch *s, uint64_t instance, int cgroup_fd, char *why,
+int bpf_stitch_guard(struct bpf_stitch *s, uint64_t instance, int cgroup_fd, char *why,
                      size_t why_size);
 /* After bpf_stitch_end(): with the guards goes what keeps unfinished connections from the servers.
  */
-void bpf_stitch_unguard(const struct bpf_stitch *s, uint64_t instance, int cgroup_fd);
+void bpf_stitch_unguard(struct bpf_stitch *s, uint64_t instance, int cgroup_fd);
 
 #endif

@@ -115,18 +115,13 @@ static int put_filter(const struct stitch_links *l, int index, enum bpf_tc_attac
     return bpf_tc_attach(&hook, &options);
 }
 
-static bool has_filter(const struct stitch_links *l, int index, enum bpf_tc_attach_point where)
-{
-    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = index, .attach_point = where);
-    LIBBPF_OPTS(bpf_tc_opts, options, .handle = l->handle, .priority = PRIORITY);
-
-    return bpf_tc_query(&hook, &options) == 0;
-}
-
 /* An earlier process has left its filter there: the qdisc was made for it, or serves others too. */
 static bool was_ours(const struct stitch_links *l, int index)
 {
-    return has_filter(l, index, BPF_TC_INGRESS) || has_filter(l, index, BPF_TC_EGRESS);
+    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = index, .attach_point = BPF_TC_INGRESS);
+    LIBBPF_OPTS(bpf_tc_opts, options, .handle = l->handle, .priority = PRIORITY);
+
+    return bpf_tc_query(&hook, &options) == 0;
 }
 
 static void take_filter(const struct stitch_links *l, int index, enum bpf_tc_attach_point where)
@@ -215,8 +210,8 @@ static int on_dumped(const struct nlmsghdr *message, void *ctx)
     return MNL_CB_OK;
 }
 
-/* Asks for all interfaces, or for one: calls `fn` for each. */
-static int look_with(struct stitch_links *l, int index, mnl_cb_t fn)
+/* Asks for all interfaces, or one (then `dump` is false). */
+static int look(struct stitch_links *l, int index, mnl_cb_t on_link)
 {
     char buf[16384];
     struct mnl_socket *s = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
@@ -238,7 +233,7 @@ static int look_with(struct stitch_links *l, int index, mnl_cb_t fn)
         r = -errno;
     while (r > 0) {
         n = mnl_socket_recvfrom(s, buf, sizeof(buf));
-        r = n < 0 ? -errno : mnl_cb_run(buf, (size_t)n, seq, mnl_socket_get_portid(s), fn, l);
+        r = n < 0 ? -errno : mnl_cb_run(buf, (size_t)n, seq, mnl_socket_get_portid(s), on_link, l);
         if (n >= 0 && r < 0)
             r = -errno;
     }
@@ -246,14 +241,9 @@ static int look_with(struct stitch_links *l, int index, mnl_cb_t fn)
     return r;
 }
 
-static int look(struct stitch_links *l, int index)
-{
-    return look_with(l, index, on_dumped);
-}
-
 int stitch_links_attach(struct stitch_links *l, char *why, size_t why_size)
 {
-    int r = look(l, 0);
+    int r = look(l, 0, on_dumped);
 
     if (r < 0)
         snprintf(why, why_size, "the interfaces cannot be listed: %s", strerror(-r));
@@ -283,7 +273,7 @@ static int on_event(const struct nlmsghdr *message, void *ctx)
             (message->nlmsg_type == RTM_DELTFILTER && tc->tcm_info >> 16 != PRIORITY))
             break;
         forget(l, tc->tcm_ifindex);
-        r = look(l, tc->tcm_ifindex);
+        r = look(l, tc->tcm_ifindex, on_dumped);
         if (r < 0 && r != -ENODEV)
             log_warning("stitch: interface %d cannot be asked about: %s", tc->tcm_ifindex,
                         strerror(-r));
@@ -302,7 +292,7 @@ int stitch_links_follow(struct stitch_links *l)
         ssize_t n = mnl_socket_recvfrom(l->events, buf, sizeof(buf));
 
         if (n < 0 && errno == ENOBUFS) {
-            int r = look(l, 0);
+            int r = look(l, 0, on_dumped);
 
             if (r < 0)
                 return r;
@@ -360,7 +350,7 @@ static void take_qdisc(struct mnl_socket *s, int index)
         bpf_tc_hook_destroy(&hook);
 }
 
-static struct mnl_socket *open_socket(void)
+void stitch_links_detach(struct stitch_links *l)
 {
     struct mnl_socket *s = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
 
@@ -368,13 +358,6 @@ static struct mnl_socket *open_socket(void)
         mnl_socket_close(s);
         s = NULL;
     }
-    return s;
-}
-
-void stitch_links_detach(struct stitch_links *l)
-{
-    struct mnl_socket *s = open_socket();
-
     while (l->n > 0) {
         struct stitch_link link = l->links[l->n - 1];
 
@@ -388,26 +371,25 @@ void stitch_links_detach(struct stitch_links *l)
         mnl_socket_close(s);
 }
 
-static int on_listed(const struct nlmsghdr *message, void *ctx)
+static int on_left_over(const struct nlmsghdr *message, void *ctx)
 {
-    const struct ifinfomsg *link = mnl_nlmsg_get_payload(message);
+    const struct ifinfomsg *i = mnl_nlmsg_get_payload(message);
     struct stitch_links *l = ctx;
 
-    if (message->nlmsg_type == RTM_NEWLINK && l->n < STITCH_LINKS_MAX &&
-        was_ours(l, link->ifi_index))
-        l->links[l->n++] = (struct stitch_link){.index = link->ifi_index, .made_qdisc = true};
+    if (message->nlmsg_type == RTM_NEWLINK && l->n < STITCH_LINKS_MAX && was_ours(l, i->ifi_index))
+        l->links[l->n++] = (struct stitch_link){.index = i->ifi_index, .made_qdisc = true};
     return MNL_CB_OK;
 }
 
-void stitch_links_clear(unsigned instance)
+void stitch_links_clean(unsigned instance)
 {
-    struct stitch_links *l = malloc(sizeof(*l));
+    struct stitch_links *l = calloc(1, sizeof(*l));
 
     if (l == NULL)
         return;
     stitch_links_init(l);
     l->handle = HANDLE + instance;
-    if (look_with(l, 0, on_listed) == 0)
-        stitch_links_detach(l);
+    look(l, 0, on_left_over);
+    stitch_links_detach(l);
     free(l);
 }

@@ -48,8 +48,8 @@ _Noreturn static void janitor(const char *dir, unsigned instance, int wait_on, c
     if (n <= 0) {
         cgroup_destroy(dir);
         if (instance != 0) {
+            bpf_stitch_clean(instance);
             routes_remove(instance);
-            bpf_stitch_clear(instance);
         }
     }
     _exit(0);

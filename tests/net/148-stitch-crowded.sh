@@ -111,7 +111,7 @@ else
     is "$(ns client tc qdisc show dev up0 | grep -c clsact)" 0 "and the qdisc"
     stop undersock
     up "socks5://$PROXY4:1081" 'capture "more" { hook = "cgroup" cgroup = "/'"$US"'-app" upstream = "one" tcp-ports = { "7000" } }'
-    is "$(programs)" 6 "two captures of one cgroup leave each other's in place"
+    is "$(programs)" 4 "two captures of one cgroup share theirs, and leave them in place"
     stop undersock
     is "$(programs)" 2 "and take their own away"
 fi

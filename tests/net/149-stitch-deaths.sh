@@ -10,8 +10,12 @@ need python3 tc
 topology
 net_who 9000
 cg_new app
-ns client sh -c 'cd /proc/sys/net/ipv4 && echo 2 >tcp_syn_retries &&
-    { [ ! -e tcp_syn_linear_timeouts ] || echo 0 >tcp_syn_linear_timeouts; }'
+# patience N: so often is a SYN repeated, after 1, 2, 4, ... seconds.
+patience() {
+    ns client sh -c "cd /proc/sys/net/ipv4 && echo $1 >tcp_syn_retries &&
+        { [ ! -e tcp_syn_linear_timeouts ] || echo 0 >tcp_syn_linear_timeouts; }"
+}
+patience 5
 start verdicts -- ns proxy "$TOOLS/verdicts" serve :: 1090 1091
 start strict -- ns proxy "$TOOLS/strict" serve -g "$TMP/gate" :: 1095
 for port in 1090 1095; do wait_port proxy tcp :: $port; done
@@ -22,7 +26,7 @@ config() { # URL
     cat <<-CONF
 	control = "$TMP/undersock.sock"
 	fast-path = "stitch"
-	upstream "one" { url = "$1" connect-timeout = "60s" }
+	upstream "one" { url = "$1" connect-timeout = "60s" handshake-timeout = "60s" }
 	capture "app" { hook = "cgroup" cgroup = "/$US-app" upstream = "one" }
 	CONF
 }
@@ -47,11 +51,11 @@ between() {
     local requests greetings
     requests=$(said request)
     touch "$TMP/gate.request"
-    start talk1 -- cg app ns client "$TOOLS/strict" talk -n 8 -c 8 -t 40 "$1" 9000
+    start talk1 -- cg app ns client "$TOOLS/strict" talk -n 8 -c 8 -t 90 "$1" 9000
     wait_for 10 said_more request $((requests + 8)) || bail "no requests"
     greetings=$(said greeting)
     touch "$TMP/gate.greeting"
-    start talk2 -- cg app ns client "$TOOLS/strict" talk -n 8 -c 8 -t 40 "$1" 9000
+    start talk2 -- cg app ns client "$TOOLS/strict" talk -n 8 -c 8 -t 90 "$1" 9000
     wait_for 10 said_more greeting $((greetings + 8)) || bail "no greetings"
     is "$(st begun) $(us_sum undersock accepted)" "16 0" "$2: 16 handshakes under way, none relayed"
 }
@@ -59,8 +63,8 @@ answer() { rm -f "$TMP/gate.request" "$TMP/gate.greeting"; }
 # after WHAT [REGEX]: each is a connection that is right, or an error of connect(); all together REGEX
 after() {
     local out
-    ended talk1 60
-    ended talk2 60
+    ended talk1 100
+    ended talk2 100
     out=$(cat "${LOG[talk1]}" "${LOG[talk2]}")
     rm -f "${LOG[talk1]}" "${LOG[talk2]}"
     out=$(awk '{n[$2] += $1} END {for (r in n) print n[r], r}' <<<"$out" | sort -n | paste -sd ' ')
@@ -68,7 +72,7 @@ after() {
     diag "$out"
     is "$(grep -c '^RAW' "${LOG[strict]}")" 0 "$1: and nothing raw"
 }
-ALL='^16 OK$' NONE='^16 ECONNABORTED$'
+ALL='^16 OK$' NONE='^16 ECONNABORTED$' SOME='^([0-9]+ (ETIMEDOUT|ECONNREFUSED|ECONNABORTED)( |$))+$'
 for to in "$NET4" "$NET6"; do
     url="socks5://$PROXY4:1095" family=IPv4
     [[ $to == *:* ]] && url="socks5://[$PROXY6]:1095" family=IPv6
@@ -88,10 +92,20 @@ for to in "$NET4" "$NET6"; do
     after "$at" "$NONE"
     is "$(app timeout 20 "$TOOLS/strict" talk -n 10 "$to" 9000)" "10 OK" "$at: the next ones are stitched"
     stop undersock
+    at="$family, killed, and somebody takes its filters away"
+    patience 2
+    up "$url"
+    between "$to" "$at"
+    kill_it
+    ns client tc qdisc del dev up0 clsact
+    answer
+    after "$at" "$SOME"
+    patience 5
     at="$family, stopped"
     up "$url"
     between "$to" "$at"
-    stop undersock
+    bounded 60 "$UNDERSOCK" stop -s "$TMP/undersock.sock"
+    wait_for 60 has_ended undersock
     answer
     after "$at" "$NONE"
     at="$family, workers killed, and another upstream by a reload"
