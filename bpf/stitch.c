@@ -19,6 +19,7 @@
 #include "base/fd.h"
 #include "bpf/embed.h"
 #include "bpf/object.h"
+#include "bpf/stitch_abort.h"
 #include "bpf/stitch_left.h"
 #include "bpf/stitch_links.h"
 #include "log.h"
@@ -71,6 +72,7 @@ struct bpf_stitch {
     struct ring_buffer *events;
     bpf_stitch_event_fn event_fn; /* only while polling */
     void *event_ctx;
+    int64_t swept;                  /* when, last */
     uint16_t ports[STITCH_SCRIPTS]; /* of the servers in SCRIPTS; 0: not in use */
     uint64_t limit;                 /* STITCH_ROOM_LIMIT */
     unsigned instance;
@@ -345,7 +347,7 @@ int bpf_stitch_pending(const struct bpf_stitch *s)
 
 struct sweep {
     struct bpf_stitch *s;
-    int64_t now;
+    int64_t now, last;
     int n;
 };
 
@@ -360,6 +362,10 @@ static void take_over(void *ctx, const struct stitch_key *key, const struct stit
     /* What timed out is silent, and stays so until the kernel gives up. */
     if (flow->state == STITCH_FAILED && flow->verdict == STITCH_TELL_NOTHING)
         since = (int64_t)flow->deadline + UNASKED_NS;
+    /* Once: in the sweep in which its time is over. */
+    if (flow->state == STITCH_STEP && sweep->now > (int64_t)flow->deadline &&
+        sweep->last <= (int64_t)flow->deadline)
+        stitch_abort(key, flow);
     if (sweep->now > since && bpf_map_delete_elem(sweep->s->maps[FLOWS], key) == 0) {
         sweep->n++;
         sweep->s->limit++;
@@ -368,11 +374,12 @@ static void take_over(void *ctx, const struct stitch_key *key, const struct stit
 
 int bpf_stitch_sweep(struct bpf_stitch *s, int64_t now)
 {
-    struct sweep sweep = {.s = s, .now = now};
+    struct sweep sweep = {.s = s, .now = now, .last = s->swept};
     int r = bpf_stitch_each(s, take_over, &sweep);
 
     if (sweep.n > 0 && r == 0)
         r = put_limit(s);
+    s->swept = now;
     return r < 0 ? r : sweep.n;
 }
 

@@ -112,9 +112,9 @@ int bpf_stitch_each(const struct bpf_stitch *s, bpf_stitch_flow_fn fn, void *ctx
 /* How many handshakes are under way; or -errno. */
 int bpf_stitch_pending(const struct bpf_stitch *s);
 /*
- * Takes out of the table what is over, and what nobody has asked about for so long that its socket
- * must be gone. `now`: CLOCK_MONOTONIC, nanoseconds. To be called every few seconds. Returns how
- * many, or -errno.
+ * Ends what nobody waits for any more at its server, and takes out of the table what is over, and
+ * what nobody has asked about for so long that its socket must be gone. `now`: CLOCK_MONOTONIC,
+ * nanoseconds. To be called every few seconds. Returns how many, or -errno.
  */
 int bpf_stitch_sweep(struct bpf_stitch *s, int64_t now);
 
