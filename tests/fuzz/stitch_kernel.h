@@ -347,11 +347,13 @@ static long bpf_map_update_elem(void *map, const void *key, const void *value, _
 {
     int i = kernel_find_flow(key);
 
-    FUZZ_CHECK(map == &us_st_flows && flags == BPF_NOEXIST && !kernel_locked);
+    FUZZ_CHECK(map == &us_st_flows && flags <= BPF_NOEXIST && !kernel_locked);
     if (kernel_fails() || kernel.table_full)
         return -7;
-    if (i >= 0)
+    if (i >= 0 && flags == BPF_NOEXIST)
         return -17;
+    if (i >= 0)
+        bpf_map_delete_elem(map, key);
     for (i = 0; i < KERNEL_FLOWS; i++) {
         if (kernel_flows[i].value)
             continue;
