@@ -68,6 +68,13 @@ struct {
 } us_st_flows SEC(".maps");
 
 struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, STITCH_N_ROOM);
+    __type(key, __u32);
+    __type(value, __u64);
+} us_st_room SEC(".maps");
+
+struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, 4096);
     __type(key, __u32);
@@ -78,7 +85,7 @@ struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, 1024);
     __type(key, __u64);
-    __type(value, __u8);
+    __type(value, struct stitch_owner);
 } us_st_owners SEC(".maps");
 
 struct {
@@ -373,6 +380,32 @@ static __noinline int begin(const struct packet *p, const struct abi_socket *sta
     return 0;
 }
 
+static __always_inline void take_room(__s64 n)
+{
+    __u32 which = STITCH_ROOM_TAKEN;
+    __u64 *taken = bpf_map_lookup_elem(&us_st_room, &which);
+
+    if (taken)
+        __sync_fetch_and_add(taken, n);
+}
+
+/* What is put in is new, and what is taken out was there: so the count is right whoever else does
+ * the same at this moment. */
+static __always_inline long put_record(const struct stitch_key *key, const void *record)
+{
+    long r = bpf_map_update_elem(&us_st_flows, key, record, BPF_NOEXIST);
+
+    if (!r)
+        take_room(1);
+    return r;
+}
+
+static __always_inline void drop_record(const struct stitch_key *key)
+{
+    if (!bpf_map_delete_elem(&us_st_flows, key))
+        take_room(-1);
+}
+
 /* The SYN with another number, and without what it must not carry. */
 static __always_inline int shift(struct __sk_buff *skb, const struct packet *p, __u32 l2,
                                  struct plan *plan, struct stitch_flow *f)
@@ -437,7 +470,9 @@ static __always_inline int on_syn(struct __sk_buff *skb, __u32 l2, const struct 
         new->ts_client = s->ts;
         new->scale_client = s->scale;
         new->flags = (s->ts_at ? STITCH_TIMESTAMPS : 0) | (s->has_scale ? STITCH_SCALING : 0);
-        if (bpf_map_update_elem(&us_st_flows, &p->key, s->flow, BPF_ANY)) {
+        if (f)
+            drop_record(&p->key); /* of an earlier connection with the same ports */
+        if (put_record(&p->key, s->flow)) {
             count(STITCH_COUNT_FULL);
             return SHOT;
         }
@@ -492,7 +527,7 @@ static __always_inline int outgoing(struct __sk_buff *skb, __u32 l2)
         return PASS; /* a message of ours, made of a SYN on a device further up */
     if (f->state == STITCH_GRANTED) {
         state->stitched = 1;
-        bpf_map_delete_elem(&us_st_flows, &p.key);
+        drop_record(&p.key);
         count(STITCH_COUNT_CARRIED);
         return PASS;
     }

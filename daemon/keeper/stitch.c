@@ -215,7 +215,7 @@ static void use(struct stitch *s)
         int r = bpf_capture_use(b->bpf, v4, v6);
 
         if (r < 0 && (v4 || v6)) {
-            b->why = "it was attached before stitch, and shares nothing with it: restart";
+            b->why = "it has no guard on its cgroup: see the log";
             bpf_capture_use(b->bpf, 0, 0);
         }
         b->stitched = r == 0 && (v4 || v6);
@@ -330,6 +330,10 @@ void stitch_bind(struct stitch *s, size_t policy, const struct bpf_capture *bpf)
 
 void stitch_engage(struct stitch *s)
 {
+    /* By now the namespace is ours: what a daemon before us has left is of no use any more. */
+    if (!s->bpf && !s->cleared && s->generation && s->generation->marked)
+        bpf_stitch_clean(s->generation->set.instance);
+    s->cleared = true;
     s->engaged = true;
     use(s);
     if (s->bpf)

@@ -286,7 +286,7 @@ static struct stitch_script kernel_script; /* number 1 */
 static struct stitch_name kernel_name;
 static struct scratch *kernel_scratch; /* a block, which is of whatever type is written */
 static uint8_t kernel_fake[16];        /* stands for kernel_name; zeroes: there is none */
-static uint64_t kernel_counters[STITCH_N_COUNTERS], kernel_ports;
+static uint64_t kernel_counters[STITCH_N_COUNTERS], kernel_ports, kernel_room[STITCH_N_ROOM];
 /* What another processor does while this one waits for the lock: once, then NULL again. */
 static void (*kernel_meanwhile)(void);
 static struct stitch_flow kernel_at_lock; /* the record as it was when the lock was taken last */
@@ -325,6 +325,8 @@ static void *bpf_map_lookup_elem(void *map, const void *key)
         return &one;
     if (map == &us_st_ports)
         return number == kernel_script.server.port / 64u ? &kernel_ports : NULL;
+    if (map == &us_st_room)
+        return &kernel_room[number];
     FUZZ_CHECK(map == &us_st_counters && number < STITCH_N_COUNTERS);
     return &kernel_counters[number];
 }
@@ -345,9 +347,11 @@ static long bpf_map_update_elem(void *map, const void *key, const void *value, _
 {
     int i = kernel_find_flow(key);
 
-    FUZZ_CHECK(map == &us_st_flows && flags == BPF_ANY && !kernel_locked);
+    FUZZ_CHECK(map == &us_st_flows && flags <= BPF_NOEXIST && !kernel_locked);
     if (kernel_fails() || kernel.table_full)
         return -7;
+    if (i >= 0 && flags == BPF_NOEXIST)
+        return -17;
     if (i >= 0)
         bpf_map_delete_elem(map, key);
     for (i = 0; i < KERNEL_FLOWS; i++) {
@@ -400,6 +404,7 @@ static void kernel_reset(void)
     memset(&kernel_name, 0, sizeof(kernel_name));
     memset(kernel_fake, 0, sizeof(kernel_fake));
     memset(kernel_counters, 0, sizeof(kernel_counters));
+    memset(kernel_room, 0, sizeof(kernel_room));
     kernel_unready = kernel_locked = false;
     kernel_meanwhile = NULL;
     free(kernel_scratch);
