@@ -25,9 +25,15 @@
 #include "endpoint.bpf.h"
 #include "stitch_abi.h"
 
-#define IPPROTO_ICMP   1
-#define IPPROTO_TCP    6
-#define IPPROTO_ICMPV6 58
+#define IPPROTO_ICMP    1
+#define IPPROTO_IPIP    4
+#define IPPROTO_TCP     6
+#define IPPROTO_UDP     17
+#define IPPROTO_IPV6    41
+#define IPPROTO_GRE     47
+#define IPPROTO_ESP     50
+#define IPPROTO_ICMPV6  58
+#define IPPROTO_DSTOPTS 60
 
 /*
  * Type and code of what is unreachable. For IPv4 there are several that mean the same to connect(),
@@ -117,7 +123,8 @@ struct plan {
     __u32 count;  /* 1 + STITCH_COUNT_* */
     __u32 reason; /* STITCH_BY_*; 0: no event */
     __u32 verdict, code, step;
-    __u32 interface, mark;
+    __u32 interface, mark, bare;
+    __u32 link[3];
     __u32 ts_client, ts_server;
     struct segment segment;
 };
