@@ -79,7 +79,7 @@ struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, 1024);
     __type(key, __u64);
-    __type(value, __u64);
+    __type(value, __u8);
 } us_st_owners SEC(".maps");
 
 struct {

@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <bpf/bpf.h>
@@ -376,45 +375,17 @@ int bpf_stitch_map_fd(const struct bpf_stitch *s, const char *name)
     return -ENOENT;
 }
 
-/* Whether a capture has its guards on that cgroup. The kernel takes a program once for a cgroup, so
- * those that share one share them. */
-static bool is_guarded(const struct bpf_stitch *s, uint64_t cgroup)
-{
-    uint64_t instance, next, at;
-    bool first = true;
-
-    while (bpf_map_get_next_key(s->maps[OWNERS], first ? NULL : &instance, &next) == 0) {
-        first = false;
-        instance = next;
-        if (bpf_map_lookup_elem(s->maps[OWNERS], &instance, &at) == 0 && at == cgroup)
-            return true;
-    }
-    return false;
-}
-
 int bpf_stitch_guard(const struct bpf_stitch *s, uint64_t instance, int cgroup_fd, char *why,
                      size_t why_size)
 {
-    struct stat st;
-    uint64_t cgroup;
-    bool guarded;
+    const uint8_t one = 1;
 
-    if (fstat(cgroup_fd, &st) < 0) {
+    if (bpf_map_update_elem(s->maps[OWNERS], &instance, &one, BPF_ANY) < 0) {
         int r = -errno;
 
         snprintf(why, why_size, WHAT ": %s", strerror(-r));
         return r;
     }
-    cgroup = st.st_ino;
-    guarded = is_guarded(s, cgroup);
-    if (bpf_map_update_elem(s->maps[OWNERS], &instance, &cgroup, BPF_ANY) < 0) {
-        int r = -errno;
-
-        snprintf(why, why_size, WHAT ": %s", strerror(-r));
-        return r;
-    }
-    if (guarded)
-        return 0;
     for (size_t i = 0; i < 2; i++) {
         if (bpf_prog_attach(s->guards[i], cgroup_fd, guards[i].type, BPF_F_ALLOW_MULTI) < 0) {
             int r = -errno;
@@ -430,11 +401,7 @@ int bpf_stitch_guard(const struct bpf_stitch *s, uint64_t instance, int cgroup_f
 
 void bpf_stitch_unguard(const struct bpf_stitch *s, uint64_t instance, int cgroup_fd)
 {
-    struct stat st;
-
-    bpf_map_delete_elem(s->maps[OWNERS], &instance);
-    if (fstat(cgroup_fd, &st) == 0 && is_guarded(s, st.st_ino))
-        return;
     for (size_t i = 0; i < 2; i++)
         bpf_prog_detach2(s->guards[i], cgroup_fd, guards[i].type);
+    bpf_map_delete_elem(s->maps[OWNERS], &instance);
 }

@@ -143,8 +143,7 @@ int bpf_stitch_map_fd(const struct bpf_stitch *s, const char *name);
 /*
  * Likewise: the guards of a cgroup, before the first connection of that instance (the capture's,
  * abi_settings.instance) can be stitched. They are no links,
- * for the same reason as the filters; captures of one cgroup share them. 0, or -errno with a
- * sentence in `why`.
+ * for the same reason as the filters. 0, or -errno with a sentence in `why`.
  */
 int bpf_stitch_guard(const struct bpf_stitch *s, uint64_t instance, int cgroup_fd, char *why,
                      size_t why_size);

@@ -24,7 +24,7 @@
 #define STITCH_MAP_COUNTERS "us_st_counters" /* per-CPU array: STITCH_COUNT_* → u64 */
 #define STITCH_MAP_EVENTS   "us_st_events"   /* ring buffer of stitch_event */
 #define STITCH_MAP_OWNERS \
-    "us_st_owners" /* hash: abi_settings.instance → its cgroup; whose sockets are ours */
+    "us_st_owners" /* hash: abi_settings.instance → 1; whose sockets are ours */
 /* Of one capture: array: 0 (IPv4 sockets), 1 (IPv6) → script number; 0: to the listener. */
 #define STITCH_MAP_USE "us_st_use"
 
