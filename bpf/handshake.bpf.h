@@ -237,7 +237,7 @@ static __always_inline void decide_incoming(struct stitch_flow *f, const struct 
     plan->interface = f->interface;
     plan->mark = f->mark;
     plan->bare = f->flags & STITCH_BARE;
-    __builtin_memcpy(plan->link, f->link, sizeof(plan->link));
+    __builtin_memcpy(plan->link, f->link, sizeof(f->link));
     switch (f->state) {
     case STITCH_SYN:
         if (p->flags & TCP_RST) {

@@ -124,7 +124,7 @@ struct plan {
     __u32 reason; /* STITCH_BY_*; 0: no event */
     __u32 verdict, code, step;
     __u32 interface, mark, bare;
-    __u32 link[3];
+    __u32 link[4]; /* an Ethernet header, as far as it goes */
     __u32 ts_client, ts_server;
     struct segment segment;
 };
@@ -147,6 +147,7 @@ struct scratch {
         struct ipv6hdr v6;
     } ip;
     __be32 pseudo[10];                          /* header, of the checksum */
+    __u32 link[3];                              /* of the SYN at hand */
     __u64 flow[sizeof(struct stitch_flow) / 8]; /* a new one; no lock may be in such a map */
 };
 

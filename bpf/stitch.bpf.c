@@ -262,19 +262,17 @@ static __always_inline void send_behind(struct __sk_buff *skb)
 
 /* By the way of the SYN, which need not be the one by which the reply has come. Where there is no
  * Ethernet header, the kernel takes off that of the reply. */
-static __always_inline int to_server(struct __sk_buff *skb, const struct plan *plan, __u32 l2)
+static __always_inline int to_server(struct __sk_buff *skb, struct plan *plan, __u32 l2)
 {
-    __be16 protocol = bpf_htons(is_v4(plan->segment.key.local) ? ETH_P_IP : ETH_P_IPV6);
-
     skb->mark = plan->mark;
     if (skb->ifindex == LOOPBACK)
         return bpf_redirect(LOOPBACK, 0);
     if (plan->bare)
         return bpf_redirect(plan->interface, 0);
-    if (!l2 && (bpf_skb_change_head(skb, ETH_HLEN, 0) ||
-                bpf_skb_store_bytes(skb, sizeof(plan->link), &protocol, sizeof(protocol), 0)))
+    if (!l2 && bpf_skb_change_head(skb, ETH_HLEN, 0))
         return drop_failed();
-    if (bpf_skb_store_bytes(skb, 0, plan->link, sizeof(plan->link), 0))
+    ((struct ethhdr *)plan->link)->h_proto = skb->protocol;
+    if (bpf_skb_store_bytes(skb, 0, plan->link, ETH_HLEN, 0))
         return drop_failed();
     return bpf_redirect(plan->interface, 0);
 }
@@ -440,13 +438,12 @@ static __always_inline int on_syn(struct __sk_buff *skb, __u32 l2, const struct 
     struct stitch_flow *f = bpf_map_lookup_elem(&us_st_flows, &p->key);
     struct scratch *s = scratch();
     __u64 now = bpf_ktime_get_ns();
-    __u8 link[sizeof(f->link)] __attribute__((aligned(8))) = {};
     struct stitch_flow *new;
     struct plan *plan;
 
     if (!s || (f && p->seq == base_of(f)))
         return s ? PASS : SHOT; /* it has been here, on a device further up */
-    if (read_options(skb, p, 1) || (l2 && bpf_skb_load_bytes(skb, 0, link, sizeof(link))))
+    if (read_options(skb, p, 1) || (l2 && bpf_skb_load_bytes(skb, 0, s->link, sizeof(s->link))))
         return drop_failed();
     plan = new_plan(s);
     if (!f || f->isn_client != p->seq) {
@@ -457,7 +454,7 @@ static __always_inline int on_syn(struct __sk_buff *skb, __u32 l2, const struct 
         new->ts_client = s->ts;
         new->scale_client = s->scale;
         new->flags = (s->ts_at ? STITCH_TIMESTAMPS : 0) | (s->has_scale ? STITCH_SCALING : 0);
-        take_way(new, skb->ifindex, !l2, link);
+        take_way(new, skb->ifindex, !l2, s->link);
         if (bpf_map_update_elem(&us_st_flows, &p->key, s->flow, BPF_ANY)) {
             count(STITCH_COUNT_FULL);
             return SHOT;
@@ -472,7 +469,7 @@ static __always_inline int on_syn(struct __sk_buff *skb, __u32 l2, const struct 
         __u32 interface = skb->ifindex;
 
         bpf_spin_lock(&f->lock);
-        take_way(f, interface, !l2, link);
+        take_way(f, interface, !l2, s->link);
         decide_again(f, s, now, plan);
         bpf_spin_unlock(&f->lock);
     }

@@ -157,11 +157,11 @@ check "and relayed" -- wait_for 10 stitched_is False
 check "with a line" -- wait_log undersock "upstream up$N.*does not accept the authentication"
 
 # --- silence
-# silent WHAT COMMAND-THAT-MENDS...: the upstream in force does not answer.
+# silent WHAT ERRNO COMMAND-THAT-MENDS...: the upstream in force does not answer.
 silent() {
-    local what=$1
-    shift
-    is "$(stitched) $(seen "$NET4" 9000)" "True connect=ETIMEDOUT" "$what: ETIMEDOUT"
+    local what=$1 errno=$2
+    shift 2
+    is "$(stitched) $(seen "$NET4" 9000)" "True connect=$errno" "$what: $errno"
     check "$what: it is held" -- wait_for 10 stitched_is False
     like "$(us_status undersock "s['captures'][0]['why_relayed']")" 'failed' "$what: status says why"
     like "$(seen "$NET4" 9000)" '^connect=E' "$what: a worker finds the same"
@@ -172,7 +172,7 @@ silent() {
 PEER_NAME=dumb peer_bad proxy "$PROXY4" 1123 mute
 use "socks5://$PROXY4:1123" 'connect-timeout = "1s"' 'handshake-timeout = "1s"'
 speak() { stop dumb; PEER_NAME=dumb peer_microsocks proxy "$PROXY4" 1123; }
-silent "a server that says nothing" speak
+silent "a server that says nothing" ETIMEDOUT speak
 ns proxy nft -f - <<-'NFT' || bail "nft"
 table inet hush {
     chain input {
@@ -183,7 +183,7 @@ table inet hush {
 NFT
 use "socks5://$PROXY4:1103" 'connect-timeout = "1s"' 'handshake-timeout = "1s"'
 listen() { ns proxy nft delete table inet hush; }
-silent "a server whose SYNs are dropped" listen
+silent "a server whose SYNs are dropped" ECONNREFUSED listen
 
 # --- it goes, and comes back
 use "socks5://$PROXY4:1101"
