@@ -154,7 +154,7 @@ PEER_NAME=picky peer_bad proxy "$PROXY4" 1122 no-method
 use "socks5://somebody:something@$PROXY4:1122"
 is "$(seen "$NET4" 9000) $(seen "$NET4" 9000)" "connect=ECONNREFUSED connect=ECONNREFUSED" "neither with nor without: refused"
 check "and relayed" -- wait_for 10 stitched_is False
-check "with a line" -- wait_log undersock "upstream up$N.*does not accept the authentication"
+check "with a line" -- wait_log undersock "upstream up$N.*(does not accept the authentication|accepts none of our)"
 
 # --- silence
 # silent WHAT ERRNO COMMAND-THAT-MENDS...: the upstream in force does not answer.

@@ -270,7 +270,7 @@ carries "the first one again"
 num "$(came_by down1)" -eq 0 "none of it by the other"
 
 # In the middle of a handshake, whose messages take turns of 200 ms.
-begun_is() { [[ $(st begun) == "$1" ]]; }
+begun_is() { test "$(st begun)" -ge "$1"; }
 moves() { # WHAT COMMAND...: after their first SYNs
     local what=$1 begun granted
     shift
