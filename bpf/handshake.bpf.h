@@ -253,6 +253,8 @@ static __always_inline void decide_incoming(struct stitch_flow *f, const struct 
     plan->action = DROP;
     plan->interface = f->interface;
     plan->mark = f->mark;
+    plan->bare = f->flags & STITCH_BARE;
+    __builtin_memcpy(plan->link, f->link, sizeof(f->link));
     if (is_foreign(f, p)) {
         plan->action = LET;
         return;
@@ -292,6 +294,16 @@ static __always_inline void decide_incoming(struct stitch_flow *f, const struct 
     }
     plan->ts_client = f->ts_client;
     plan->ts_server = f->ts_server;
+}
+
+/* What goes to the first hop leaves as the application's SYN did: the route for it may depend on
+ * what a program cannot ask with, like the user or a port. */
+static __always_inline void take_way(struct stitch_flow *f, __u32 interface, bool bare,
+                                     const void *link)
+{
+    f->interface = interface;
+    f->flags = bare ? f->flags | STITCH_BARE : f->flags & ~STITCH_BARE;
+    __builtin_memcpy(f->link, link, sizeof(f->link));
 }
 
 /* The application's SYN, which the record is about already. */

@@ -29,7 +29,8 @@
  *   as such, and has nothing to send when the guards are gone one day.
  *
  * A packet that has been through here once may come again: through a bridge, a bond, a VLAN device,
- * or because we sent it back. It is known by its numbers or by tc_index.
+ * packed into another one by a tunnel, or because we sent it back. It is known by its numbers, by
+ * not being TCP, or by tc_index.
  */
 #include "segment.bpf.h"
 
@@ -257,12 +258,21 @@ static __always_inline void send_behind(struct __sk_buff *skb)
     skb->tc_index = 0;
 }
 
-static __always_inline int to_server(struct __sk_buff *skb, const struct plan *plan)
+/* By the way of the SYN, which need not be the one by which the reply has come. Where there is no
+ * Ethernet header, the kernel takes off that of the reply. */
+static __always_inline int to_server(struct __sk_buff *skb, struct plan *plan, __u32 l2)
 {
     skb->mark = plan->mark;
     if (skb->ifindex == LOOPBACK)
         return bpf_redirect(LOOPBACK, 0);
-    return bpf_redirect_neigh(plan->interface, NULL, 0, 0);
+    if (plan->bare)
+        return bpf_redirect(plan->interface, 0);
+    if (!l2 && bpf_skb_change_head(skb, ETH_HLEN, 0))
+        return drop_failed();
+    ((struct ethhdr *)plan->link)->h_proto = skb->protocol;
+    if (bpf_skb_store_bytes(skb, 0, plan->link, ETH_HLEN, 0))
+        return drop_failed();
+    return bpf_redirect(plan->interface, 0);
 }
 
 static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
@@ -307,7 +317,7 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
     if (perform(skb, plan, f))
         return drop_failed();
     if (plan->segment.to_server)
-        return to_server(skb, plan);
+        return to_server(skb, plan, l2);
     skb->tc_index = OURS;
     return PASS;
 }
@@ -458,18 +468,18 @@ static __always_inline int on_syn(struct __sk_buff *skb, __u32 l2, const struct 
 
     if (!s || (f && p->seq == base_of(f)))
         return s ? PASS : SHOT; /* it has been here, on a device further up */
-    if (read_options(skb, p, 1))
+    if (read_options(skb, p, 1) || (l2 && bpf_skb_load_bytes(skb, 0, s->link, sizeof(s->link))))
         return drop_failed();
     plan = new_plan(s);
     if (!f || f->isn_client != p->seq) {
         if (begin(p, state))
             return drop_failed();
         new = (struct stitch_flow *)s->flow;
-        new->interface = skb->ifindex;
         new->mark = skb->mark;
         new->ts_client = s->ts;
         new->scale_client = s->scale;
         new->flags = (s->ts_at ? STITCH_TIMESTAMPS : 0) | (s->has_scale ? STITCH_SCALING : 0);
+        take_way(new, skb->ifindex, !l2, s->link);
         if (f)
             drop_record(&p->key); /* of an earlier connection with the same ports */
         if (put_record(&p->key, s->flow)) {
@@ -483,7 +493,10 @@ static __always_inline int on_syn(struct __sk_buff *skb, __u32 l2, const struct 
         plan->count = 1 + STITCH_COUNT_BEGUN;
         plan->segment.seq = base_of(f);
     } else {
+        __u32 interface = skb->ifindex;
+
         bpf_spin_lock(&f->lock);
+        take_way(f, interface, !l2, s->link);
         decide_again(f, s, now, plan);
         bpf_spin_unlock(&f->lock);
     }
@@ -504,6 +517,28 @@ static __always_inline bool only_syn(const struct packet *p)
     return (p->flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 }
 
+/* Whether somebody has packed the socket's packet into another one (VXLAN, WireGuard, GRE, PPPoE),
+ * which still is that socket's for the kernel: then it has been here on the device further up, and
+ * before that at the guard. What a TCP socket sends itself is TCP, behind options of IPv6 at most.
+ */
+static __always_inline bool is_wrapped(struct __sk_buff *skb, __u32 l2)
+{
+    __u8 protocol = IPPROTO_TCP;
+
+    if (skb->protocol == bpf_htons(ETH_P_IP))
+        return !bpf_skb_load_bytes(skb, l2 + 9, &protocol, 1) && protocol != IPPROTO_TCP;
+    if (skb->protocol != bpf_htons(ETH_P_IPV6))
+        return true;
+    if (bpf_skb_load_bytes(skb, l2 + 6, &protocol, 1))
+        return false;
+    /* A tunnel's own option, of how deep it may be packed. */
+    if (protocol == IPPROTO_DSTOPTS &&
+        bpf_skb_load_bytes(skb, l2 + sizeof(struct ipv6hdr), &protocol, 1))
+        return false;
+    return protocol == IPPROTO_IPIP || protocol == IPPROTO_UDP || protocol == IPPROTO_IPV6 ||
+           protocol == IPPROTO_GRE || protocol == IPPROTO_ESP;
+}
+
 static __always_inline int outgoing(struct __sk_buff *skb, __u32 l2)
 {
     struct abi_socket *state = stitched_socket(skb);
@@ -511,7 +546,7 @@ static __always_inline int outgoing(struct __sk_buff *skb, __u32 l2)
     struct packet p = {};
     __s32 behind;
 
-    if (!state)
+    if (!state || is_wrapped(skb, l2))
         return PASS;
     if (parse(skb, l2, false, &p))
         goto guarded;

@@ -120,6 +120,7 @@ struct stitch_key {
 /* stitch_flow.flags */
 #define STITCH_TIMESTAMPS 0x01 /* both ends use them */
 #define STITCH_SCALING    0x02 /* both ends scale windows */
+#define STITCH_BARE       0x04 /* `interface` has no Ethernet header */
 
 /*
  * A handshake under way. It is there from the first SYN to the application's first ACK, and after a
@@ -135,7 +136,7 @@ struct stitch_flow {
     ABI_U32 next_server; /* the number of the server's octet that is awaited */
     ABI_U32 ts_client;   /* wire: their last timestamps */
     ABI_U32 ts_server;
-    ABI_U32 interface; /* index of the one it goes out by */
+    ABI_U32 interface; /* index of the one that the last SYN went out by */
     ABI_U32 mark;      /* of the socket */
     ABI_U32 id;        /* of the script */
     ABI_U64 began;     /* CLOCK_MONOTONIC, nanoseconds */
@@ -154,7 +155,9 @@ struct stitch_flow {
     ABI_U16 reply_len;                    /* 0: not known yet */
     ABI_U8 code;                          /* its second octet */
     ABI_U8 ts_at;                         /* where TSval is in `options`; 0: there is none */
-    ABI_U32 timeout; /* as in the script */
+    ABI_U32 timeout;                      /* as in the script */
+    ABI_U8 link[12];                      /* wire: addresses of that SYN's Ethernet header */
+    ABI_U32 unused;
     ABI_U8 options[40];
     struct abi_origin origin;
     struct stitch_step steps[STITCH_STEPS];
@@ -208,7 +211,7 @@ _Static_assert(sizeof(struct stitch_script) == 40 + 12 * STITCH_STEPS + STITCH_S
                "stitch_script");
 _Static_assert(sizeof(struct stitch_name) == 256, "stitch_name");
 _Static_assert(sizeof(struct stitch_key) == 40, "stitch_key");
-_Static_assert(sizeof(struct stitch_flow) == 176 + 12 * STITCH_STEPS + STITCH_BYTES, "stitch_flow");
+_Static_assert(sizeof(struct stitch_flow) == 192 + 12 * STITCH_STEPS + STITCH_BYTES, "stitch_flow");
 _Static_assert(sizeof(struct stitch_owner) == 24, "stitch_owner");
 _Static_assert(sizeof(struct stitch_event) == 72, "stitch_event");
 

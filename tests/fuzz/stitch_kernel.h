@@ -170,6 +170,23 @@ static long bpf_skb_change_tail(void *skb, __u32 len, __u64 flags)
     return 0;
 }
 
+static long bpf_skb_change_head(void *skb, __u32 more, __u64 flags)
+{
+    struct kernel_packet *p = skb;
+    uint8_t *data;
+
+    FUZZ_CHECK(flags == 0);
+    if (kernel_fails())
+        return -12;
+    data = calloc(1, p->ctx.len + more);
+    FUZZ_CHECK(data);
+    memcpy(data + more, p->data, p->ctx.len);
+    free(p->data);
+    p->data = data;
+    p->ctx.len += more;
+    return 0;
+}
+
 /* --- where packets go --------------------------------------------------------------------------
  */
 
@@ -186,12 +203,6 @@ static long bpf_redirect(__u32 interface, __u64 flags)
     kernel_current->went_in = flags & BPF_F_INGRESS;
     kernel_current->went_by = interface;
     return 7; /* TC_ACT_REDIRECT */
-}
-
-static long bpf_redirect_neigh(__u32 interface, void *params, int params_len, __u64 flags)
-{
-    FUZZ_CHECK(params == NULL && params_len == 0 && flags == 0);
-    return bpf_redirect(interface, 0);
 }
 
 static long bpf_clone_redirect(void *skb, __u32 interface, __u64 flags)
