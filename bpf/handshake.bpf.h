@@ -6,7 +6,7 @@
  *
  *   SYN ──SYN-ACK──▶ STEP ──reply──▶ STEP ... ──last reply──▶ GRANTED ──the application's ACK──▶
  * gone │                └─── any other reply, reset, end, timeout ──▶ FAILED └────────────────────
- * reset, timeout ──▶ FAILED
+ * reset, timeout, ICMP error ──▶ FAILED
  *
  * Each state answers what comes again, from either side, with what it answered first.
  */
@@ -282,6 +282,8 @@ static __always_inline void decide_again(struct stitch_flow *f, const struct scr
     plan->count = 1 + STITCH_COUNT_AGAIN;
     if (s->ts_at)
         f->ts_client = s->ts;
+    if (f->state == STITCH_FAILED && f->verdict == STITCH_TELL_NATIVE)
+        f->state = STITCH_SYN;
     if ((f->state == STITCH_SYN || f->state == STITCH_STEP) && now > f->deadline) {
         fail(f, plan, STITCH_BY_TIMEOUT, STITCH_TELL_NOTHING);
         if (was_out)

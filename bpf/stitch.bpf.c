@@ -35,6 +35,7 @@
 
 #include "compose.bpf.h"
 #include "handshake.bpf.h"
+#include "quoted.bpf.h"
 
 #define LOOPBACK    1      /* its interface index, in every network namespace */
 #define OURS        0x5553 /* tc_index of a packet that is sent in again */
@@ -208,24 +209,58 @@ static __always_inline int drop_failed(void)
 /* --- towards the application -------------------------------------------------------------------
  */
 
-static __always_inline bool from_upstream(struct __sk_buff *skb, __u32 l2)
+static __always_inline bool is_upstream_port(__u16 port)
 {
-    __u32 at = l2 + sizeof(struct iphdr), word_at;
+    __u32 word_at = port / 64;
+    __u64 *bits = bpf_map_lookup_elem(&us_st_ports, &word_at);
+
+    return bits && *bits >> (port % 64) & 1;
+}
+
+enum kind { FOREIGN, SEGMENT, ERROR };
+
+/* FOREIGN: nothing of ours, which is what nearly every packet is. */
+static __always_inline enum kind kind_of(struct __sk_buff *skb, __u32 l2)
+{
+    bool v4 = skb->protocol == bpf_htons(ETH_P_IP);
     __u8 protocol;
     __be16 port;
-    __u64 *bits;
 
-    if (skb->protocol == bpf_htons(ETH_P_IPV6))
-        at = l2 + sizeof(struct ipv6hdr);
-    else if (skb->protocol != bpf_htons(ETH_P_IP))
-        return false;
-    if (bpf_skb_load_bytes(skb, l2 + (at == l2 + sizeof(struct iphdr) ? 9 : 6), &protocol, 1) ||
-        protocol != IPPROTO_TCP || bpf_skb_load_bytes(skb, at, &port, sizeof(port)))
-        return false;
-    port = bpf_ntohs(port);
-    word_at = port / 64;
-    bits = bpf_map_lookup_elem(&us_st_ports, &word_at);
-    return bits && *bits >> (port % 64) & 1;
+    if (!v4 && skb->protocol != bpf_htons(ETH_P_IPV6))
+        return FOREIGN;
+    if (bpf_skb_load_bytes(skb, l2 + (v4 ? 9 : 6), &protocol, 1))
+        return FOREIGN;
+    if (protocol == (v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+        return ERROR;
+    if (protocol != IPPROTO_TCP ||
+        bpf_skb_load_bytes(skb, l2 + (v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)), &port,
+                           sizeof(port)))
+        return FOREIGN;
+    return is_upstream_port(bpf_ntohs(port)) ? SEGMENT : FOREIGN;
+}
+
+/* The packet is let through, whatever it is. */
+static __noinline int on_error(struct __sk_buff *skb, __u32 l2)
+{
+    bool v4 = skb->protocol == bpf_htons(ETH_P_IP);
+    struct scratch *s = scratch();
+    struct quoted q = {};
+    struct stitch_flow *f;
+    struct plan *plan;
+
+    if (!s || parse_quoted(skb, l2, &q) || !is_upstream_port(q.key.remote_port))
+        return PASS;
+    f = bpf_map_lookup_elem(&us_st_flows, &q.key);
+    if (!f)
+        return PASS;
+    plan = new_plan(s);
+    bpf_spin_lock(&f->lock);
+    decide_quoted(f, &q, v4, plan);
+    bpf_spin_unlock(&f->lock);
+    report(plan, f);
+    if (plan->action == SHIFT && requote(skb, &q, plan->segment.seq))
+        return drop_failed();
+    return PASS;
 }
 
 static __always_inline void read_octets(struct __sk_buff *skb, const struct packet *p,
@@ -274,12 +309,18 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
     struct stitch_flow *f;
     struct scratch *s;
     struct plan *plan;
+    enum kind kind;
 
     if (skb->tc_index == OURS) {
         skb->tc_index = 0;
         return PASS;
     }
-    if (skb->vlan_present || !from_upstream(skb, l2) || parse(skb, l2, true, &p))
+    if (skb->vlan_present)
+        return PASS;
+    kind = kind_of(skb, l2);
+    if (kind == ERROR)
+        return on_error(skb, l2);
+    if (kind != SEGMENT || parse(skb, l2, true, &p))
         return PASS;
     f = bpf_map_lookup_elem(&us_st_flows, &p.key);
     if (!f)

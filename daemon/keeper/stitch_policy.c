@@ -129,6 +129,9 @@ const char *stitch_describe(const struct upstream *u, unsigned no_auth,
     case STITCH_BY_REFUSAL:
         snprintf(what, sizeof(what), "it does not accept connections");
         break;
+    case STITCH_BY_UNREACHABLE:
+        snprintf(what, sizeof(what), "it cannot be reached (ICMP code %u)", e->code);
+        break;
     default:
         snprintf(what, sizeof(what), "it did not answer in time");
     }

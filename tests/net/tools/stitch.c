@@ -36,8 +36,8 @@ static _Noreturn void die(const char *what, const char *why)
 
 static void print_event(void *ctx, const struct stitch_event *e)
 {
-    static const char *const reasons[] = {"?",     "reply", "hop",     "protocol",
-                                          "reset", "close", "timeout", "refusal"};
+    static const char *const reasons[] = {"?",     "reply",   "hop",     "protocol",   "reset",
+                                          "close", "timeout", "refusal", "unreachable"};
 
     (void)ctx;
     printf("failed %s step=%u code=%u verdict=%u\n",
