@@ -239,11 +239,13 @@ static __always_inline void decide_incoming(struct stitch_flow *f, const struct 
         if (p->flags & TCP_RST) {
             if (for_our_syn)
                 fail(f, plan, STITCH_BY_REFUSAL, STITCH_TELL_RESET);
-        } else if (p->flags & TCP_ACK && !(p->flags & TCP_SYN && for_our_syn)) {
+        } else if (p->flags & TCP_ACK && !for_our_syn) {
             plan->action = LET; /* of an older connection: the kernel knows what to answer */
         } else if (p->flags & TCP_SYN && for_our_syn) {
             on_syn_ack(f, p, s, plan);
         }
+        /* An ACK of our SYN alone has overtaken the SYN-ACK. The kernel would reset what it has
+         * not asked for. */
         break;
     case STITCH_STEP:
         if (!(p->flags & TCP_SYN))
