@@ -294,11 +294,14 @@ static __always_inline void send_behind(struct __sk_buff *skb)
     skb->tc_index = 0;
 }
 
-static __always_inline int to_server(struct __sk_buff *skb, const struct plan *plan)
+static __always_inline int to_server(struct __sk_buff *skb, __u32 l2, const struct plan *plan)
 {
     skb->mark = plan->mark;
     if (skb->ifindex == LOOPBACK)
         return bpf_redirect(LOOPBACK, 0);
+    /* bpf_redirect_neigh() takes a header off, whatever the device has. */
+    if (!l2 && bpf_skb_change_head(skb, ETH_HLEN, 0))
+        return drop_failed();
     return bpf_redirect_neigh(plan->interface, NULL, 0, 0);
 }
 
@@ -349,7 +352,7 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
         send_behind(skb);
     if (perform(skb, plan, f))
         return drop_failed();
-    return plan->segment.to_server ? to_server(skb, plan) : PASS;
+    return plan->segment.to_server ? to_server(skb, l2, plan) : PASS;
 }
 
 SEC("tc")
@@ -515,6 +518,18 @@ static __always_inline bool only_syn(const struct packet *p)
     return (p->flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 }
 
+/* A packet of a socket that does TCP is something else when a tunnel's device has packed it in: it
+ * has been here on that one. Others have not come past the guard. */
+static __always_inline bool is_packed(struct __sk_buff *skb, __u32 l2)
+{
+    bool v4 = skb->protocol == bpf_htons(ETH_P_IP);
+    __u8 protocol;
+
+    if (!v4 && skb->protocol != bpf_htons(ETH_P_IPV6))
+        return true;
+    return !bpf_skb_load_bytes(skb, l2 + (v4 ? 9 : 6), &protocol, 1) && protocol != IPPROTO_TCP;
+}
+
 static __always_inline int outgoing(struct __sk_buff *skb, __u32 l2)
 {
     struct abi_socket *state = stitched_socket(skb);
@@ -524,8 +539,11 @@ static __always_inline int outgoing(struct __sk_buff *skb, __u32 l2)
 
     if (!state)
         return PASS;
-    if (parse(skb, l2, false, &p))
+    if (parse(skb, l2, false, &p)) {
+        if (is_packed(skb, l2))
+            return PASS;
         goto guarded;
+    }
     if (only_syn(&p))
         return on_syn(skb, l2, &p, state);
     if (p.flags & TCP_RST && !p.len)
