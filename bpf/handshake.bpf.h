@@ -52,10 +52,11 @@ static __always_inline void plan_to_server(struct stitch_flow *f, struct plan *p
         plan->segment.flags |= TCP_PSH;
         plan->segment.at = step->at;
         plan->segment.len = step->len;
-    } else if (action == ACK) {
-        plan->segment.seq += step->len;
     } else {
-        plan->segment.flags = TCP_RST | TCP_ACK;
+        /* A server believes a reset with the number that it awaits, and has the message by then. */
+        plan->segment.seq += step->len;
+        if (action == ABORT)
+            plan->segment.flags = TCP_RST | TCP_ACK;
     }
 }
 
@@ -112,7 +113,7 @@ static __always_inline __u32 verdict_of(const struct stitch_step *step, __u32 co
 }
 
 static __always_inline void on_syn_ack(struct stitch_flow *f, const struct packet *p,
-                                       const struct scratch *s, struct plan *plan)
+                                       const struct scratch *s, __u64 now, struct plan *plan)
 {
     f->next_server = p->seq + 1;
     f->window_server = p->window;
@@ -126,6 +127,7 @@ static __always_inline void on_syn_ack(struct stitch_flow *f, const struct packe
     f->options_len = s->options_len;
     __builtin_memcpy(f->options, s->options, OPTIONS_MAX);
     f->state = STITCH_STEP;
+    f->deadline = now + f->timeout * 1000000ull;
     plan_to_server(f, plan, MESSAGE);
 }
 
@@ -226,7 +228,7 @@ static __always_inline void on_reply(struct stitch_flow *f, const struct packet 
 /* What comes from the first hop. */
 static __always_inline void decide_incoming(struct stitch_flow *f, const struct packet *p,
                                             const struct scratch *s, const struct octets *o,
-                                            struct plan *plan)
+                                            __u64 now, struct plan *plan)
 {
     bool for_our_syn = p->flags & TCP_ACK && p->ack == base_of(f) + 1;
     __s32 skip = f->next_server - p->seq;
@@ -242,7 +244,7 @@ static __always_inline void decide_incoming(struct stitch_flow *f, const struct 
         } else if (p->flags & TCP_ACK && !for_our_syn) {
             plan->action = LET; /* of an older connection: the kernel knows what to answer */
         } else if (p->flags & TCP_SYN && for_our_syn) {
-            on_syn_ack(f, p, s, plan);
+            on_syn_ack(f, p, s, now, plan);
         }
         /* An ACK of our SYN alone has overtaken the SYN-ACK. The kernel would reset what it has
          * not asked for. */
@@ -287,7 +289,9 @@ static __always_inline void decide_again(struct stitch_flow *f, const struct scr
     if (f->state == STITCH_FAILED && f->verdict == STITCH_TELL_NATIVE)
         f->state = STITCH_SYN;
     if ((f->state == STITCH_SYN || f->state == STITCH_STEP) && now > f->deadline) {
-        fail(f, plan, STITCH_BY_TIMEOUT, STITCH_TELL_NOTHING);
+        /* A server that is not there is told at once; one that is silent may wait for the
+         * destination, and connect() times out as it would by itself. */
+        fail(f, plan, STITCH_BY_TIMEOUT, was_out ? STITCH_TELL_NOTHING : STITCH_TELL_RESET);
         if (was_out)
             plan_to_server(f, plan, ABORT);
     } else if (f->state == STITCH_SYN) {

@@ -313,6 +313,7 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
     struct scratch *s;
     struct plan *plan;
     enum kind kind;
+    __u64 now;
 
     if (skb->tc_index == OURS) {
         skb->tc_index = 0;
@@ -333,9 +334,10 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
         return drop_failed();
     read_octets(skb, &p, f, &o);
     plan = new_plan(s);
+    now = bpf_ktime_get_ns();
 
     bpf_spin_lock(&f->lock);
-    decide_incoming(f, &p, s, &o, plan);
+    decide_incoming(f, &p, s, &o, now, plan);
     bpf_spin_unlock(&f->lock);
 
     report(plan, f);
@@ -418,7 +420,8 @@ static __noinline int begin(const struct packet *p, const struct abi_socket *sta
     f->isn_client = p->seq;
     f->window_client = p->window;
     f->began = bpf_ktime_get_ns();
-    f->deadline = f->began + script->timeout * 1000000ull;
+    f->deadline = f->began + script->connect_timeout * 1000000ull;
+    f->timeout = script->timeout;
     return 0;
 }
 

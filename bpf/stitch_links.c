@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <linux/if_arp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -210,7 +211,7 @@ static int on_dumped(const struct nlmsghdr *message, void *ctx)
 }
 
 /* Asks for all interfaces, or one (then `dump` is false). */
-static int look(struct stitch_links *l, int index)
+static int look(struct stitch_links *l, int index, mnl_cb_t on_link)
 {
     char buf[16384];
     struct mnl_socket *s = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
@@ -232,8 +233,7 @@ static int look(struct stitch_links *l, int index)
         r = -errno;
     while (r > 0) {
         n = mnl_socket_recvfrom(s, buf, sizeof(buf));
-        r = n < 0 ? -errno
-                  : mnl_cb_run(buf, (size_t)n, seq, mnl_socket_get_portid(s), on_dumped, l);
+        r = n < 0 ? -errno : mnl_cb_run(buf, (size_t)n, seq, mnl_socket_get_portid(s), on_link, l);
         if (n >= 0 && r < 0)
             r = -errno;
     }
@@ -243,7 +243,7 @@ static int look(struct stitch_links *l, int index)
 
 int stitch_links_attach(struct stitch_links *l, char *why, size_t why_size)
 {
-    int r = look(l, 0);
+    int r = look(l, 0, on_dumped);
 
     if (r < 0)
         snprintf(why, why_size, "the interfaces cannot be listed: %s", strerror(-r));
@@ -273,7 +273,7 @@ static int on_event(const struct nlmsghdr *message, void *ctx)
             (message->nlmsg_type == RTM_DELTFILTER && tc->tcm_info >> 16 != PRIORITY))
             break;
         forget(l, tc->tcm_ifindex);
-        r = look(l, tc->tcm_ifindex);
+        r = look(l, tc->tcm_ifindex, on_dumped);
         if (r < 0 && r != -ENODEV)
             log_warning("stitch: interface %d cannot be asked about: %s", tc->tcm_ifindex,
                         strerror(-r));
@@ -292,7 +292,7 @@ int stitch_links_follow(struct stitch_links *l)
         ssize_t n = mnl_socket_recvfrom(l->events, buf, sizeof(buf));
 
         if (n < 0 && errno == ENOBUFS) {
-            int r = look(l, 0);
+            int r = look(l, 0, on_dumped);
 
             if (r < 0)
                 return r;
@@ -369,4 +369,27 @@ void stitch_links_detach(struct stitch_links *l)
     }
     if (s != NULL)
         mnl_socket_close(s);
+}
+
+static int on_left_over(const struct nlmsghdr *message, void *ctx)
+{
+    const struct ifinfomsg *i = mnl_nlmsg_get_payload(message);
+    struct stitch_links *l = ctx;
+
+    if (message->nlmsg_type == RTM_NEWLINK && l->n < STITCH_LINKS_MAX && was_ours(l, i->ifi_index))
+        l->links[l->n++] = (struct stitch_link){.index = i->ifi_index, .made_qdisc = true};
+    return MNL_CB_OK;
+}
+
+void stitch_links_clean(unsigned instance)
+{
+    struct stitch_links *l = calloc(1, sizeof(*l));
+
+    if (l == NULL)
+        return;
+    stitch_links_init(l);
+    l->handle = HANDLE + instance;
+    look(l, 0, on_left_over);
+    stitch_links_detach(l);
+    free(l);
 }

@@ -48,5 +48,6 @@ int stitch_links_attach(struct stitch_links *l, char *why, size_t why_size);
 int stitch_links_fd(const struct stitch_links *l);
 int stitch_links_follow(struct stitch_links *l);
 void stitch_links_detach(struct stitch_links *l);
+void stitch_links_clean(unsigned instance);
 
 #endif
