@@ -175,7 +175,7 @@ static __always_inline void on_reply(struct stitch_flow *f, const struct packet 
                                      struct plan *plan)
 {
     const struct stitch_step *step = step_of(f);
-    __s32 skip = f->next_server - p->seq;
+    __s32 skip = f->next_server - p->seq, behind;
     __u32 available, n;
     bool more;
 
@@ -184,8 +184,8 @@ static __always_inline void on_reply(struct stitch_flow *f, const struct packet 
             fail(f, plan, STITCH_BY_RESET, STITCH_TELL_RESET);
         return;
     }
-    if (skip < 0 || (__s32)(p->ack - (base_of(f) + 1 + step->before + step->len)) > 0 ||
-        !(p->flags & TCP_ACK))
+    behind = p->ack - (base_of(f) + 1 + step->before + step->len);
+    if (skip < 0 || behind > 0 || !(p->flags & TCP_ACK))
         return;
     if (!p->len && !(p->flags & TCP_FIN))
         return; /* the ACK of what we sent */
@@ -193,6 +193,10 @@ static __always_inline void on_reply(struct stitch_flow *f, const struct packet 
         plan_to_server(f, plan, MESSAGE); /* once more: ours was lost, or our ACK */
         return;
     }
+    /* New octets answer the whole message. Who forges them has to know both numbers, not one of
+     * them nearly; a server that is too hasty sends them again. */
+    if (behind != 0 && p->len)
+        return;
     if (o->state != f->state || o->step != f->step || o->next != f->next_server || o->got != f->got)
         return; /* somebody else was faster */
     if (s->ts_at)
@@ -225,6 +229,19 @@ static __always_inline void on_reply(struct stitch_flow *f, const struct packet 
     }
 }
 
+/*
+ * Of another connection between the same addresses and ports: an older one, or one that is not
+ * stitched, when the socket of this record is gone. The application's kernel knows what to do with
+ * it. If it still waits for the end of the handshake, it takes an ACK of isn_client + 1 only, and
+ * no reset without an ACK.
+ */
+static __always_inline bool is_foreign(const struct stitch_flow *f, const struct packet *p)
+{
+    if (p->flags & TCP_ACK)
+        return p->ack - (base_of(f) + 1) > f->injected;
+    return p->flags & TCP_RST && (f->state != STITCH_STEP || p->seq != f->next_server);
+}
+
 /* What comes from the first hop. */
 static __always_inline void decide_incoming(struct stitch_flow *f, const struct packet *p,
                                             const struct scratch *s, const struct octets *o,
@@ -236,13 +253,17 @@ static __always_inline void decide_incoming(struct stitch_flow *f, const struct 
     plan->action = DROP;
     plan->interface = f->interface;
     plan->mark = f->mark;
+    if (is_foreign(f, p)) {
+        plan->action = LET;
+        return;
+    }
     switch (f->state) {
     case STITCH_SYN:
         if (p->flags & TCP_RST) {
             if (for_our_syn)
                 fail(f, plan, STITCH_BY_REFUSAL, STITCH_TELL_RESET);
-        } else if (p->flags & TCP_ACK && !for_our_syn) {
-            plan->action = LET; /* of an older connection: the kernel knows what to answer */
+        } else if (p->flags & TCP_ACK && !(p->flags & TCP_SYN) && !for_our_syn) {
+            plan->action = LET; /* the kernel knows what to answer */
         } else if (p->flags & TCP_SYN && for_our_syn) {
             on_syn_ack(f, p, s, now, plan);
         }
@@ -257,8 +278,7 @@ static __always_inline void decide_incoming(struct stitch_flow *f, const struct 
         break;
     case STITCH_GRANTED:
         if (p->flags & TCP_SYN) {
-            if (!for_our_syn)
-                plan->action = LET; /* our own, one device further up */
+            break; /* its SYN-ACK again, or one that it has no business to send */
         } else if (p->flags & TCP_RST || skip <= 0) {
             plan->action = LET;
         } else {

@@ -52,7 +52,7 @@ static __always_inline int parse_quoted(struct __sk_buff *skb, __u32 l2, struct 
         struct iphdr ip, inner;
 
         if (bpf_skb_load_bytes(skb, l2, &ip, sizeof(ip)) || ip.ihl != 5 ||
-            ip.frag_off & bpf_htons(0x3fff) ||
+            ip.protocol != IPPROTO_ICMP || ip.frag_off & bpf_htons(0x3fff) ||
             bpf_skb_load_bytes(skb, l2 + sizeof(ip) + sizeof(icmp), &inner, sizeof(inner)) ||
             inner.ihl != 5 || inner.protocol != IPPROTO_TCP || inner.frag_off & bpf_htons(0x1fff))
             return -1;
@@ -61,10 +61,11 @@ static __always_inline int parse_quoted(struct __sk_buff *skb, __u32 l2, struct 
         at = l2 + sizeof(ip);
         ret->at = at + sizeof(icmp) + sizeof(inner);
     } else {
-        struct ipv6hdr inner;
+        struct ipv6hdr ip, inner;
 
-        at = l2 + sizeof(struct ipv6hdr);
-        if (bpf_skb_load_bytes(skb, at + sizeof(icmp), &inner, sizeof(inner)) ||
+        at = l2 + sizeof(ip);
+        if (bpf_skb_load_bytes(skb, l2, &ip, sizeof(ip)) || ip.nexthdr != IPPROTO_ICMPV6 ||
+            bpf_skb_load_bytes(skb, at + sizeof(icmp), &inner, sizeof(inner)) ||
             inner.nexthdr != IPPROTO_TCP)
             return -1;
         copy_ip(ret->key.local, &inner.saddr);

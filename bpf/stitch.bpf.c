@@ -209,34 +209,12 @@ static __always_inline int drop_failed(void)
 /* --- towards the application -------------------------------------------------------------------
  */
 
-static __always_inline bool is_upstream_port(__u16 port)
+static __always_inline bool is_upstreams(__u32 port)
 {
     __u32 word_at = port / 64;
     __u64 *bits = bpf_map_lookup_elem(&us_st_ports, &word_at);
 
     return bits && *bits >> (port % 64) & 1;
-}
-
-enum kind { FOREIGN, SEGMENT, ERROR };
-
-/* FOREIGN: nothing of ours, which is what nearly every packet is. */
-static __always_inline enum kind kind_of(struct __sk_buff *skb, __u32 l2)
-{
-    bool v4 = skb->protocol == bpf_htons(ETH_P_IP);
-    __u8 protocol;
-    __be16 port;
-
-    if (!v4 && skb->protocol != bpf_htons(ETH_P_IPV6))
-        return FOREIGN;
-    if (bpf_skb_load_bytes(skb, l2 + (v4 ? 9 : 6), &protocol, 1))
-        return FOREIGN;
-    if (protocol == (v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
-        return ERROR;
-    if (protocol != IPPROTO_TCP ||
-        bpf_skb_load_bytes(skb, l2 + (v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)), &port,
-                           sizeof(port)))
-        return FOREIGN;
-    return is_upstream_port(bpf_ntohs(port)) ? SEGMENT : FOREIGN;
 }
 
 /* The packet is let through, whatever it is. */
@@ -248,7 +226,8 @@ static __noinline int on_error(struct __sk_buff *skb, __u32 l2)
     struct stitch_flow *f;
     struct plan *plan;
 
-    if (!s || parse_quoted(skb, l2, &q) || !is_upstream_port(q.key.remote_port))
+    if ((!v4 && skb->protocol != bpf_htons(ETH_P_IPV6)) || !s || parse_quoted(skb, l2, &q) ||
+        !is_upstreams(q.key.remote_port))
         return PASS;
     f = bpf_map_lookup_elem(&us_st_flows, &q.key);
     if (!f)
@@ -279,8 +258,11 @@ static __always_inline void read_octets(struct __sk_buff *skb, const struct pack
     for (__u32 i = 0; i < 5; i++) {
         __u32 at = skip + i - o->got;
 
-        if (i >= o->got && at < p->len &&
-            !bpf_skb_load_bytes(skb, p->tcp + TCP_HEADER + p->options_len + at, &o->at[i], 1))
+        if (i < o->got || at >= p->len)
+            continue;
+        if (bpf_skb_load_bytes(skb, p->tcp + TCP_HEADER + p->options_len + at, &o->at[i], 1))
+            o->state = 0; /* what cannot be read must not count as read */
+        else
             o->has |= 1u << i;
     }
 }
@@ -312,19 +294,15 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
     struct stitch_flow *f;
     struct scratch *s;
     struct plan *plan;
-    enum kind kind;
     __u64 now;
 
-    if (skb->tc_index == OURS) {
-        skb->tc_index = 0;
+    if (skb->tc_index == OURS) /* and it stays so: there may be others like us, and devices above */
         return PASS;
-    }
     if (skb->vlan_present)
         return PASS;
-    kind = kind_of(skb, l2);
-    if (kind == ERROR)
+    if (parse(skb, l2, true, &p))
         return on_error(skb, l2);
-    if (kind != SEGMENT || parse(skb, l2, true, &p))
+    if (!is_upstreams(p.key.remote_port))
         return PASS;
     f = bpf_map_lookup_elem(&us_st_flows, &p.key);
     if (!f)
@@ -354,7 +332,10 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
         send_behind(skb);
     if (perform(skb, plan, f))
         return drop_failed();
-    return plan->segment.to_server ? to_server(skb, l2, plan) : PASS;
+    if (plan->segment.to_server)
+        return to_server(skb, l2, plan);
+    skb->tc_index = OURS;
+    return PASS;
 }
 
 SEC("tc")

@@ -25,6 +25,7 @@ enum { STITCH_OUT, STITCH_IN, STITCH_OUT_BARE, STITCH_IN_BARE, STITCH_N_FILTERS 
 struct stitch_link {
     int index;
     bool made_qdisc;
+    bool seen; /* in the last look at all of them */
 };
 
 struct stitch_links {
