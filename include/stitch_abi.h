@@ -144,7 +144,7 @@ struct stitch_flow {
     ABI_U16 reply_len;                    /* 0: not known yet */
     ABI_U8 code;                          /* its second octet */
     ABI_U8 ts_at;                         /* where TSval is in `options`; 0: there is none */
-    ABI_U32 timeout; /* as in the script */
+    ABI_U32 timeout;                      /* as in the script */
     ABI_U8 options[40];
     struct abi_origin origin;
     struct stitch_step steps[STITCH_STEPS];
