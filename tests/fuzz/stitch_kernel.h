@@ -188,6 +188,14 @@ static long bpf_redirect(__u32 interface, __u64 flags)
     return 7; /* TC_ACT_REDIRECT */
 }
 
+/* Room in front, for a device's header; here packets have none. */
+static long bpf_skb_change_head(void *skb, __u32 len, __u64 flags)
+{
+    (void)skb;
+    FUZZ_CHECK(len == 14 && flags == 0);
+    return kernel_fails() ? -22 : 0;
+}
+
 static long bpf_redirect_neigh(__u32 interface, void *params, int params_len, __u64 flags)
 {
     FUZZ_CHECK(params == NULL && params_len == 0 && flags == 0);
