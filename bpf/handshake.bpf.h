@@ -6,7 +6,7 @@
  *
  *   SYN ──SYN-ACK──▶ STEP ──reply──▶ STEP ... ──last reply──▶ GRANTED ──the application's ACK──▶
  * gone │                └─── any other reply, reset, end, timeout ──▶ FAILED └────────────────────
- * reset, timeout ──▶ FAILED
+ * reset, timeout, ICMP error ──▶ FAILED
  *
  * Each state answers what comes again, from either side, with what it answered first.
  */
@@ -264,11 +264,13 @@ static __always_inline void decide_incoming(struct stitch_flow *f, const struct 
         if (p->flags & TCP_RST) {
             if (for_our_syn)
                 fail(f, plan, STITCH_BY_REFUSAL, STITCH_TELL_RESET);
-        } else if (p->flags & TCP_ACK && !(p->flags & TCP_SYN)) {
+        } else if (p->flags & TCP_ACK && !(p->flags & TCP_SYN) && !for_our_syn) {
             plan->action = LET; /* the kernel knows what to answer */
         } else if (p->flags & TCP_SYN && for_our_syn) {
             on_syn_ack(f, p, s, now, plan);
         }
+        /* An ACK of our SYN alone has overtaken the SYN-ACK. The kernel would reset what it has
+         * not asked for. */
         break;
     case STITCH_STEP:
         if (!(p->flags & TCP_SYN))
@@ -316,6 +318,8 @@ static __always_inline void decide_again(struct stitch_flow *f, const struct scr
     plan->count = 1 + STITCH_COUNT_AGAIN;
     if (s->ts_at)
         f->ts_client = s->ts;
+    if (f->state == STITCH_FAILED && f->verdict == STITCH_TELL_NATIVE)
+        f->state = STITCH_SYN;
     if ((f->state == STITCH_SYN || f->state == STITCH_STEP) && now > f->deadline) {
         /* A server that is not there is told at once; one that is silent may wait for the
          * destination, and connect() times out as it would by itself. */

@@ -36,6 +36,7 @@
 
 #include "compose.bpf.h"
 #include "handshake.bpf.h"
+#include "quoted.bpf.h"
 
 #define LOOPBACK    1      /* its interface index, in every network namespace */
 #define OURS        0x5553 /* tc_index of a packet that is sent in again */
@@ -224,6 +225,31 @@ static __always_inline bool is_upstreams(__u32 port)
     return bits && *bits >> (port % 64) & 1;
 }
 
+/* The packet is let through, whatever it is. */
+static __noinline int on_error(struct __sk_buff *skb, __u32 l2)
+{
+    bool v4 = skb->protocol == bpf_htons(ETH_P_IP);
+    struct scratch *s = scratch();
+    struct quoted q = {};
+    struct stitch_flow *f;
+    struct plan *plan;
+
+    if ((!v4 && skb->protocol != bpf_htons(ETH_P_IPV6)) || !s || parse_quoted(skb, l2, &q) ||
+        !is_upstreams(q.key.remote_port))
+        return PASS;
+    f = bpf_map_lookup_elem(&us_st_flows, &q.key);
+    if (!f)
+        return PASS;
+    plan = new_plan(s);
+    bpf_spin_lock(&f->lock);
+    decide_quoted(f, &q, v4, plan);
+    bpf_spin_unlock(&f->lock);
+    report(plan, f);
+    if (plan->action == SHIFT && requote(skb, &q, plan->segment.seq))
+        return drop_failed();
+    return PASS;
+}
+
 static __always_inline void read_octets(struct __sk_buff *skb, const struct packet *p,
                                         const struct stitch_flow *f, struct octets *o)
 {
@@ -286,7 +312,11 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
 
     if (skb->tc_index == OURS) /* and it stays so: there may be others like us, and devices above */
         return PASS;
-    if (skb->vlan_present || parse(skb, l2, true, &p) || !is_upstreams(p.key.remote_port))
+    if (skb->vlan_present)
+        return PASS;
+    if (parse(skb, l2, true, &p))
+        return on_error(skb, l2);
+    if (!is_upstreams(p.key.remote_port))
         return PASS;
     f = bpf_map_lookup_elem(&us_st_flows, &p.key);
     if (!f)

@@ -116,6 +116,7 @@ struct stitch_key {
 #define STITCH_TELL_HOST       2 /* ICMP: EHOSTUNREACH */
 #define STITCH_TELL_NET        3 /* ICMP: ENETUNREACH */
 #define STITCH_TELL_PROHIBITED 4 /* ICMPv6: EACCES; IPv4: as STITCH_TELL_RESET */
+#define STITCH_TELL_NATIVE     5 /* the network itself has; a SYN that comes again goes out again */
 
 /* stitch_flow.flags */
 #define STITCH_TIMESTAMPS 0x01 /* both ends use them */
@@ -174,14 +175,15 @@ struct stitch_owner {
 };
 
 /* stitch_event.reason */
-#define STITCH_BY_REPLY    1 /* of the last step: the destination's verdict; `code` */
-#define STITCH_BY_HOP      2 /* a reply of a step before: `step`, `code` */
-#define STITCH_BY_PROTOCOL 3 /* not a reply to what was asked, in `step` */
-#define STITCH_BY_RESET    4 /* the server reset the connection, in `step` */
-#define STITCH_BY_CLOSE    5 /* it closed it */
-#define STITCH_BY_TIMEOUT  6 /* no reply in time, in `step` */
-#define STITCH_BY_REFUSAL  7 /* it does not accept connections */
-#define STITCH_BY_SILENCE  8 /* no SYN-ACK in time */
+#define STITCH_BY_REPLY       1 /* of the last step: the destination's verdict; `code` */
+#define STITCH_BY_HOP         2 /* a reply of a step before: `step`, `code` */
+#define STITCH_BY_PROTOCOL    3 /* not a reply to what was asked, in `step` */
+#define STITCH_BY_RESET       4 /* the server reset the connection, in `step` */
+#define STITCH_BY_CLOSE       5 /* it closed it */
+#define STITCH_BY_TIMEOUT     6 /* no reply in time, in `step` */
+#define STITCH_BY_REFUSAL     7 /* it does not accept connections */
+#define STITCH_BY_SILENCE     8 /* no SYN-ACK in time */
+#define STITCH_BY_UNREACHABLE 9 /* an ICMP error, `code`, says so */
 
 /* A handshake that failed. */
 struct stitch_event {

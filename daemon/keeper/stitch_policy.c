@@ -162,6 +162,9 @@ const char *stitch_describe(const struct upstream *u, unsigned no_auth,
         snprintf(what, sizeof(what), "no connection to %s:%u within connect-timeout", url->host,
                  url->port);
         break;
+    case STITCH_BY_UNREACHABLE:
+        snprintf(what, sizeof(what), "it cannot be reached (ICMP code %u)", e->code);
+        break;
     default:
         snprintf(what, sizeof(what), "no answer within handshake-timeout");
     }

@@ -65,8 +65,9 @@ static void test_replies(void **state)
 
 static void test_others(void **state)
 {
-    static const unsigned reasons[] = {STITCH_BY_PROTOCOL, STITCH_BY_RESET, STITCH_BY_CLOSE,
-                                       STITCH_BY_REFUSAL,  STITCH_BY_SILENCE};
+    static const unsigned reasons[] = {STITCH_BY_PROTOCOL, STITCH_BY_RESET,
+                                       STITCH_BY_CLOSE,    STITCH_BY_REFUSAL,
+                                       STITCH_BY_SILENCE,  STITCH_BY_UNREACHABLE};
 
     (void)state;
     make_chain("5p4");
