@@ -288,6 +288,8 @@ static __always_inline void send_behind(struct __sk_buff *skb)
  * Ethernet header, the kernel takes off that of the reply. */
 static __always_inline int to_server(struct __sk_buff *skb, struct plan *plan, __u32 l2)
 {
+    const __be16 protocol = skb->protocol;
+
     skb->mark = plan->mark;
     if (skb->ifindex == LOOPBACK)
         return bpf_redirect(LOOPBACK, 0);
@@ -295,7 +297,7 @@ static __always_inline int to_server(struct __sk_buff *skb, struct plan *plan, _
         return bpf_redirect(plan->interface, 0);
     if (!l2 && bpf_skb_change_head(skb, ETH_HLEN, 0))
         return drop_failed();
-    ((struct ethhdr *)plan->link)->h_proto = skb->protocol;
+    __builtin_memcpy((__u8 *)plan->link + 2 * ETH_ALEN, &protocol, sizeof(protocol));
     if (bpf_skb_store_bytes(skb, 0, plan->link, ETH_HLEN, 0))
         return drop_failed();
     return bpf_redirect(plan->interface, 0);
