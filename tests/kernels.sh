@@ -13,8 +13,13 @@
 # programs and the libraries that are here, and nothing that it writes stays. The FILEs go to tests/run.sh
 # in it, whose exit status is this one's; without them it is DEFAULT below, what depends on the kernel most.
 #
-#     ACCEL=tcg,thread=multi  or kvm       CPUS=2, MEMORY=3072 (MiB)
-#     LIMIT=1800              seconds that a file may take; emulation is slow
+#     ACCEL=tcg               or kvm
+#     CPUS=1                  2 with CLOCK=host or kvm: by a counted clock QEMU emulates them in turns
+#     MEMORY=3072             MiB
+#     CLOCK=counted           the guest's clock while it is emulated: an instruction takes a nanosecond, so
+#                             that no time-out is over only because emulation, or the host, is slow.
+#                             host: the host's clock, and a thread for each CPU; for an idle host
+#     LIMIT=1800              seconds of the guest's that a file may take
 #     GUEST=COMMAND           run by bash in the guest instead of tests/run.sh
 #     B, V, JOBS              as for tests/run.sh (JOBS=1 here)
 #
@@ -130,8 +135,15 @@ chmod +x "$tmp/root/init"
 
 # ---- The guest ----------------------------------------------------------------------------------
 
+machine=(-accel "${ACCEL:=tcg}")
+case $ACCEL,${CLOCK:=counted} in
+tcg,counted) machine+=(-icount "shift=0,sleep=on" -rtc clock=vm) CPUS=${CPUS:-1} ;;
+tcg,host) machine=(-accel tcg,thread=multi) ;;
+*,counted | *,host) ;;
+*) die "CLOCK=$CLOCK" ;;
+esac
 echo "kernels: booting $version"
-qemu-system-x86_64 -accel "${ACCEL:-tcg,thread=multi}" -smp "${CPUS:-2}" -m "${MEMORY:-3072}" \
+qemu-system-x86_64 "${machine[@]}" -smp "${CPUS:-2}" -m "${MEMORY:-3072}" \
     -nodefaults -no-user-config -display none -no-reboot -serial stdio \
     -kernel "$kernel" -initrd "$tmp/initramfs" \
     -append "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on" \
