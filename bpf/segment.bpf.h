@@ -122,7 +122,9 @@ struct plan {
     struct segment segment;
 };
 
-/* Too large for the stack. Nobody comes in between: the programs run with bottom halves off. */
+/* Too large for the stack, of which a program has 512 octets with all that it calls; before 6.8
+ * each function's share is rounded up to 32. Nobody comes in between: the programs run with bottom
+ * halves off. */
 struct scratch {
     __u32 at; /* how far the walk has come: in memory, so that the verifier knows nothing of it */
     __u32 options_len;
@@ -133,6 +135,11 @@ struct scratch {
     __u8 options[64]; /* behind OPTIONS_MAX: what an option that lies about its length reads */
     __u8 before[OPTIONS_MAX];
     struct plan plan;
+    union {
+        struct iphdr v4;
+        struct ipv6hdr v6;
+    } ip;
+    __be32 pseudo[10];                          /* header, of the checksum */
     __u64 flow[sizeof(struct stitch_flow) / 8]; /* a new one; no lock may be in such a map */
 };
 
@@ -332,39 +339,46 @@ static __always_inline int resize(struct __sk_buff *skb, __u32 len)
 
 /* The IP header of a packet with `len` octets behind it. Returns the offset behind it; negative:
  * failed. `ret_sum`: of the pseudo header. */
-static __always_inline int store_ip(struct __sk_buff *skb, __u32 l2, const __u8 *from,
-                                    const __u8 *to, __u8 protocol, __u32 len, __s64 *ret_sum)
+static __always_inline int store_ip(struct __sk_buff *skb, struct scratch *s, __u32 l2,
+                                    const __u8 *from, const __u8 *to, __u8 protocol, __u32 len,
+                                    __s64 *ret_sum)
 {
     const word *source = (const word *)from, *dest = (const word *)to;
+    __be32 *pseudo = s->pseudo;
 
+    __builtin_memset(&s->ip, 0, sizeof(s->ip));
     if (is_v4(from)) {
-        struct iphdr ip = {.version = 4, .ihl = 5, .ttl = 64, .protocol = protocol};
-        __be32 pseudo[3] = {source[3], dest[3], bpf_htonl((__u32)protocol << 16 | len)};
+        struct iphdr *ip = &s->ip.v4;
 
-        ip.tot_len = bpf_htons(sizeof(ip) + len);
-        ip.frag_off = bpf_htons(0x4000); /* DF */
-        ip.saddr = source[3];
-        ip.daddr = dest[3];
-        ip.check = ~fold(bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0));
-        *ret_sum = bpf_csum_diff(NULL, 0, pseudo, sizeof(pseudo), 0);
-        if (bpf_skb_store_bytes(skb, l2, &ip, sizeof(ip), 0))
-            return -1;
-        return l2 + sizeof(ip);
+        ip->version = 4;
+        ip->ihl = 5;
+        ip->ttl = 64;
+        ip->protocol = protocol;
+        ip->tot_len = bpf_htons(sizeof(*ip) + len);
+        ip->frag_off = bpf_htons(0x4000); /* DF */
+        ip->saddr = source[3];
+        ip->daddr = dest[3];
+        ip->check = ~fold(bpf_csum_diff(NULL, 0, (__be32 *)ip, sizeof(*ip), 0));
+        pseudo[0] = source[3];
+        pseudo[1] = dest[3];
+        pseudo[2] = bpf_htonl((__u32)protocol << 16 | len);
+        *ret_sum = bpf_csum_diff(NULL, 0, pseudo, 12, 0);
+        return bpf_skb_store_bytes(skb, l2, ip, sizeof(*ip), 0) ? -1 : (int)(l2 + sizeof(*ip));
     }
-    struct ipv6hdr ip = {.version = 6, .hop_limit = 64, .nexthdr = protocol};
-    __be32 pseudo[10];
+    struct ipv6hdr *ip = &s->ip.v6;
 
-    ip.payload_len = bpf_htons(len);
-    copy_ip(&ip.saddr, from);
-    copy_ip(&ip.daddr, to);
+    ip->version = 6;
+    ip->hop_limit = 64;
+    ip->nexthdr = protocol;
+    ip->payload_len = bpf_htons(len);
+    copy_ip(&ip->saddr, from);
+    copy_ip(&ip->daddr, to);
     copy_ip(pseudo, from);
     copy_ip(pseudo + 4, to);
     pseudo[8] = bpf_htonl(len);
     pseudo[9] = bpf_htonl(protocol);
-    *ret_sum = bpf_csum_diff(NULL, 0, pseudo, sizeof(pseudo), 0);
-    if (bpf_skb_store_bytes(skb, l2, &ip, sizeof(ip), 0))
-        return -1;
-    return l2 + sizeof(ip);
+    *ret_sum = bpf_csum_diff(NULL, 0, pseudo, sizeof(s->pseudo), 0);
+    return bpf_skb_store_bytes(skb, l2, ip, sizeof(*ip), 0) ? -1 : (int)(l2 + sizeof(*ip));
 }
 
 /* Makes the packet the segment `g`. */
@@ -397,7 +411,7 @@ static __noinline int build(struct __sk_buff *skb, const struct segment *g,
     if (resize(skb, g->l2 + header + TCP_HEADER + options + len))
         return -1;
     partial = is_partial(skb, g->l2 + header + TCP_CHECKSUM);
-    offset = store_ip(skb, g->l2, g->to_server ? g->key.local : g->key.remote,
+    offset = store_ip(skb, s, g->l2, g->to_server ? g->key.local : g->key.remote,
                       g->to_server ? g->key.remote : g->key.local, IPPROTO_TCP,
                       TCP_HEADER + options + len, &sum);
     if (offset < 0)
@@ -447,11 +461,12 @@ struct quoted_tcp {
  * SYN. */
 static __noinline int build_unreachable(struct __sk_buff *skb, const struct segment *g, int verdict)
 {
+    struct scratch *s = scratch();
     struct quoted_tcp tcp;
     __s64 sum;
     int offset;
 
-    if (!g)
+    if (!s || !g)
         return -1;
     tcp.source = bpf_htons(g->key.local_port);
     tcp.dest = bpf_htons(g->key.remote_port);
@@ -475,7 +490,8 @@ static __noinline int build_unreachable(struct __sk_buff *skb, const struct segm
         m.icmp.check = ~fold(bpf_csum_diff(NULL, 0, (__be32 *)&m, sizeof(m), 0));
         if (resize(skb, g->l2 + sizeof(struct iphdr) + sizeof(m)))
             return -1;
-        offset = store_ip(skb, g->l2, g->key.remote, g->key.local, IPPROTO_ICMP, sizeof(m), &sum);
+        offset =
+            store_ip(skb, s, g->l2, g->key.remote, g->key.local, IPPROTO_ICMP, sizeof(m), &sum);
         if (offset < 0 || bpf_skb_store_bytes(skb, offset, &m, sizeof(m), 0))
             return -1;
     } else {
@@ -496,7 +512,8 @@ static __noinline int build_unreachable(struct __sk_buff *skb, const struct segm
         copy_ip(&m.ip.daddr, g->key.remote);
         if (resize(skb, g->l2 + sizeof(struct ipv6hdr) + sizeof(m)))
             return -1;
-        offset = store_ip(skb, g->l2, g->key.remote, g->key.local, IPPROTO_ICMPV6, sizeof(m), &sum);
+        offset =
+            store_ip(skb, s, g->l2, g->key.remote, g->key.local, IPPROTO_ICMPV6, sizeof(m), &sum);
         m.icmp.check = ~fold(bpf_csum_diff(NULL, 0, (__be32 *)&m, sizeof(m), sum));
         if (offset < 0 || bpf_skb_store_bytes(skb, offset, &m, sizeof(m), 0))
             return -1;
