@@ -62,7 +62,7 @@ struct bpf_capture {
     uint64_t instance;
     int cgroup; /* us_hold may have to be attached later */
     struct bpf_holder *holder;
-    const struct bpf_stitch *guarded; /* whose guards are on the cgroup; NULL: nothing was ever
+    struct bpf_stitch *guarded; /* whose guards are on the cgroup; NULL: nothing was ever
                                          stitched */
     int links[N_HOOKS];
     int programs[N_HOOKS];
@@ -477,6 +477,22 @@ int bpf_capture_use(const struct bpf_capture *capture, unsigned script_v4, unsig
     for (uint32_t i = 0; r == 0 && i < sizeof(numbers) / sizeof(numbers[0]); i++)
         r = bpf_map_update_elem(capture->maps[USE], &i, &numbers[i], BPF_ANY);
     return r;
+}
+
+bool bpf_capture_is_enclosed(const struct bpf_capture *capture)
+{
+    static const enum bpf_attach_type types[] = {BPF_CGROUP_INET4_CONNECT,
+                                                 BPF_CGROUP_INET6_CONNECT};
+
+    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+        uint32_t all = 0, own = 0;
+
+        if (bpf_prog_query(capture->cgroup, types[i], BPF_F_QUERY_EFFECTIVE, NULL, NULL, &all) ==
+                0 &&
+            bpf_prog_query(capture->cgroup, types[i], 0, NULL, NULL, &own) == 0 && all > own)
+            return true;
+    }
+    return false;
 }
 
 int bpf_capture_event_fd(const struct bpf_capture *capture)

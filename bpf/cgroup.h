@@ -89,6 +89,12 @@ int bpf_capture_poll_events(struct bpf_capture *capture, bpf_capture_event_fn fn
  * the capture cannot stitch; or -errno.
  */
 int bpf_capture_use(const struct bpf_capture *capture, unsigned script_v4, unsigned script_v6);
+/*
+ * Whether a cgroup above has connect programs, of another undersock or of somebody else. They run
+ * after ours, see the SOCKS server as the destination, and would have to be obeyed: nothing may be
+ * stitched then. A relay's own connection is seen by who encloses the relay.
+ */
+bool bpf_capture_is_enclosed(const struct bpf_capture *capture);
 
 /* Since the capture was attached; sums over all CPUs. */
 struct bpf_capture_counters {

@@ -52,10 +52,11 @@ static __always_inline void plan_to_server(struct stitch_flow *f, struct plan *p
         plan->segment.flags |= TCP_PSH;
         plan->segment.at = step->at;
         plan->segment.len = step->len;
-    } else if (action == ACK) {
-        plan->segment.seq += step->len;
     } else {
-        plan->segment.flags = TCP_RST | TCP_ACK;
+        /* A server believes a reset with the number that it awaits, and has the message by then. */
+        plan->segment.seq += step->len;
+        if (action == ABORT)
+            plan->segment.flags = TCP_RST | TCP_ACK;
     }
 }
 
@@ -112,7 +113,7 @@ static __always_inline __u32 verdict_of(const struct stitch_step *step, __u32 co
 }
 
 static __always_inline void on_syn_ack(struct stitch_flow *f, const struct packet *p,
-                                       const struct scratch *s, struct plan *plan)
+                                       const struct scratch *s, __u64 now, struct plan *plan)
 {
     f->next_server = p->seq + 1;
     f->window_server = p->window;
@@ -126,6 +127,7 @@ static __always_inline void on_syn_ack(struct stitch_flow *f, const struct packe
     f->options_len = s->options_len;
     __builtin_memcpy(f->options, s->options, OPTIONS_MAX);
     f->state = STITCH_STEP;
+    f->deadline = now + f->timeout * 1000000ull;
     plan_to_server(f, plan, MESSAGE);
 }
 
@@ -173,7 +175,7 @@ static __always_inline void on_reply(struct stitch_flow *f, const struct packet 
                                      struct plan *plan)
 {
     const struct stitch_step *step = step_of(f);
-    __s32 skip = f->next_server - p->seq;
+    __s32 skip = f->next_server - p->seq, behind;
     __u32 available, n;
     bool more;
 
@@ -182,8 +184,8 @@ static __always_inline void on_reply(struct stitch_flow *f, const struct packet 
             fail(f, plan, STITCH_BY_RESET, STITCH_TELL_RESET);
         return;
     }
-    if (skip < 0 || (__s32)(p->ack - (base_of(f) + 1 + step->before + step->len)) > 0 ||
-        !(p->flags & TCP_ACK))
+    behind = p->ack - (base_of(f) + 1 + step->before + step->len);
+    if (skip < 0 || behind > 0 || !(p->flags & TCP_ACK))
         return;
     if (!p->len && !(p->flags & TCP_FIN))
         return; /* the ACK of what we sent */
@@ -191,6 +193,10 @@ static __always_inline void on_reply(struct stitch_flow *f, const struct packet 
         plan_to_server(f, plan, MESSAGE); /* once more: ours was lost, or our ACK */
         return;
     }
+    /* New octets answer the whole message. Who forges them has to know both numbers, not one of
+     * them nearly; a server that is too hasty sends them again. */
+    if (behind != 0 && p->len)
+        return;
     if (o->state != f->state || o->step != f->step || o->next != f->next_server || o->got != f->got)
         return; /* somebody else was faster */
     if (s->ts_at)
@@ -223,10 +229,23 @@ static __always_inline void on_reply(struct stitch_flow *f, const struct packet 
     }
 }
 
+/*
+ * Of another connection between the same addresses and ports: an older one, or one that is not
+ * stitched, when the socket of this record is gone. The application's kernel knows what to do with
+ * it. If it still waits for the end of the handshake, it takes an ACK of isn_client + 1 only, and
+ * no reset without an ACK.
+ */
+static __always_inline bool is_foreign(const struct stitch_flow *f, const struct packet *p)
+{
+    if (p->flags & TCP_ACK)
+        return p->ack - (base_of(f) + 1) > f->injected;
+    return p->flags & TCP_RST && (f->state != STITCH_STEP || p->seq != f->next_server);
+}
+
 /* What comes from the first hop. */
 static __always_inline void decide_incoming(struct stitch_flow *f, const struct packet *p,
                                             const struct scratch *s, const struct octets *o,
-                                            struct plan *plan)
+                                            __u64 now, struct plan *plan)
 {
     bool for_our_syn = p->flags & TCP_ACK && p->ack == base_of(f) + 1;
     __s32 skip = f->next_server - p->seq;
@@ -234,15 +253,19 @@ static __always_inline void decide_incoming(struct stitch_flow *f, const struct 
     plan->action = DROP;
     plan->interface = f->interface;
     plan->mark = f->mark;
+    if (is_foreign(f, p)) {
+        plan->action = LET;
+        return;
+    }
     switch (f->state) {
     case STITCH_SYN:
         if (p->flags & TCP_RST) {
             if (for_our_syn)
                 fail(f, plan, STITCH_BY_REFUSAL, STITCH_TELL_RESET);
-        } else if (p->flags & TCP_ACK && !(p->flags & TCP_SYN && for_our_syn)) {
-            plan->action = LET; /* of an older connection: the kernel knows what to answer */
+        } else if (p->flags & TCP_ACK && !(p->flags & TCP_SYN)) {
+            plan->action = LET; /* the kernel knows what to answer */
         } else if (p->flags & TCP_SYN && for_our_syn) {
-            on_syn_ack(f, p, s, plan);
+            on_syn_ack(f, p, s, now, plan);
         }
         break;
     case STITCH_STEP:
@@ -253,8 +276,7 @@ static __always_inline void decide_incoming(struct stitch_flow *f, const struct 
         break;
     case STITCH_GRANTED:
         if (p->flags & TCP_SYN) {
-            if (!for_our_syn)
-                plan->action = LET; /* our own, one device further up */
+            break; /* its SYN-ACK again, or one that it has no business to send */
         } else if (p->flags & TCP_RST || skip <= 0) {
             plan->action = LET;
         } else {
@@ -283,7 +305,9 @@ static __always_inline void decide_again(struct stitch_flow *f, const struct scr
     if (s->ts_at)
         f->ts_client = s->ts;
     if ((f->state == STITCH_SYN || f->state == STITCH_STEP) && now > f->deadline) {
-        fail(f, plan, STITCH_BY_TIMEOUT, STITCH_TELL_NOTHING);
+        /* A server that is not there is told at once; one that is silent may wait for the
+         * destination, and connect() times out as it would by itself. */
+        fail(f, plan, STITCH_BY_TIMEOUT, was_out ? STITCH_TELL_NOTHING : STITCH_TELL_RESET);
         if (was_out)
             plan_to_server(f, plan, ABORT);
     } else if (f->state == STITCH_SYN) {

@@ -157,36 +157,45 @@ static __always_inline struct scratch *scratch(void)
     return bpf_map_lookup_elem(&us_st_scratch, &zero);
 }
 
-/* Fills in all but the key's ports and what is in the TCP header. Negative: not a segment that can
- * be ours: not TCP, a fragment, or with IP options. */
+/* Fills in the addresses, `tcp`, and where the packet ends; the TCP header is loaded in one go with
+ * IP's, as each load is a call (and is cleared before: clang copies it also where that failed).
+ * Negative: not a segment that can be ours: not TCP, a fragment, or with IP options. */
 static __always_inline int parse_ip(struct __sk_buff *skb, __u32 l2, bool incoming,
-                                    struct packet *ret, __u32 *ret_end)
+                                    struct packet *ret, __u32 *ret_end, struct tcp_header *ret_tcp)
 {
     void *from = incoming ? ret->key.remote : ret->key.local;
     void *to = incoming ? ret->key.local : ret->key.remote;
 
     if (skb->protocol == bpf_htons(ETH_P_IP)) {
-        struct iphdr ip;
+        struct {
+            struct iphdr ip;
+            struct tcp_header tcp;
+        } h = {};
 
-        if (bpf_skb_load_bytes(skb, l2, &ip, sizeof(ip)) || ip.ihl != 5 || ip.version != 4 ||
-            ip.protocol != IPPROTO_TCP || ip.frag_off & bpf_htons(0x3fff))
+        if (bpf_skb_load_bytes(skb, l2, &h, sizeof(h)) || h.ip.ihl != 5 || h.ip.version != 4 ||
+            h.ip.protocol != IPPROTO_TCP || h.ip.frag_off & bpf_htons(0x3fff))
             return -1;
-        set_ip(from, 0, 0, bpf_htonl(0xffff), ip.saddr);
-        set_ip(to, 0, 0, bpf_htonl(0xffff), ip.daddr);
-        ret->tcp = l2 + sizeof(ip);
-        *ret_end = ip.tot_len ? l2 + bpf_ntohs(ip.tot_len) : skb->len;
+        set_ip(from, 0, 0, bpf_htonl(0xffff), h.ip.saddr);
+        set_ip(to, 0, 0, bpf_htonl(0xffff), h.ip.daddr);
+        ret->tcp = l2 + sizeof(h.ip);
+        *ret_end = h.ip.tot_len ? l2 + bpf_ntohs(h.ip.tot_len) : skb->len;
+        *ret_tcp = h.tcp;
         return 0;
     }
     if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-        struct ipv6hdr ip;
+        struct {
+            struct ipv6hdr ip;
+            struct tcp_header tcp;
+        } h = {};
 
-        if (bpf_skb_load_bytes(skb, l2, &ip, sizeof(ip)) || ip.version != 6 ||
-            ip.nexthdr != IPPROTO_TCP)
+        if (bpf_skb_load_bytes(skb, l2, &h, sizeof(h)) || h.ip.version != 6 ||
+            h.ip.nexthdr != IPPROTO_TCP)
             return -1;
-        copy_ip(from, &ip.saddr);
-        copy_ip(to, &ip.daddr);
-        ret->tcp = l2 + sizeof(ip);
-        *ret_end = ip.payload_len ? ret->tcp + bpf_ntohs(ip.payload_len) : skb->len;
+        copy_ip(from, &h.ip.saddr);
+        copy_ip(to, &h.ip.daddr);
+        ret->tcp = l2 + sizeof(h.ip);
+        *ret_end = h.ip.payload_len ? ret->tcp + bpf_ntohs(h.ip.payload_len) : skb->len;
+        *ret_tcp = h.tcp;
         return 0;
     }
     return -1;
@@ -194,11 +203,10 @@ static __always_inline int parse_ip(struct __sk_buff *skb, __u32 l2, bool incomi
 
 static __always_inline int parse(struct __sk_buff *skb, __u32 l2, bool incoming, struct packet *ret)
 {
-    struct tcp_header tcp;
-    __u32 end, header;
+    struct tcp_header tcp = {};
+    __u32 end = 0, header;
 
-    if (parse_ip(skb, l2, incoming, ret, &end) ||
-        bpf_skb_load_bytes(skb, ret->tcp, &tcp, sizeof(tcp)))
+    if (parse_ip(skb, l2, incoming, ret, &end, &tcp))
         return -1;
     header = (tcp.length >> 4) * 4;
     if (end > skb->len)

@@ -208,23 +208,11 @@ static __always_inline int drop_failed(void)
 /* --- towards the application -------------------------------------------------------------------
  */
 
-static __always_inline bool from_upstream(struct __sk_buff *skb, __u32 l2)
+static __always_inline bool is_upstreams(__u32 port)
 {
-    __u32 at = l2 + sizeof(struct iphdr), word_at;
-    __u8 protocol;
-    __be16 port;
-    __u64 *bits;
+    __u32 word_at = port / 64;
+    __u64 *bits = bpf_map_lookup_elem(&us_st_ports, &word_at);
 
-    if (skb->protocol == bpf_htons(ETH_P_IPV6))
-        at = l2 + sizeof(struct ipv6hdr);
-    else if (skb->protocol != bpf_htons(ETH_P_IP))
-        return false;
-    if (bpf_skb_load_bytes(skb, l2 + (at == l2 + sizeof(struct iphdr) ? 9 : 6), &protocol, 1) ||
-        protocol != IPPROTO_TCP || bpf_skb_load_bytes(skb, at, &port, sizeof(port)))
-        return false;
-    port = bpf_ntohs(port);
-    word_at = port / 64;
-    bits = bpf_map_lookup_elem(&us_st_ports, &word_at);
     return bits && *bits >> (port % 64) & 1;
 }
 
@@ -244,8 +232,11 @@ static __always_inline void read_octets(struct __sk_buff *skb, const struct pack
     for (__u32 i = 0; i < 5; i++) {
         __u32 at = skip + i - o->got;
 
-        if (i >= o->got && at < p->len &&
-            !bpf_skb_load_bytes(skb, p->tcp + TCP_HEADER + p->options_len + at, &o->at[i], 1))
+        if (i < o->got || at >= p->len)
+            continue;
+        if (bpf_skb_load_bytes(skb, p->tcp + TCP_HEADER + p->options_len + at, &o->at[i], 1))
+            o->state = 0; /* what cannot be read must not count as read */
+        else
             o->has |= 1u << i;
     }
 }
@@ -274,12 +265,11 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
     struct stitch_flow *f;
     struct scratch *s;
     struct plan *plan;
+    __u64 now;
 
-    if (skb->tc_index == OURS) {
-        skb->tc_index = 0;
+    if (skb->tc_index == OURS) /* and it stays so: there may be others like us, and devices above */
         return PASS;
-    }
-    if (skb->vlan_present || !from_upstream(skb, l2) || parse(skb, l2, true, &p))
+    if (skb->vlan_present || parse(skb, l2, true, &p) || !is_upstreams(p.key.remote_port))
         return PASS;
     f = bpf_map_lookup_elem(&us_st_flows, &p.key);
     if (!f)
@@ -289,9 +279,10 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
         return drop_failed();
     read_octets(skb, &p, f, &o);
     plan = new_plan(s);
+    now = bpf_ktime_get_ns();
 
     bpf_spin_lock(&f->lock);
-    decide_incoming(f, &p, s, &o, plan);
+    decide_incoming(f, &p, s, &o, now, plan);
     bpf_spin_unlock(&f->lock);
 
     report(plan, f);
@@ -308,7 +299,10 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
         send_behind(skb);
     if (perform(skb, plan, f))
         return drop_failed();
-    return plan->segment.to_server ? to_server(skb, plan) : PASS;
+    if (plan->segment.to_server)
+        return to_server(skb, plan);
+    skb->tc_index = OURS;
+    return PASS;
 }
 
 SEC("tc")
@@ -374,7 +368,8 @@ static __noinline int begin(const struct packet *p, const struct abi_socket *sta
     f->isn_client = p->seq;
     f->window_client = p->window;
     f->began = bpf_ktime_get_ns();
-    f->deadline = f->began + script->timeout * 1000000ull;
+    f->deadline = f->began + script->connect_timeout * 1000000ull;
+    f->timeout = script->timeout;
     return 0;
 }
 

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <bpf/bpf.h>
@@ -18,6 +19,7 @@
 #include "base/fd.h"
 #include "bpf/embed.h"
 #include "bpf/object.h"
+#include "bpf/stitch_abort.h"
 #include "bpf/stitch_links.h"
 #include "log.h"
 
@@ -47,13 +49,20 @@ static const struct {
     {"us_st_guard_in", BPF_CGROUP_INET_INGRESS},
 };
 
+#define GUARDED_MAX 256 /* cgroups */
+
 struct bpf_stitch {
     int maps[N_MAPS];
     int guards[2]; /* what leaves, what arrives */
+    struct {
+        uint64_t cgroup;
+        unsigned n; /* captures of it; the programs cannot be attached twice */
+    } guarded[GUARDED_MAX];
     struct stitch_links links;
     struct ring_buffer *events;
     bpf_stitch_event_fn event_fn; /* only while polling */
     void *event_ctx;
+    int64_t swept;                  /* when, last */
     uint16_t ports[STITCH_SCRIPTS]; /* of the servers in SCRIPTS; 0: not in use */
 };
 
@@ -314,7 +323,7 @@ int bpf_stitch_pending(const struct bpf_stitch *s)
 #define SWEEP_MAX 256 /* a time */
 
 struct sweep {
-    int64_t now;
+    int64_t now, last;
     unsigned n;
     struct stitch_key keys[SWEEP_MAX];
 };
@@ -328,20 +337,30 @@ static void find_over(void *ctx, const struct stitch_key *key, const struct stit
     /* What timed out is silent, and stays so until the kernel gives up. */
     if (flow->state == STITCH_FAILED && flow->verdict == STITCH_TELL_NOTHING)
         since = (int64_t)flow->deadline + UNASKED_NS;
+    /* Once: in the sweep in which its time is over. */
+    if (flow->state == STITCH_STEP && sweep->now > (int64_t)flow->deadline &&
+        sweep->last <= (int64_t)flow->deadline)
+        stitch_abort(key, flow);
     if (sweep->now > since && sweep->n < SWEEP_MAX)
         sweep->keys[sweep->n++] = *key;
 }
 
 int bpf_stitch_sweep(struct bpf_stitch *s, int64_t now)
 {
-    struct sweep sweep = {.now = now};
+    struct sweep sweep = {.now = now, .last = s->swept};
     int r = bpf_stitch_each(s, find_over, &sweep);
 
     /* The same addresses and ports may be in use again by now. Then this handshake has to begin
      * once more, with the next SYN: nothing worse. */
     for (unsigned i = 0; i < sweep.n; i++)
         bpf_map_delete_elem(s->maps[FLOWS], &sweep.keys[i]);
+    s->swept = now;
     return r < 0 ? r : (int)sweep.n;
+}
+
+void bpf_stitch_clean(unsigned instance)
+{
+    stitch_links_clean(instance);
 }
 
 int bpf_stitch_read_counters(const struct bpf_stitch *s, uint64_t ret[STITCH_N_COUNTERS])
@@ -375,17 +394,44 @@ int bpf_stitch_map_fd(const struct bpf_stitch *s, const char *name)
     return -ENOENT;
 }
 
-int bpf_stitch_guard(const struct bpf_stitch *s, uint64_t instance, int cgroup_fd, char *why,
+/* How many captures of a cgroup have its guards; NULL: there is no room for another cgroup. */
+static unsigned *guarded(struct bpf_stitch *s, int cgroup_fd)
+{
+    struct stat st;
+    size_t at = GUARDED_MAX;
+
+    if (fstat(cgroup_fd, &st) < 0)
+        return NULL;
+    for (size_t i = 0; i < GUARDED_MAX; i++) {
+        if (s->guarded[i].n > 0 && s->guarded[i].cgroup == st.st_ino)
+            return &s->guarded[i].n;
+        if (s->guarded[i].n == 0 && at == GUARDED_MAX)
+            at = i;
+    }
+    if (at == GUARDED_MAX)
+        return NULL;
+    s->guarded[at].cgroup = st.st_ino;
+    return &s->guarded[at].n;
+}
+
+int bpf_stitch_guard(struct bpf_stitch *s, uint64_t instance, int cgroup_fd, char *why,
                      size_t why_size)
 {
+    unsigned *n = guarded(s, cgroup_fd);
     const uint8_t one = 1;
 
+    if (n == NULL) {
+        snprintf(why, why_size, WHAT ": more than %d cgroups", GUARDED_MAX);
+        return -ENOSPC;
+    }
     if (bpf_map_update_elem(s->maps[OWNERS], &instance, &one, BPF_ANY) < 0) {
         int r = -errno;
 
         snprintf(why, why_size, WHAT ": %s", strerror(-r));
         return r;
     }
+    if (++*n > 1)
+        return 0;
     for (size_t i = 0; i < 2; i++) {
         if (bpf_prog_attach(s->guards[i], cgroup_fd, guards[i].type, BPF_F_ALLOW_MULTI) < 0) {
             int r = -errno;
@@ -399,9 +445,13 @@ int bpf_stitch_guard(const struct bpf_stitch *s, uint64_t instance, int cgroup_f
     return 0;
 }
 
-void bpf_stitch_unguard(const struct bpf_stitch *s, uint64_t instance, int cgroup_fd)
+void bpf_stitch_unguard(struct bpf_stitch *s, uint64_t instance, int cgroup_fd)
 {
-    for (size_t i = 0; i < 2; i++)
-        bpf_prog_detach2(s->guards[i], cgroup_fd, guards[i].type);
+    unsigned *n = guarded(s, cgroup_fd);
+
+    if (n != NULL && *n > 0 && --*n == 0) {
+        for (size_t i = 0; i < 2; i++)
+            bpf_prog_detach2(s->guards[i], cgroup_fd, guards[i].type);
+    }
     bpf_map_delete_elem(s->maps[OWNERS], &instance);
 }

@@ -70,6 +70,10 @@ int bpf_stitch_follow(struct bpf_stitch *s);
  * them. */
 void bpf_stitch_detach(struct bpf_stitch *s);
 
+/* Likewise what a process that was killed has left of this instance, when it is known that nobody
+ * uses the instance any more. */
+void bpf_stitch_clean(unsigned instance);
+
 /*
  * Puts a script in place of whatever has this number (1..STITCH_SCRIPTS-1); NULL: nothing.
  * Handshakes under way are not concerned. 0 or -errno.
@@ -107,9 +111,9 @@ int bpf_stitch_each(const struct bpf_stitch *s, bpf_stitch_flow_fn fn, void *ctx
 /* How many handshakes are under way; or -errno. */
 int bpf_stitch_pending(const struct bpf_stitch *s);
 /*
- * Takes out of the table what is over, and what nobody has asked about for so long that its socket
- * must be gone. `now`: CLOCK_MONOTONIC, nanoseconds. To be called every few seconds. Returns how
- * many, or -errno.
+ * Ends what nobody waits for any more at its server, and takes out of the table what is over, and
+ * what nobody has asked about for so long that its socket must be gone. `now`: CLOCK_MONOTONIC,
+ * nanoseconds. To be called every few seconds. Returns how many, or -errno.
  */
 int bpf_stitch_sweep(struct bpf_stitch *s, int64_t now);
 
@@ -145,10 +149,10 @@ int bpf_stitch_map_fd(const struct bpf_stitch *s, const char *name);
  * abi_settings.instance) can be stitched. They are no links,
  * for the same reason as the filters. 0, or -errno with a sentence in `why`.
  */
-int bpf_stitch_guard(const struct bpf_stitch *s, uint64_t instance, int cgroup_fd, char *why,
+int bpf_stitch_guard(struct bpf_stitch *s, uint64_t instance, int cgroup_fd, char *why,
                      size_t why_size);
 /* After bpf_stitch_end(): with the guards goes what keeps unfinished connections from the servers.
  */
-void bpf_stitch_unguard(const struct bpf_stitch *s, uint64_t instance, int cgroup_fd);
+void bpf_stitch_unguard(struct bpf_stitch *s, uint64_t instance, int cgroup_fd);
 
 #endif

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <linux/if_arp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -26,6 +27,8 @@
 
 #define PRIORITY 1
 #define HANDLE   0x5500 /* and the instance */
+
+#define LOOKS_MAX 100 /* at interfaces that change as fast as they are listed */
 
 static const char *const program_names[STITCH_N_FILTERS] = {
     [STITCH_OUT] = "us_st_out",
@@ -114,13 +117,13 @@ static int put_filter(const struct stitch_links *l, int index, enum bpf_tc_attac
     return bpf_tc_attach(&hook, &options);
 }
 
-/* An earlier process has left its filter there: the qdisc was made for it, or serves others too. */
-static bool was_ours(const struct stitch_links *l, int index)
+/* The program of our filter there; 0: there is none. */
+static uint32_t filter_at(const struct stitch_links *l, int index, enum bpf_tc_attach_point where)
 {
-    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = index, .attach_point = BPF_TC_INGRESS);
+    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = index, .attach_point = where);
     LIBBPF_OPTS(bpf_tc_opts, options, .handle = l->handle, .priority = PRIORITY);
 
-    return bpf_tc_query(&hook, &options) == 0;
+    return bpf_tc_query(&hook, &options) == 0 ? options.prog_id : 0;
 }
 
 static void take_filter(const struct stitch_links *l, int index, enum bpf_tc_attach_point where)
@@ -142,11 +145,18 @@ static int put_filters(struct stitch_links *l, struct stitch_link *link, bool ba
 
     if (r < 0 && r != -EEXIST)
         return r;
-    if (r == 0 || was_ours(l, link->index))
+    /* An earlier process has left its filter there: the qdisc was made for it, or serves others
+     * too.
+     */
+    if (r == 0 || filter_at(l, link->index, BPF_TC_INGRESS) != 0)
         link->made_qdisc = true;
     r = put_filter(l, link->index, BPF_TC_INGRESS, bare ? STITCH_IN_BARE : STITCH_IN);
     if (r == 0)
         r = put_filter(l, link->index, BPF_TC_EGRESS, bare ? STITCH_OUT_BARE : STITCH_OUT);
+    /* The qdisc "ingress" takes a filter for what leaves, too, and asks it about what arrives. */
+    if (r == 0 &&
+        filter_at(l, link->index, BPF_TC_INGRESS) == filter_at(l, link->index, BPF_TC_EGRESS))
+        r = -EBUSY;
     return r < 0 ? r : bpf_map_update_elem(l->devices, &key, &one, BPF_ANY);
 }
 
@@ -178,13 +188,18 @@ static void cover(struct stitch_links *l, int index, unsigned type, const char *
             link = &l->links[l->n++];
             *link = (struct stitch_link){.index = index};
         }
+        link->seen = true;
         r = put_filters(l, link, bare);
-        if (r < 0)
+        if (r < 0) {
             forget(l, index);
+            take_filter(l, index, BPF_TC_EGRESS); /* nobody would take one alone away */
+            take_filter(l, index, BPF_TC_INGRESS);
+        }
     }
     if (r < 0 && r != -ENODEV)
         log_warning("stitch: no filters on %s, and so no connections through it: %s", name,
-                    strerror(-r));
+                    r == -EBUSY ? "it has the qdisc \"ingress\", which leaves no room for clsact"
+                                : strerror(-r));
 }
 
 static const char *name_of(const struct nlmsghdr *message)
@@ -209,8 +224,8 @@ static int on_dumped(const struct nlmsghdr *message, void *ctx)
     return MNL_CB_OK;
 }
 
-/* Asks for all interfaces, or one (then `dump` is false). */
-static int look(struct stitch_links *l, int index)
+/* Asks for all interfaces, or one. -EINTR: they changed meanwhile, and some may be missing. */
+static int look_once(struct stitch_links *l, int index, mnl_cb_t on_link)
 {
     char buf[16384];
     struct mnl_socket *s = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
@@ -232,8 +247,7 @@ static int look(struct stitch_links *l, int index)
         r = -errno;
     while (r > 0) {
         n = mnl_socket_recvfrom(s, buf, sizeof(buf));
-        r = n < 0 ? -errno
-                  : mnl_cb_run(buf, (size_t)n, seq, mnl_socket_get_portid(s), on_dumped, l);
+        r = n < 0 ? -errno : mnl_cb_run(buf, (size_t)n, seq, mnl_socket_get_portid(s), on_link, l);
         if (n >= 0 && r < 0)
             r = -errno;
     }
@@ -241,9 +255,33 @@ static int look(struct stitch_links *l, int index)
     return r;
 }
 
+static int look(struct stitch_links *l, int index, mnl_cb_t on_link)
+{
+    int r = -EINTR;
+
+    for (int i = 0; r == -EINTR && i < LOOKS_MAX; i++)
+        r = look_once(l, index, on_link);
+    return r;
+}
+
+/* Everything, also what is gone: another interface may have its index one day. */
+static int look_at_all(struct stitch_links *l)
+{
+    int r;
+
+    for (size_t i = 0; i < l->n; i++)
+        l->links[i].seen = false;
+    r = look(l, 0, on_dumped);
+    for (size_t i = r < 0 ? 0 : l->n; i-- > 0;) {
+        if (!l->links[i].seen)
+            forget(l, l->links[i].index);
+    }
+    return r;
+}
+
 int stitch_links_attach(struct stitch_links *l, char *why, size_t why_size)
 {
-    int r = look(l, 0);
+    int r = look_at_all(l);
 
     if (r < 0)
         snprintf(why, why_size, "the interfaces cannot be listed: %s", strerror(-r));
@@ -273,7 +311,7 @@ static int on_event(const struct nlmsghdr *message, void *ctx)
             (message->nlmsg_type == RTM_DELTFILTER && tc->tcm_info >> 16 != PRIORITY))
             break;
         forget(l, tc->tcm_ifindex);
-        r = look(l, tc->tcm_ifindex);
+        r = look(l, tc->tcm_ifindex, on_dumped);
         if (r < 0 && r != -ENODEV)
             log_warning("stitch: interface %d cannot be asked about: %s", tc->tcm_ifindex,
                         strerror(-r));
@@ -292,7 +330,7 @@ int stitch_links_follow(struct stitch_links *l)
         ssize_t n = mnl_socket_recvfrom(l->events, buf, sizeof(buf));
 
         if (n < 0 && errno == ENOBUFS) {
-            int r = look(l, 0);
+            int r = look_at_all(l);
 
             if (r < 0)
                 return r;
@@ -369,4 +407,28 @@ void stitch_links_detach(struct stitch_links *l)
     }
     if (s != NULL)
         mnl_socket_close(s);
+}
+
+static int on_left_over(const struct nlmsghdr *message, void *ctx)
+{
+    const struct ifinfomsg *i = mnl_nlmsg_get_payload(message);
+    struct stitch_links *l = ctx;
+
+    if (message->nlmsg_type == RTM_NEWLINK && l->n < STITCH_LINKS_MAX &&
+        filter_at(l, i->ifi_index, BPF_TC_INGRESS) != 0)
+        l->links[l->n++] = (struct stitch_link){.index = i->ifi_index, .made_qdisc = true};
+    return MNL_CB_OK;
+}
+
+void stitch_links_clean(unsigned instance)
+{
+    struct stitch_links *l = calloc(1, sizeof(*l));
+
+    if (l == NULL)
+        return;
+    stitch_links_init(l);
+    l->handle = HANDLE + instance;
+    look(l, 0, on_left_over);
+    stitch_links_detach(l);
+    free(l);
 }

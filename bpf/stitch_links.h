@@ -25,6 +25,7 @@ enum { STITCH_OUT, STITCH_IN, STITCH_OUT_BARE, STITCH_IN_BARE, STITCH_N_FILTERS 
 struct stitch_link {
     int index;
     bool made_qdisc;
+    bool seen; /* in the last look at all of them */
 };
 
 struct stitch_links {
@@ -48,5 +49,6 @@ int stitch_links_attach(struct stitch_links *l, char *why, size_t why_size);
 int stitch_links_fd(const struct stitch_links *l);
 int stitch_links_follow(struct stitch_links *l);
 void stitch_links_detach(struct stitch_links *l);
+void stitch_links_clean(unsigned instance);
 
 #endif

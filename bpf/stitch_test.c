@@ -272,6 +272,7 @@ static struct stitch_script new_script(const struct addr *server)
     static const uint8_t hello[3] = {5, 1, 0};
     struct stitch_script s = {
         .server = {.port = server->port},
+        .connect_timeout = HANDSHAKE_MS,
         .timeout = HANDSHAKE_MS,
         .n_steps = 2,
         .static_len = 8,

@@ -66,7 +66,8 @@ struct stitch_step {
 struct stitch_script {
     struct abi_endpoint server; /* of the first hop */
     ABI_U32 id;                 /* whatever user space likes; comes back with events */
-    ABI_U32 timeout;            /* of the whole handshake, milliseconds */
+    ABI_U32 connect_timeout;    /* for the SYN-ACK, milliseconds */
+    ABI_U32 timeout;            /* for the whole handshake after it, likewise */
     ABI_U16 n_steps;            /* 1..STITCH_STEPS; 0: the number is not in use */
     ABI_U16 static_len;         /* of `bytes`, a multiple of 8, zeroes behind each message */
     ABI_U8 form;
@@ -142,7 +143,7 @@ struct stitch_flow {
     ABI_U16 reply_len;                    /* 0: not known yet */
     ABI_U8 code;                          /* its second octet */
     ABI_U8 ts_at;                         /* where TSval is in `options`; 0: there is none */
-    ABI_U32 unused;
+    ABI_U32 timeout; /* as in the script */
     ABI_U8 options[40];
     struct abi_origin origin;
     struct stitch_step steps[STITCH_STEPS];
@@ -182,7 +183,7 @@ struct stitch_event {
 #define STITCH_N_COUNTERS    11
 
 _Static_assert(sizeof(struct stitch_step) == 12, "stitch_step");
-_Static_assert(sizeof(struct stitch_script) == 36 + 12 * STITCH_STEPS + STITCH_STATIC + 240,
+_Static_assert(sizeof(struct stitch_script) == 40 + 12 * STITCH_STEPS + STITCH_STATIC + 240,
                "stitch_script");
 _Static_assert(sizeof(struct stitch_name) == 256, "stitch_name");
 _Static_assert(sizeof(struct stitch_key) == 40, "stitch_key");

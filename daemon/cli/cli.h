@@ -25,6 +25,7 @@ int cli_flows(int argc, char **argv);
 int cli_reload(int argc, char **argv);
 int cli_stop(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
+int cli_prove(int argc, char **argv);
 int cli_help(int argc, char **argv);
 
 /* Short helps, printed by `help COMMAND` and `COMMAND --help`; NULL: no such command. */

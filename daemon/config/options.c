@@ -16,7 +16,8 @@
 static const char *const words_toggle[] = {"off", "on", "auto", NULL};
 static const char *const words_policy[] = {"failover", "round-robin", "least-latency", "hash",
                                            NULL};
-static const char *const words_fast_path[] = {"auto", "stitch", "sockmap", "splice", "copy", NULL};
+static const char *const words_fast_path[] = {"auto", "stitch", "sockmap", "splice",
+                                              "copy", "relay",  NULL};
 static const char *const words_udp[] = {"auto", "associate", "reject", "bypass", NULL};
 static const char *const words_dns[] = {"auto", "fake", "tcp", "associate", "bypass", NULL};
 static const char *const words_connect[] = {"auto", "honest", "early", NULL};
@@ -27,7 +28,7 @@ static const char *const words_when_down[] = {"refuse", "direct", NULL};
 static const char *const words_log_level[] = {"error", "warning", "info", "debug", NULL};
 
 /* The words are stored as indices: they and the enums must not drift apart. */
-_Static_assert(TOGGLE_AUTO == 2 && POLICY_HASH == 3 && FAST_COPY == 4, "order of words");
+_Static_assert(TOGGLE_AUTO == 2 && POLICY_HASH == 3 && FAST_RELAY == 5, "order of words");
 _Static_assert(UDP_BYPASS == 3 && DNS_BYPASS == 4 && CONNECT_EARLY == 2, "order of words");
 _Static_assert(ON_EXIT_CLOSED == 1 && ESTABLISHED_RESET == 1, "order of words");
 _Static_assert(CAPTURE_GATEWAY == 2 && CAPTURE_DOWN_DIRECT == 1 && LOG_LEVEL_DEBUG == 3,

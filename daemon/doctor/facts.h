@@ -38,7 +38,9 @@ struct facts_kernel {
     int nft_error;     /* 0, or why nothing could be tried */
     char nft_why[256];
     struct nft_probe nft;
-    int stitch_error; /* 0: connections could be stitched, as far as loading and attaching tells */
+    int stitch_error; /* 0: connections were stitched, between namespaces of our own */
+    bool
+        stitch_kept; /* and that is written down, so that a daemon which may not try it, stitches */
     char stitch_why[256];
     enum facts_lockdown lockdown;
     int unprivileged_bpf; /* kernel.unprivileged_bpf_disabled */

@@ -133,9 +133,13 @@ static void judge_stitch(const struct facts *f, struct findings *ret)
 {
     const struct facts_kernel *k = &f->kernel;
 
-    if (k->stitch_error == 0)
+    if (k->stitch_error == 0 && k->stitch_kept)
         finding_add(ret, "stitch", FINDING_OK, NULL,
-                    "connections of a cgroup could be stitched (fast-path = \"stitch\")");
+                    "connections of a cgroup can be stitched: no relay");
+    else if (k->stitch_error == 0)
+        finding_add(ret, "stitch", FINDING_OK, NULL,
+                    "connections of a cgroup can be stitched: no relay (a daemon with fewer rights "
+                    "than this needs to be told: undersock prove)");
     else if (!(k->bpf_error < 0))
         finding_add(ret, "stitch", FINDING_WARN, NULL,
                     "connections cannot be stitched, so they are relayed: %s",

@@ -6,7 +6,6 @@
 #include <cap-ng.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,10 +17,11 @@
 
 #include "base/fd.h"
 #include "bpf/probe.h"
-#include "bpf/stitch.h"
+#include "bpf/stitch_test.h"
 #include "doctor/child.h"
 #include "doctor/gather.h"
 #include "doctor/proc.h"
+#include "keeper/stitch_proof.h"
 
 #define TRIAL_SECONDS 30
 
@@ -84,21 +84,13 @@ struct stitch_record {
     char why[256];
 };
 
-/* Programs are loaded, and filters put on the loopback of a network namespace of its own; never on
- * the host's interfaces, where a daemon may have them. */
+/* In network namespaces and a cgroup of its own; nothing is kept of it. */
 static void try_stitch(void *ctx, void *record)
 {
-    const struct bpf_stitch_options o = {.flows = 64, .names = 64};
     struct stitch_record *r = record;
-    struct bpf_stitch *s = NULL;
 
     (void)ctx;
-    r->error = bpf_stitch_open(&o, &s, r->why, sizeof(r->why));
-    if (r->error < 0)
-        return;
-    if (unshare(CLONE_NEWNET) == 0)
-        r->error = bpf_stitch_attach(s, r->why, sizeof(r->why));
-    bpf_stitch_close(s);
+    r->error = bpf_stitch_prove(r->why, sizeof(r->why));
 }
 
 static void read_stitch(struct facts_kernel *k)
@@ -110,6 +102,7 @@ static void read_stitch(struct facts_kernel *k)
     if (r == 0)
         r = child_finish(&c, &record, sizeof(record));
     k->stitch_error = r < 0 ? r : record.error;
+    k->stitch_kept = stitch_proof_kept();
     if (r < 0)
         snprintf(k->stitch_why, sizeof(k->stitch_why), "the trial did not end: %s", strerror(-r));
     else

@@ -196,7 +196,7 @@ static int claim(struct captures *c, struct generation *g, char *why, size_t why
     char cause[400] = "";
     int r = 0;
 
-    if (!g->marked && c->instance == 0 && (needed || stitch_wanted(g))) {
+    if (!g->marked && c->instance == 0 && (needed || stitch_wanted(c->stitch, g))) {
         r = nft_owner_claim(&c->nft, &c->instance, cause, sizeof(cause));
         if (r < 0 && needed)
             snprintf(why, why_size,

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "bpf/stitch.h"
 #include "keeper/cgroup.h"
 #include "nft/routes.h"
 
@@ -46,8 +47,10 @@ _Noreturn static void janitor(const char *dir, unsigned instance, int wait_on, c
     while (n < 0 && errno == EINTR);
     if (n <= 0) {
         cgroup_destroy(dir);
-        if (instance != 0)
+        if (instance != 0) {
+            bpf_stitch_clean(instance);
             routes_remove(instance);
+        }
     }
     _exit(0);
 }

@@ -336,7 +336,7 @@ static void send_captures(const struct keeper *k, int client)
 
 static void send_hello(const struct keeper *k, int client, unsigned ends)
 {
-    static const char *const fast[] = {"auto", "stitch", "sockmap", "splice", "copy"};
+    static const char *const fast[] = {"auto", "stitch", "sockmap", "splice", "copy", "relay"};
     struct message_hello m = {
         .header = MESSAGE_HEADER(MESSAGE_HELLO, sizeof(m)),
         .workers = ends,

@@ -20,21 +20,51 @@
 #include <linux/bpf.h>
 
 #include "keeper/stitch_policy.h"
+#include "keeper/stitch_proof.h"
 #include "keeper/stitch_state.h"
 #include "log.h"
 #include "upstream/script.h"
 
 enum { INDEX_LINKS, INDEX_EVENTS, INDEX_TIMER };
 
+#define PROOF_REST     INT64_C(10000000000)
 #define SWEEP_INTERVAL INT64_C(2000000000)
+#define LEARN_INTERVAL INT64_C(500000000)    /* while an upstream is yet to be heard */
 #define GOOD_STRETCH   INT64_C(60000000000)  /* without a failure: the next one is a first one */
 #define SCRIPT_LINGERS INT64_C(150000000000) /* for SYNs that have not gone out yet */
 #define FINISH_STEPS   50                    /* of 20 ms */
 
-/* Whether fast-path = "auto" may stitch: only on a kernel that has proved that it can. */
-static bool may_stitch_unasked(void)
+/*
+ * Whether fast-path = "auto" may stitch: only on a kernel that has proved that it can. What was
+ * tried and went wrong is believed for good; what could not be tried, or not in time, may turn out
+ * better at the next reload.
+ */
+static bool may_stitch_unasked(struct stitch *s)
 {
-    return false;
+    bool again = !s->tried || (!s->disproved && loop_now(s->loop) - s->tried > PROOF_REST);
+
+    if (s->proved || stitch_proof_kept())
+        return s->proved = true;
+    if (again) {
+        int r = stitch_proof_make(s->unproved, sizeof(s->unproved));
+
+        s->tried = loop_now(s->loop);
+        s->proved = r == 0;
+        s->disproved = r == -EPROTO || r == -EOPNOTSUPP;
+        if (r < 0)
+            log_info("connections are relayed, not stitched: %s", s->unproved);
+    }
+    return s->proved;
+}
+
+static bool could_be_stitched(const struct generation *g)
+{
+    const char *why;
+    bool some = false;
+
+    for (size_t i = 0; i < g->set.n_policies; i++)
+        some |= stitch_choose(g->config, i, &why) >= 0;
+    return some && (g->config->fast_path == FAST_STITCH || g->config->fast_path == FAST_AUTO);
 }
 
 int stitch_create(struct loop *loop, unsigned kind, struct stitch **ret)
@@ -49,17 +79,9 @@ int stitch_create(struct loop *loop, unsigned kind, struct stitch **ret)
     return 0;
 }
 
-bool stitch_wanted(const struct generation *g)
+bool stitch_wanted(struct stitch *s, const struct generation *g)
 {
-    const char *why;
-    bool some = false;
-
-    if (g->config->fast_path != FAST_STITCH &&
-        !(g->config->fast_path == FAST_AUTO && may_stitch_unasked()))
-        return false;
-    for (size_t i = 0; i < g->set.n_policies; i++)
-        some |= stitch_choose(g->config, i, &why) >= 0;
-    return some;
+    return could_be_stitched(g) && (g->config->fast_path == FAST_STITCH || may_stitch_unasked(s));
 }
 
 /* ---- scripts ---- */
@@ -99,7 +121,21 @@ static void make_script(struct stitch *s, struct stitch_route *route, const stru
     *number = 0;
     while (o.address < hop->n_addrs && addr_is_v4(&hop->addrs[o.address]) != v4)
         o.address++;
-    if (o.address == hop->n_addrs || script_build(u, &o, &script, &route->why) < 0)
+    if (o.address == hop->n_addrs)
+        return;
+    if (!s->forced) {
+        int r = stitch_may_ask(u, &hop->addrs[o.address], &o.no_auth, &route->why);
+
+        route->waits |= r == -EAGAIN;
+        if (r < 0)
+            return;
+        if (route->lines[v4 ? 1 : 0] && o.no_auth != route->no_auth) {
+            route->why = "it has been seen to want a password, and not to, by its address";
+            return;
+        }
+        route->no_auth = o.no_auth;
+    }
+    if (script_build(u, &o, &script, &route->why) < 0)
         return;
     unsigned n = line_for(s, u->name, &hop->addrs[o.address]);
 
@@ -115,6 +151,8 @@ static void make_script(struct stitch *s, struct stitch_route *route, const stru
 
 static void make_scripts(struct stitch *s, size_t i)
 {
+    s->routes[i].waits = false;
+    s->routes[i].lines[0] = s->routes[i].lines[1] = 0;
     make_script(s, &s->routes[i], &s->generation->upstreams[i], true);
     make_script(s, &s->routes[i], &s->generation->upstreams[i], false);
 }
@@ -147,6 +185,11 @@ static void make_routes(struct stitch *s, const struct generation *g)
 
 /* ---- use ---- */
 
+static bool has_line(const struct stitch_route *route)
+{
+    return route->lines[0] || route->lines[1];
+}
+
 static void use(struct stitch *s)
 {
     for (size_t i = 0; i < s->n_bound; i++) {
@@ -159,7 +202,10 @@ static void use(struct stitch *s)
             const struct stitch_route *route = &s->routes[b->route];
             const struct upstream *u = &s->generation->upstreams[b->route];
 
-            b->why = route->held              ? "its upstream failed: relayed until it answers"
+            b->why = route->held        ? "its upstream failed: relayed until it answers"
+                     : !has_line(route) ? route->why
+                     : bpf_capture_is_enclosed(b->bpf)
+                         ? "another program looks at the connections of a cgroup around this one"
                      : u->local && !s->proven ? "its upstream is on this host, and not known yet"
                      : !s->engaged            ? "it is being put in force"
                                               : NULL;
@@ -225,12 +271,14 @@ void stitch_offer(struct stitch *s, struct generation *g, const char *no_instanc
 {
     bool fresh = g != s->generation;
 
-    s->wanted = stitch_wanted(g);
+    s->wanted = could_be_stitched(g);
     s->forced = g->config->fast_path == FAST_STITCH;
     if (fresh)
         pause_all(s);
-    if (s->wanted && !s->bpf)
+    if (!s->bpf && stitch_wanted(s, g))
         open_it(s, g, no_instance);
+    else if (!s->bpf && s->wanted)
+        snprintf(s->why, sizeof(s->why), "%.191s", s->unproved);
     if (fresh) {
         make_routes(s, g);
         s->generation = g;
@@ -249,9 +297,9 @@ void stitch_offer(struct stitch *s, struct generation *g, const char *no_instanc
 
         if (!s->wanted || !s->bpf || !s->routes)
             route = -1;
-        if (route >= 0 && (fresh || (!s->routes[route].lines[0] && !s->routes[route].lines[1])))
+        if (route >= 0 && (fresh || !has_line(&s->routes[route])))
             make_scripts(s, (size_t)route);
-        if (route >= 0 && !s->routes[route].lines[0] && !s->routes[route].lines[1]) {
+        if (route >= 0 && !has_line(&s->routes[route]) && !s->routes[route].waits) {
             b->why = s->routes[route].why ? s->routes[route].why : "it has no address";
             route = -1;
         }
@@ -284,6 +332,8 @@ void stitch_engage(struct stitch *s)
 {
     s->engaged = true;
     use(s);
+    if (s->bpf)
+        loop_timer_set(s->loop, &s->timer, LEARN_INTERVAL, loop_ref(s->kind, 0, INDEX_TIMER));
 }
 
 void stitch_unbind(struct stitch *s, const struct bpf_capture *bpf)
@@ -345,19 +395,23 @@ static void judge(struct stitch *s, const struct stitch_event *e)
     struct upstream *u = &s->generation->upstreams[i];
     enum stitch_blame blame = stitch_judge(u, route->no_auth, e, &hop);
 
-    if (blame == STITCH_BLAME_METHOD) {
+    if (blame == STITCH_BLAME_METHOD && s->forced) {
         log_info("upstream %s: it wants no password: stitched without", u->name);
         route->no_auth |= 1u << hop;
         make_scripts(s, i);
         use(s);
         return;
     }
+    stitch_describe(u, route->no_auth, e, line, sizeof(line));
+    if (blame != STITCH_BLAME_NOBODY) {
+        size_t n = strlen(line);
+
+        snprintf(line + n, sizeof(line) - n, "; relayed, not stitched, until it answers");
+    }
     if (stitch_worth_a_line(u, e))
-        upstream_complain(u, stitch_describe(u, route->no_auth, e, line, sizeof(line)),
-                          loop_now(s->loop));
-    if (blame != STITCH_BLAME_UPSTREAM)
+        upstream_complain(u, line, loop_now(s->loop));
+    if (blame == STITCH_BLAME_NOBODY)
         return;
-    log_info("upstream %s: relayed, not stitched, until it answers again", u->name);
     if (route->no_auth) {
         route->no_auth = 0; /* it may have been taken to want a password since */
         make_scripts(s, i);
@@ -370,7 +424,8 @@ static void on_handshake(void *ctx, const struct stitch_event *e)
     judge(ctx, e);
 }
 
-/* A SYN without an answer for longer than connect-timeout: no program is called for that. */
+/* A SYN without an answer for longer than connect-timeout: programs hear of that with the next one
+ * only, when the connection is refused. */
 static void find_silence(void *ctx, const struct stitch_key *key, const struct stitch_flow *flow)
 {
     struct stitch *s = ctx;
@@ -401,6 +456,7 @@ static void resume(struct stitch *s)
             continue;
         route->held = false;
         route->resumed_at = now;
+        make_scripts(s, i); /* it may have been seen to want another method */
         changed = true;
         log_info("upstream %s: answers: stitched again", route->name);
     }
@@ -408,13 +464,42 @@ static void resume(struct stitch *s)
         use(s);
 }
 
+/* What workers have learnt about how an upstream is to be spoken to. Whether to look again soon. */
+static bool learn(struct stitch *s)
+{
+    bool waits = false, changed = false;
+
+    for (size_t i = 0; i < s->n_routes; i++) {
+        struct stitch_route *route = &s->routes[i];
+
+        if (!route->waits)
+            continue;
+        route->waits = false;
+        for (unsigned family = 0; family < 2; family++) {
+            if (route->lines[family])
+                continue;
+            make_script(s, route, &s->generation->upstreams[i], family == 0);
+            changed |= route->lines[family] != 0;
+        }
+        waits |= route->waits && !has_line(route);
+    }
+    if (changed)
+        use(s);
+    return waits;
+}
+
 static void on_timer(struct stitch *s)
 {
     int64_t now = loop_now(s->loop);
+    bool waits = learn(s);
 
-    bpf_stitch_each(s->bpf, find_silence, s);
-    bpf_stitch_sweep(s->bpf, now);
-    resume(s);
+    if (now >= s->next_sweep) {
+        bpf_stitch_each(s->bpf, find_silence, s);
+        bpf_stitch_sweep(s->bpf, now);
+        resume(s);
+        use(s); /* somebody may have come, or gone, who encloses a capture */
+        s->next_sweep = now + SWEEP_INTERVAL;
+    }
     for (unsigned i = 1; i < STITCH_SCRIPTS; i++) {
         struct stitch_line *l = &s->lines[i];
 
@@ -423,7 +508,8 @@ static void on_timer(struct stitch *s)
         bpf_stitch_set_script(s->bpf, i, NULL); /* there may be passwords in it */
         l->id = 0;
     }
-    loop_timer_set(s->loop, &s->timer, SWEEP_INTERVAL, loop_ref(s->kind, 0, INDEX_TIMER));
+    loop_timer_set(s->loop, &s->timer, waits ? LEARN_INTERVAL : SWEEP_INTERVAL,
+                   loop_ref(s->kind, 0, INDEX_TIMER));
 }
 
 void stitch_event(struct stitch *s, uint64_t ref, uint32_t events)

@@ -25,8 +25,12 @@ struct stitch;
 
 /* `kind`: the loop kind for what wakes us. 0 or -ENOMEM. */
 int stitch_create(struct loop *loop, unsigned kind, struct stitch **ret);
-/* Whether `g` wants some connections stitched: then a `run` needs an instance of its own. */
-bool stitch_wanted(const struct generation *g);
+/*
+ * Whether some connections of `g` are to be stitched: then a `run` needs an instance of its own.
+ * With fast-path = "auto" that is when the kernel has proved that it can; without a proof yet, it
+ * is made now (keeper/stitch_proof.h), which takes a tenth of a second, or two when it fails.
+ */
+bool stitch_wanted(struct stitch *s, const struct generation *g);
 /*
  * Before the captures of `g` are put in force: opens and attaches when that is wanted and not done
  * yet, sets g->set.stitch and the policies' `stitch`. From here to stitch_engage() everything new

@@ -2,6 +2,7 @@
 /* keeper/stitch_policy.h */
 #include "keeper/stitch_policy.h"
 
+#include <errno.h>
 #include <stdio.h>
 
 #define HOLD_OFF     INT64_C(5000000000)
@@ -32,10 +33,37 @@ int stitch_choose(const struct config *c, size_t capture, const char **ret_why)
         g = &c->groups[k->target_index];
     if (!g)
         return -1;
+    if (g->n_members > 1 && c->fast_path == FAST_AUTO) {
+        *ret_why = "its group has other members to ask when one fails, which takes the relay";
+        return -1;
+    }
     if (g->n_members == 1 || (g->n_members > 1 && g->policy == POLICY_FAILOVER))
         return (int)g->members[0];
     *ret_why = "its group chooses for each connection: only policy = \"failover\" can be stitched";
     return -1;
+}
+
+int stitch_may_ask(const struct upstream *u, const struct addr *address, unsigned *ret_no_auth,
+                   const char **ret_why)
+{
+    const struct upstream_hop *hop = &u->hops[0];
+    bool password = false;
+    unsigned of_family = 0, no_auth = 0;
+
+    for (unsigned i = 0; i < hop->n_addrs; i++)
+        of_family += addr_is_v4(&hop->addrs[i]) == addr_is_v4(address);
+    for (unsigned i = 0; i < u->n_hops; i++)
+        password |= u->hops[i].config->url.has_user;
+    if (of_family > 1) {
+        *ret_why = "its upstream has other addresses to ask when one fails, which takes the relay";
+        return -EOPNOTSUPP;
+    }
+    if (!upstream_learnt(u, address, &no_auth) && (hop->n_addrs > 1 || password)) {
+        *ret_why = "its upstream has yet to answer a relayed connection, which shows how";
+        return -EAGAIN;
+    }
+    *ret_no_auth = no_auth;
+    return 0;
 }
 
 static bool is_socks5(const struct config_url *url)
@@ -97,21 +125,25 @@ bool stitch_worth_a_line(const struct upstream *u, const struct stitch_event *e)
     return e->code < SOCKS5_REP_NET || e->code > SOCKS5_REP_TTL;
 }
 
+/* In the words of dial_describe(): whoever reads the log need not know which of the two it was. */
 const char *stitch_describe(const struct upstream *u, unsigned no_auth,
                             const struct stitch_event *e, char *buf, size_t size)
 {
     unsigned own, hop = hop_of(u, no_auth, e->step, &own);
     const struct config_url *url = &u->hops[hop].config->url;
-    char at[CONFIG_HOST_MAX + 64], what[96];
+    char what[CONFIG_HOST_MAX + 96], at[CONFIG_HOST_MAX + 64] = "";
 
-    config_url_format(url, at, sizeof(at));
+    if (u->n_hops > 1)
+        snprintf(at, sizeof(at), "hop %u (%s:%u): ", hop + 1, url->host, url->port);
     switch (e->reason) {
     case STITCH_BY_REPLY:
         snprintf(what, sizeof(what), "reply 0x%02x", e->code);
         break;
     case STITCH_BY_HOP:
         if (is_socks5(url) && own == 0)
-            snprintf(what, sizeof(what), "it does not accept the authentication it is offered");
+            snprintf(what, sizeof(what),
+                     "it accepts none of our authentication methods; "
+                     "give a user and a password-file");
         else if (is_socks5(url) && own == 1 && url->has_user && !(no_auth >> hop & 1))
             snprintf(what, sizeof(what), "it refused the user name or password");
         else
@@ -121,18 +153,17 @@ const char *stitch_describe(const struct upstream *u, unsigned no_auth,
         snprintf(what, sizeof(what), "its answer is not SOCKS; is this the right port and scheme?");
         break;
     case STITCH_BY_RESET:
-        snprintf(what, sizeof(what), "it reset the connection during the handshake");
-        break;
     case STITCH_BY_CLOSE:
         snprintf(what, sizeof(what), "it closed the connection during the handshake");
         break;
     case STITCH_BY_REFUSAL:
-        snprintf(what, sizeof(what), "it does not accept connections");
+        snprintf(what, sizeof(what), "cannot connect to %s:%u: Connection refused", url->host,
+                 url->port);
         break;
     default:
-        snprintf(what, sizeof(what), "it did not answer in time");
+        snprintf(what, sizeof(what), "no answer from %s:%u within its time", url->host, url->port);
     }
-    snprintf(buf, size, "%s: %s", at, what);
+    snprintf(buf, size, "%s%s", at, what);
     return buf;
 }
 

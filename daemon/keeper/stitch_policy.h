@@ -19,6 +19,16 @@
  */
 int stitch_choose(const struct config *c, size_t capture, const char **ret_why);
 
+/*
+ * fast-path = "auto" makes no connection fail that a relay would not have failed: whether an
+ * upstream can be asked at this address of its first hop as a script does it, with no choice and no
+ * second address. 0, with what is known of passwords in `ret_no_auth` (script_options.no_auth); or,
+ * with a constant sentence in `ret_why`: -EAGAIN: when a worker has been granted something there;
+ * -EOPNOTSUPP: never.
+ */
+int stitch_may_ask(const struct upstream *u, const struct addr *address, unsigned *ret_no_auth,
+                   const char **ret_why);
+
 enum stitch_blame {
     STITCH_BLAME_NOBODY,   /* the upstream has answered: it was about the destination */
     STITCH_BLAME_METHOD,   /* hop `ret_hop` does not want the password that it is offered */

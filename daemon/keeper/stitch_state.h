@@ -30,6 +30,7 @@ struct stitch_route {
     char name[CONFIG_NAME_MAX + 1];
     unsigned lines[2]; /* numbers for IPv4 and IPv6; 0: none */
     const char *why;   /* it has none; constant */
+    bool waits;        /* for a worker to learn how it is to be spoken to */
     unsigned no_auth;  /* script_options.no_auth */
     bool held;         /* relayed for now */
     unsigned failures; /* in succession */
@@ -48,9 +49,15 @@ struct stitch {
     unsigned kind;
     struct bpf_stitch *bpf; /* NULL: not open */
     struct timer timer;
+    int64_t next_sweep;
     const struct generation *generation; /* offered last */
-    bool wanted, forced, engaged, proven, filters_stay;
-    char why[192]; /* not open although it is wanted */
+    bool wanted; /* some capture of it could be stitched, and fast-path does not say no */
+    bool forced, engaged, filters_stay;
+    bool proven;            /* who the upstreams on this host are */
+    bool proved, disproved; /* that the kernel can */
+    int64_t tried;          /* when that was tried last; 0: never */
+    char unproved[192];     /* why it is not */
+    char why[192];          /* not open although it is wanted */
     uint32_t last_id;
     struct stitch_line lines[STITCH_SCRIPTS]; /* [0]: unused */
     struct stitch_route *routes;              /* n_routes, one for each upstream */

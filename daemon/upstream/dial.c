@@ -15,6 +15,8 @@
 
 #include "base/fd.h"
 
+_Static_assert(CONFIG_CHAIN_MAX <= 8, "dial.no_auth has a bit for each hop");
+
 #define DIRECT_TIMEOUT INT64_C(30000000000)
 
 #define DIAL_EVENTS (EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET)
@@ -194,8 +196,11 @@ static enum dial_result take_message(struct dial *d, const struct dial_env *env,
         b->out_len = w.pos;
         b->out_pos = b->in_len = 0;
     } else if (r == 2) {
-        if (d->hop + 1u == d->upstream->n_hops)
+        d->no_auth |= (uint8_t)(d->handshake.no_auth << d->hop);
+        if (d->hop + 1u == d->upstream->n_hops) {
+            upstream_learn(d->upstream, dial_peer(d), d->no_auth);
             return DIAL_GRANTED;
+        }
         d->hop++;
         return start_hop(d, env);
     }

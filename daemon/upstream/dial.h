@@ -43,7 +43,8 @@ struct dial {
     int os_error;  /* errno of the system call that failed */
     int app_errno; /* what the application is to see */
     uint8_t hop, address;
-    uint8_t fault; /* enum dial_fault */
+    uint8_t fault;   /* enum dial_fault */
+    uint8_t no_auth; /* bit i: hop i has a user, and was content without */
     bool connected;
     bool associate; /* asks for UDP */
 };

@@ -87,8 +87,10 @@ static int input_method(struct handshake *h, const struct socks_dest *target, co
         return fail(h, r == -EACCES ? HANDSHAKE_METHOD : HANDSHAKE_PROTOCOL, -ECONNREFUSED);
     if (r == 0)
         return 0;
-    if (method == SOCKS5_METHOD_NONE)
+    if (method == SOCKS5_METHOD_NONE) {
+        h->no_auth = n_methods(h) > 1;
         return request(h, target, out);
+    }
     h->step = STEP_AUTH;
     if (socks5_encode_auth(out, h->url->user, h->url->password) < 0)
         return fail(h, HANDSHAKE_AUTH, -ECONNREFUSED);

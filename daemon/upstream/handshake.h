@@ -34,6 +34,7 @@ struct handshake {
     uint8_t step;
     uint8_t fault;     /* enum handshake_fault */
     uint8_t rep;       /* of the reply */
+    bool no_auth;      /* it could have had a password, and did not want it */
     bool associate;    /* UDP ASSOCIATE instead of CONNECT (SOCKS5 only); set after the start */
     struct addr bound; /* granted by SOCKS5: BND; of a name, the port alone */
 };

@@ -144,6 +144,11 @@ static const char *explain(int error)
     }
 }
 
+static uint32_t milliseconds(int64_t t)
+{
+    return t / 1000000 > UINT32_MAX ? UINT32_MAX : (uint32_t)(t / 1000000);
+}
+
 int script_build(const struct upstream *u, const struct script_options *o,
                  struct stitch_script *ret, const char **ret_why)
 {
@@ -166,8 +171,8 @@ int script_build(const struct upstream *u, const struct script_options *o,
         memcpy(s.server.ip, server->ip, sizeof(s.server.ip));
         s.server.port = server->port;
         s.id = o->id;
-        timeout = (timeout + u->hops[0].config->connect_timeout) / 1000000;
-        s.timeout = timeout > UINT32_MAX ? UINT32_MAX : (uint32_t)timeout;
+        s.connect_timeout = milliseconds(u->hops[0].config->connect_timeout);
+        s.timeout = milliseconds(timeout);
         s.static_len = (uint16_t)b.used;
         *ret = s;
     } else {

@@ -26,17 +26,23 @@ static _Atomic int64_t *said_udp;
 /* When an upstream last answered, likewise. */
 static _Atomic int64_t *answered;
 
+/* How an address of one is to be spoken to, by a hash of both: the hash's other half, LEARNT, and
+ * which hops need no password. 0: not known. */
+#define LEARNT 0x80000000u
+static _Atomic uint64_t *learnt;
+
 static void share_said(void)
 {
     if (said_udp)
         return;
-    void *p = mmap(NULL, (size_t)2 * SAID_UDP * sizeof(*said_udp), PROT_READ | PROT_WRITE,
+    void *p = mmap(NULL, (size_t)3 * SAID_UDP * sizeof(*said_udp), PROT_READ | PROT_WRITE,
                    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
     if (p == MAP_FAILED)
         return;
     said_udp = p;
     answered = said_udp + SAID_UDP;
+    learnt = (_Atomic uint64_t *)(answered + SAID_UDP);
 }
 
 static unsigned hash_name(const char *name)
@@ -199,6 +205,42 @@ void upstream_complain_of_udp(struct upstream *u, const char *error, int64_t int
 int64_t upstream_answered_at(const struct upstream *u)
 {
     return answered ? answered[hash_name(u->name) % SAID_UDP] : 0;
+}
+
+static _Atomic uint64_t *learnt_slot(const struct upstream *u, const struct addr *address,
+                                     uint64_t *ret_tag)
+{
+    uint64_t h = hash_name(u->name);
+
+    for (size_t i = 0; i < sizeof(address->ip); i++)
+        h = (h ^ address->ip[i]) * UINT64_C(1099511628211);
+    h = (h ^ address->port) * UINT64_C(1099511628211);
+    h ^= h >> 29;
+    *ret_tag = h >> 32 << 32;
+    return learnt ? &learnt[h % SAID_UDP] : NULL;
+}
+
+void upstream_learn(const struct upstream *u, const struct addr *address, unsigned no_auth)
+{
+    uint64_t tag;
+    _Atomic uint64_t *slot = learnt_slot(u, address, &tag);
+    uint64_t word = tag | LEARNT | (no_auth & ~LEARNT);
+
+    /* Every connection comes here: the line is written to when there is news. */
+    if (slot && *slot != word)
+        *slot = word;
+}
+
+bool upstream_learnt(const struct upstream *u, const struct addr *address, unsigned *ret_no_auth)
+{
+    uint64_t tag;
+    const _Atomic uint64_t *slot = learnt_slot(u, address, &tag);
+    uint64_t word = slot ? *slot : 0;
+
+    if ((word & LEARNT) == 0 || word >> 32 << 32 != tag)
+        return false;
+    *ret_no_auth = (unsigned)(word & (LEARNT - 1));
+    return true;
 }
 
 void upstream_report(struct upstream *u, const char *error, int64_t now)

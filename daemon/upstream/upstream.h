@@ -96,6 +96,15 @@ void upstream_report(struct upstream *u, const char *error, int64_t now);
 /* When any process that was forked after the first upstream_build() last reported that an upstream
  * of this name answered, CLOCK_MONOTONIC; 0: never. Workers write it: believe no more than that. */
 int64_t upstream_answered_at(const struct upstream *u);
+/*
+ * That an upstream has granted a connection, asked at this address of its first hop; bit i of
+ * `no_auth`: hop i has a user in the configuration, and was content without. Kept for all processes
+ * that were forked after the first upstream_build(), and not by name alone: another address has its
+ * own. Workers write it, as above.
+ */
+void upstream_learn(const struct upstream *u, const struct addr *address, unsigned no_auth);
+/* Whether that is known; `ret_no_auth`, of the last time. */
+bool upstream_learnt(const struct upstream *u, const struct addr *address, unsigned *ret_no_auth);
 /* The same line for an attempt that failed although the upstream answered: says nothing of its
  * health. */
 void upstream_complain(struct upstream *u, const char *error, int64_t now);

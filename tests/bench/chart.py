@@ -4,14 +4,15 @@
 One panel for this host's own connections and one for a gateway's. For every figure there is a bar for
 each row of ours, from the line "redsocks = 1" to its ratio on a logarithmic axis, to the right when
 ours is better: of times, CPU and memory the ratio is taken the other way round. A diamond is the
-limit: an application that speaks SOCKS itself, or a gateway that only forwards.
+limit: an application that speaks SOCKS itself, or a gateway that only forwards. A circle, where that
+was measured, is an application that talks to the far end without any proxy.
 """
 
 import math
 from xml.sax.saxutils import escape
 
 from figures import figures, heading, median
-from rows import OURS, TABLES
+from rows import OURS, PLAIN, STITCHED, TABLES
 
 # What is drawn; the table has the rest.
 DRAWN = ("up1", "up8", "down1", "down8", "up1_cpu", "down1_cpu", "rr64_p50", "rr64_p99",
@@ -33,11 +34,14 @@ STYLE = """
  .dim{fill:#59636e} .title{font-size:15px;font-weight:600} .panel{font-size:13px;font-weight:600}
  .grid{stroke:#d1d9e0;stroke-width:1} .one{stroke:#1f2328;stroke-width:1.5}
  .limit{fill:#fff;stroke:#1f2328;stroke-width:1.2}
+ .plain{fill:none;stroke:#59636e;stroke-width:1.2} .v-stitch{fill:#cf222e} .v-stitch-tcp{fill:#fa4549}
+ .v-relay{fill:#0969da}
  .v{fill:#0969da} .v-early{fill:#1a7f37} .v-splice{fill:#bc4c00} .v-sockmap{fill:#8250df}
  .v-copy{fill:#6e7781}
  @media (prefers-color-scheme:dark){
   .bg{fill:#0d1117} text{fill:#e6edf3} .dim{fill:#9198a1} .grid{stroke:#2f353d}
   .one{stroke:#e6edf3} .limit{fill:#0d1117;stroke:#e6edf3}
+  .plain{stroke:#9198a1} .v-stitch{fill:#f85149} .v-stitch-tcp{fill:#ff7b72} .v-relay{fill:#4493f8}
   .v{fill:#4493f8} .v-early{fill:#3fb950} .v-splice{fill:#db6d28} .v-sockmap{fill:#ab7df8}
   .v-copy{fill:#9198a1}
  }
@@ -78,7 +82,8 @@ def span(doc):
     """The ends of the axis: powers of two around all that is drawn."""
     values = [goodness(doc, key, row, peer, more)
               for _, limit, peer, ours, shown in panels(doc)
-              for key, _, _, more, _ in shown for row in (limit, *ours)]
+              for key, _, _, more, _ in shown
+              for row in (limit, *([PLAIN] if limit == "native" else []), *ours)]
     values = [v for v in values if v] + [0.5, 2]
     low = math.floor(math.log2(max(LEAST, min(values))))
     high = math.ceil(math.log2(min(MOST, max(values))))
@@ -119,12 +124,13 @@ class Drawing:
     def bar(self, row, value, tip):
         one, end = self.x(1), self.x(value)
         css = "v" + ("-" + OURS[row][1] if OURS[row][1] else "")
-        faint = ' fill-opacity=".65"' if OURS[row][0] == "cgroup" else ""
+        faint = ' fill-opacity=".65"' if OURS[row][0] == "cgroup" and row not in STITCHED else ""
         self.out.append(
             f'<rect class="{css}"{faint} x="{min(one, end):.1f}" y="{self.y:.1f}" '
             f'width="{max(abs(end - one), 1):.1f}" height="{BAR}"><title>{escape(tip)}</title></rect>')
         off = value in (0, math.inf) or not self.low <= math.log2(value) <= self.high
-        shown = "none used" if value == math.inf else f"{value:.2f}" + ("»" if off else "")
+        shown = ("none used" if value == math.inf else "1000»" if value > 1000 else
+                 f"{value:.2f}" + ("»" if off else ""))
         # In a column of their own: a diamond may be anywhere.
         self.text(WIDTH - RIGHT + 12, self.y + BAR - 1, f"{shown}  {row}", "small")
 
@@ -144,18 +150,25 @@ class Drawing:
             self.bar(row, value, tip)
             self.y += PITCH
         at = goodness(self.doc, key, limit, peer, more)
+        y = (top + self.y - PITCH + BAR) / 2
         if at is not None:
-            x, y = self.x(at), (top + self.y - PITCH + BAR) / 2
+            x = self.x(at)
             tip = f"{limit}: {number(median(self.doc, key, limit), digits)} {unit}"
             self.out.append(f'<path class="limit" d="M{x:.1f} {y - 5:.1f}l5 5-5 5-5-5z">'
                             f"<title>{escape(tip)}</title></path>")
+        at = goodness(self.doc, key, PLAIN, peer, more) if limit == "native" else None
+        if at is not None:
+            tip = f"{PLAIN}: {number(median(self.doc, key, PLAIN), digits)} {unit}"
+            self.out.append(f'<circle class="plain" cx="{self.x(at):.1f}" cy="{y:.1f}" r="4">'
+                            f"<title>{escape(tip)}</title></circle>")
         self.y += GAP if len(values) > 1 else GAP + 8
 
     def panel(self, title, limit, peer, ours, shown):
         self.text(14, self.y, title, "panel")
-        self.text(WIDTH - 14, self.y, f"◇ {limit}: "
-                  + ("the application speaks SOCKS itself" if limit == "native" else
-                     "forwarding, no SOCKS"), "small dim", "end")
+        what = "the application speaks SOCKS itself" if limit == "native" else "forwarding, no SOCKS"
+        if limit == "native" and PLAIN in self.doc["rows"]:
+            what += f"   ○ {PLAIN}: no proxy"
+        self.text(WIDTH - 14, self.y, f"◇ {limit}: {what}", "small dim", "end")
         self.y += 30
         start, mark = self.y, len(self.out)
         self.y += 8

@@ -5,7 +5,9 @@ Every function takes the document that measure.py made, or that --json wrote in 
 only reads it.
 """
 
-from rows import ENDS, OURS, TABLES
+import statistics
+
+from rows import ENDS, NATIVE, NEAR, OURS, PLAIN, STITCHED, TABLES, standard
 
 
 def bulk(what, digits, unit, more, suffix):
@@ -75,11 +77,13 @@ def ratio(doc, key, a, b):
 
 
 def ratios(doc):
-    """{"a/b": {key: ratio}}: ours to the peer, each to the limit, and each variant to its base."""
+    """{"a/b": {key: ratio}}: ours to the peer, each to the limit, and each variant to its base; of
+    no proxy at all: what SOCKS itself costs, and stitch."""
     out = {}
     for _, limit, peer, ours in TABLES:
         for a, b in [*((r, peer) for r in ours), *((r, limit) for r in (peer, *ours)),
-                     *((r, OURS[r][0]) for r in ours if OURS[r][1])]:
+                     *((r, standard(r)) for r in ours if r != standard(r)),
+                     *((r, PLAIN) for r in (NATIVE, *STITCHED))]:
             for key, *_ in FIGURES:
                 x = ratio(doc, key, a, b)
                 if x is not None:
@@ -94,7 +98,9 @@ def tables(doc):
         alone = not any(r in doc["rows"] and r not in ENDS for t in TABLES if t[1] == limit
                         for r in t[3])
         first = [t for t in TABLES if t[1] == limit][0][0] == title
-        ends = [r for r in (limit, peer) if r in doc["rows"]]
+        # What is compared with no proxy at all is in the cgroup's table.
+        floor = [PLAIN] if set(STITCHED) & set(ours) or (alone and first and limit == NATIVE) else []
+        ends = [r for r in (*floor, limit, peer) if r in doc["rows"]]
         if ours or (ends and alone and first):
             yield title, limit, peer, ends + ours
 
@@ -105,6 +111,33 @@ def figures(doc, columns):
     for key, title, unit, more, digits in FIGURES:
         if any(median(doc, key, row) is not None for row in columns):
             yield key, title.replace("@MESSAGES@", f"{doc['messages']:,}"), unit, more, digits
+
+
+def quartiles(doc, key, a, b):
+    """The ratio a / b in each round by itself: its first and third quartile; None, None where the
+    rounds of the two are not the same or too few."""
+    x, y = (doc["rows"].get(row, {}).get(key, {}).get("samples", []) for row in (a, b))
+    each = sorted(m / n for m, n in zip(x, y) if n)
+    if len(x) != len(y) or len(each) < 3:
+        return None, None
+    low, _, high = statistics.quantiles(each, n=4, method="inclusive")
+    return low, high
+
+
+def beside_native(doc, stitched):
+    """The stitched row beside the native one, figure by figure: (key, title, unit, digits, native,
+    stitched, ratio, quartiles of it, how far it is worse than NEAR: "worse", "perhaps" when half of
+    the rounds or more say otherwise, ""). What only one of them has is left out."""
+    for key, title, unit, more, digits in figures(doc, (NATIVE, stitched)):
+        x, y = median(doc, key, NATIVE), median(doc, key, stitched)
+        if not x or y is None:
+            continue
+        low, high = quartiles(doc, key, stitched, NATIVE)
+        worse = y / x < 1 - NEAR if more else y / x > 1 + NEAR
+        mark = "worse" if worse else ""
+        if worse and low is not None and (high >= 1 - NEAR if more else low <= 1 + NEAR):
+            mark = "perhaps"
+        yield key, title, unit, digits, x, y, y / x, (low, high), mark
 
 
 def heading(doc):

@@ -22,7 +22,7 @@ import redirectors
 import report
 from redirectors import (CGROUP, CGROUP2, DATAGRAMS, GATE, LOAD, PLAIN_PORT, PREFIX, SINK_PORT, SOCKS_PORT,
                          TARGET, UNDERSOCK, nsenter)
-from rows import OURS, ROWS, arguments
+from rows import OURS, PLAIN, ROWS, arguments, stitches
 
 GIB = 1 << 30
 TRIPS = (("rr64", "64"), ("rr1k", "1K"), ("rr16k", "16K"))
@@ -45,6 +45,7 @@ class Bench:
         self.pss_at_start = {}
         self.samples = {}   # key: {row: [value of each round]}
         self.errors = {}    # row: {"what: errno": count}
+        self.ways = {}      # row: how its connections went, at the last look
         self.phase = None   # the load tool that phased() has started
 
     # --- set-up ---------------------------------------------------------------------------------
@@ -54,13 +55,14 @@ class Bench:
             try:
                 if row in ("redsocks", "gw-redsocks"):
                     self.daemon[row] = redirectors.start_redsocks(row)
-                elif row == "forward":
+                elif row in (PLAIN, "forward"):
                     redirectors.start_plain()
                 elif row in OURS:
                     self.daemon[row] = redirectors.start_ours(row, self.args.workers,
                                                               self.args.fast_path)
                     self.look_at(row)
                 self.warm_up(row)
+                self.look_at_ways(row)
                 self.rows.append(row)
             except RuntimeError as e:
                 self.left_out[row] = str(e)
@@ -79,6 +81,37 @@ class Bench:
         if notes:
             self.notes[row] = "; ".join(sorted(set(notes)))
 
+    def look_at_ways(self, row):
+        """Raises RuntimeError when connections since the last look were not stitched and should have
+        been, or were and should not: the figures would be another row's."""
+        if row not in OURS:
+            return
+        stitched, relayed, odd = redirectors.ways(row)
+        wanted = stitches(row)
+        first = row not in self.ways
+        before = self.ways.get(row, (0, 0))
+        self.ways[row] = stitched, relayed
+        if wanted is None and first:
+            time.sleep(1)  # "auto" relays until it has heard the upstream: not part of the rounds
+            return
+        new = stitched - before[0], relayed - before[1]
+        if wanted is None:
+            wanted = stitched > 0
+            self.notes[row] = f"its connections are {'stitched' if wanted else 'relayed'}"
+        if new[wanted] or not stitched + relayed:
+            raise RuntimeError(f"{new[0]:,} of its connections were stitched and {new[1]:,} relayed, "
+                               f"all should be {'stitched' if wanted else 'relayed'}")
+        if odd:
+            self.notes[row] = "stitch counted: " + ", ".join(f"{k} {v:,}" for k, v in odd.items())
+
+    def refuse(self, row, why):
+        """Nothing of this row is published."""
+        print(f"bench: {row} is left out: {why}", file=sys.stderr)
+        self.left_out[row] = why
+        self.rows.remove(row)
+        for by_row in self.samples.values():
+            by_row.pop(row, None)
+
     def warm_up(self, row):
         """A few connections, and a proof that the row goes through the SOCKS server: proxy does not
         forward to the target, so what is answered went through SOCKS."""
@@ -91,9 +124,10 @@ class Bench:
 
     def command(self, row, *argv, tool=LOAD):
         options = ["-x", f"{GATE[row]}:{SOCKS_PORT}"] if row == "native" else []
-        target = [GATE[row], PLAIN_PORT] if row == "forward" else [TARGET, SINK_PORT]
+        direct = row in (PLAIN, "forward")
+        target = [GATE[row], PLAIN_PORT] if direct else [TARGET, SINK_PORT]
         command = nsenter(row, tool, argv[0], *options, *argv[1:], *target)
-        if redirectors.in_cgroup(row):
+        if CGROUP:
             enter = f'echo $$ >"{CGROUP2}/{CGROUP}-{row}/cgroup.procs" && exec "$@"'
             command = ["sh", "-c", enter, "sh", *command]
         return command
@@ -204,7 +238,7 @@ class Bench:
 
     def datagrams(self, row, measure, argument):
         """What UDP does is the same with every connect and fast-path."""
-        if not (row in OURS and OURS[row][1]):
+        if row not in OURS or OURS[row][1] in ("", "relay"):
             measure(row, argument)
 
     def datagram_trips(self, row, senders):
@@ -264,13 +298,24 @@ class Bench:
         # Only now that all run: daemons of one binary share its pages, and PSS divides them.
         self.pss_at_start = {row: machine.pss_bytes(self.pids(row)) for row in self.rows}
         for n in range(self.args.rounds):
+            if not self.rows:
+                return
             began = time.monotonic()
             order = self.rows[n % len(self.rows):] + self.rows[:n % len(self.rows)]
             for measure in self.measurements(n):
                 for row in order:
                     self.one(measure, row)
+            if self.args.measure != ["udp"]:
+                self.look_at_all_ways()
             print(f"bench: round {n + 1} of {self.args.rounds}, {time.monotonic() - began:.0f} s",
                   file=sys.stderr)
+
+    def look_at_all_ways(self):
+        for row in list(self.rows):
+            try:
+                self.look_at_ways(row)
+            except RuntimeError as e:
+                self.refuse(row, str(e))
 
     def one(self, measure, row):
         """A measurement of a row; what it cannot find is a failure of that row, and others go on."""
@@ -358,6 +403,9 @@ def main():
             print("bench: no row can be measured", file=sys.stderr)
             return 1
         bench.run()
+        if not bench.rows:
+            print("bench: no row was what its name says", file=sys.stderr)
+            return 1
         doc = bench.document()
         print(report.text(doc))
         path = args.json or args.default_json

@@ -165,7 +165,10 @@ def start_ssh():
 
 
 def start_plain():
-    """What the row "forward" reaches: the sink without SOCKS, where the SOCKS server is."""
+    """What the rows "plain" and "forward" reach: the sink without SOCKS, where the SOCKS server is;
+    one for both."""
+    if any(p.name == "plain" for p in children):
+        return
     p = start("plain", nsenter("proxy", LOAD, "server", "0.0.0.0", PLAIN_PORT))
     wait_until("plain server", lambda: listens("proxy", PLAIN_PORT), p)
     start_datagrams("proxy", "0.0.0.0", PLAIN_PORT)
@@ -218,7 +221,7 @@ def start_ours(row, workers, fast_path):
     if in_cgroup(row) and not CGROUP:
         raise RuntimeError("no cgroup2 is mounted")
     base, variant = OURS[row]
-    values = {"connect": "honest", "fast_path": fast_path, **VARIANTS[variant]}
+    values = {"connect": "honest", "udp": "auto", "fast_path": fast_path, **VARIANTS[variant]}
     conf = template("undersock.conf.in", f"{TMP}/{row}.conf", socks_ip=GATE[row],
                     socks_port=SOCKS_PORT, hook=HOOKS[base], workers=workers, control=control(row),
                     cgroup=f'cgroup = "/{CGROUP}-{row}"' if in_cgroup(row) else "", **values)
@@ -237,3 +240,15 @@ def status(row):
     p = subprocess.run([UNDERSOCK, "status", "--json", "-s", control(row)], capture_output=True,
                        text=True)
     return json.loads(p.stdout) if p.returncode == 0 else None
+
+
+def ways(row):
+    """How the row's connections went since its start: (stitched, relayed, what the programs of
+    stitch had to drop or repeat: {counter: number})."""
+    state = status(row)
+    if not state:
+        raise RuntimeError("its daemon does not say how connections went")
+    stitch = state.get("stitch", {})
+    odd = {name: stitch[name] for name in ("failed", "again", "full", "unready", "guarded", "odd",
+                                           "error") if stitch.get(name)}
+    return stitch.get("granted", 0), sum(w["accepted"] for w in state["workers"]), odd

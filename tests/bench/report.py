@@ -7,10 +7,11 @@ only reads it.
 
 import json
 import sys
+import textwrap
 
 import chart
-from figures import figures, heading, median, ratio, tables
-from rows import OURS, arguments
+from figures import beside_native, figures, heading, median, ratio, tables
+from rows import NATIVE, NEAR, OURS, PLAIN, STITCHED, arguments
 
 
 UDP = {"offered": 0, "moderate": 0, "senders": 0}  # of a document of before
@@ -18,7 +19,9 @@ UDP = {"offered": 0, "moderate": 0, "senders": 0}  # of a document of before
 NOTES = """\
 Medians of the rounds; behind each the ratio to redsocks and the ratio to native (a gateway's: to
 forward). '<': ours, worse than redsocks by more than 5 %. A name without a suffix is undersock with
-connect = "honest" and fast-path = "{fast_path}".
+connect = "honest" and fast-path = "{fast_path}"; -stitch: connections are stitched, which is checked;
+-stitch-tcp: and UDP is left alone, so that no packet is tracked; -relay: none is stitched, the relay
+chooses how it moves bytes. plain has neither proxy nor SOCKS.
 connect(): until the application may write. native speaks SOCKS itself, which is in it. early and
 redsocks say "connected" before the SOCKS server has been asked; honest says what it answered.
 forward has no SOCKS at all. Messages: 64 bytes there and back, one under way on each connection,
@@ -35,12 +38,28 @@ def cell(doc, key, row, limit, peer, more, digits):
         return "-", "", "", ""
     to_peer, to_limit = ratio(doc, key, row, peer), ratio(doc, key, row, limit)
     bad = row in OURS and to_peer is not None and (to_peer < 0.95 if more else to_peer > 1.05)
-    return (f"{value:,.{digits}f}", "" if row in (limit, peer) else times(to_peer),
+    return (f"{value:,.{digits}f}", "" if row in (limit, peer, PLAIN) else times(to_peer),
             "" if row == limit else times(to_limit), "<" if bad else "")
 
 
 def times(x):
     return "" if x is None else f"{x:.3f}" if x < 0.0995 else f"{x:.2f}"
+
+
+def comparisons(doc):
+    """Whether stitched connections are what is expected of them: (row, lines of cells, the sum of
+    it), where native and that row were measured."""
+    for row in STITCHED:
+        lines = []
+        for _, name, unit, digits, x, y, r, (low, high), mark in beside_native(doc, row):
+            spread = "" if low is None else f"{times(low)}–{times(high)}"
+            lines.append((name, unit, f"{x:,.{digits}f}", f"{y:,.{digits}f}", times(r), spread, mark))
+        good = sum(not line[-1] for line in lines)
+        if lines:
+            yield row, lines, (
+                f"{good} of {len(lines)} figures of {row} are within {NEAR:.0%} of {NATIVE}'s, or better. "
+                "The ratio is that of the medians; behind it, where the middle half of the rounds has it. "
+                f"\"perhaps\": that reaches into the {NEAR:.0%}.")
 
 
 def failures(doc):
@@ -55,7 +74,7 @@ def failures(doc):
 def text(doc):
     lines = [heading(doc)]
     for title, limit, peer, columns in tables(doc):
-        width = {row: max(13 if row == limit else 18 if row == peer else 25, len(row) + 2)
+        width = {row: max(13 if row == limit else 18 if row in (peer, PLAIN) else 25, len(row) + 2)
                  for row in columns}
         lines += ["", f"{title}:",
                   f"{'':34}{'unit':>8}" + "".join(f"{r:>{width[r]}}" for r in columns)]
@@ -64,12 +83,21 @@ def text(doc):
             for row in columns:
                 value, to_peer, to_limit, mark = cell(doc, key, row, limit, peer, more, digits)
                 tail = "" if row == limit else f"{to_limit:>6}"
-                if row not in (limit, peer):
+                if row not in (limit, peer, PLAIN):
                     tail = f"{to_peer:>6}{mark or ' '}" + tail
                 line += f"{value + tail:>{width[row]}}"
             lines.append(line.rstrip())
+    for row, cells, summary in comparisons(doc):
+        lines += ["", f"{row} beside {NATIVE}:"]
+        lines += [f"{name:34}{unit:>8}{x:>13}{y:>13}{r:>8}{spread:>12}  {mark}".rstrip()
+                  for name, unit, x, y, r, spread, mark in cells]
+        lines += textwrap.wrap(summary, 100)
     lines += ["", NOTES.format(**{**UDP, **doc}), *failures(doc)]
     return "\n".join(lines)
+
+
+def indented(name):
+    return "&nbsp;&nbsp;" * (len(name) - len(name.lstrip())) + name.lstrip()
 
 
 def markdown(doc):
@@ -83,9 +111,14 @@ def markdown(doc):
                 value, to_peer, to_limit, mark = cell(doc, key, row, limit, peer, more, digits)
                 both = [r for r in ((to_peer + mark.replace("<", "&lt;")) or "", to_limit) if r]
                 cells.append(value + (f" ({', '.join(both)})" if both else ""))
-            name = "&nbsp;&nbsp;" * (len(name) - len(name.lstrip())) + name.lstrip()
-            unit = unit.replace("us", "µs")
-            lines.append(f"| {name} | {unit} | " + " | ".join(cells) + " |")
+            lines.append(f"| {indented(name)} | {unit.replace('us', 'µs')} | " + " | ".join(cells) + " |")
+    for row, cells, summary in comparisons(doc):
+        lines += ["", f"**{row} beside {NATIVE}**", "",
+                  f"| | unit | {NATIVE} | {row} | ratio | of the rounds | |",
+                  "|---|---|---:|---:|---:|---:|---|"]
+        lines += [f"| {indented(name)} | {unit.replace('us', 'µs')} | " + " | ".join(rest) + " |"
+                  for name, unit, *rest in cells]
+        lines += ["", summary]
     lines += ["", NOTES.format(**{**UDP, **doc}).replace("'<'", "'&lt;'")]
     for line in failures(doc):
         lines += ["", line]

@@ -1,19 +1,24 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# The benchmark: ours, redsocks and an application that speaks SOCKS itself, side by side.
+# The benchmark: ours, redsocks, an application that speaks SOCKS itself, and no proxy, side by side.
 #
 #     tests/bench/run.sh [--set PRESET] [--markdown FILE] [--svg FILE] [--json FILE] ...
 #
-# --help lists the options and the presets: base, connect, fastpath, udp, all.
+# --help lists the options and the presets: base, stitch, connect, fastpath, udp, all.
 #
 # One network namespace for each row ("host"), each joined by its own veth pair to the namespace
 # "proxy" and through it to "net". What differs between two rows is only the redirector:
 #
+#     plain      no redirector and no proxy: the same load server, which serves without SOCKS
 #     native     no redirector: the load tool speaks SOCKS5 itself
 #     redsocks   the package, its splice on, nft redirect in the host's namespace; its UDP by TPROXY
 #     output     undersock daemon, hook = "output"
-#     cgroup     undersock daemon, hook = "cgroup", the load tool inside that cgroup
+#     cgroup-stitch  undersock daemon, hook = "cgroup", the load tool inside that cgroup, and its
+#                connections stitched
+#     cgroup-stitch-tcp  the same without UDP and DNS, so without rules that track every packet
+#     cgroup-relay   the same with all of them relayed
+#     cgroup     the same as it comes (fast-path = "auto"), which may be either
 #
 # and the same for a gateway: a client's namespace, behind it the gateway's ("gate-ROW"), behind that
 # "proxy":
@@ -25,7 +30,9 @@
 #
 # Those of ours wait with connect() for the SOCKS server (connect = "honest") and choose their fast
 # path themselves. output-early, cgroup-early and gw-ours-early say "connected" at once, as redsocks
-# does; -splice, -sockmap and -copy force that fast path.
+# does; -splice, -sockmap and -copy force that fast path. After every round each daemon is asked how
+# many connections it has stitched and how many relayed: a row with one that its name does not promise
+# is left out, and the run fails.
 #
 # The SOCKS server is one process for all rows. By default ("sink") it is the load tool's own: it
 # grants every request and serves it itself, so that neither a proxy nor a second hop is the limit
@@ -104,7 +111,8 @@ while read -r kind row number; do
     else
         host "$row" "$number"
     fi
-    [[ $row == cgroup* && $CGROUP2 ]] && cg_new "bench-$row"
+    # Also where no capture needs it: a process in a cgroup costs a little more than one at the root.
+    [[ $CGROUP2 ]] && cg_new "bench-$row"
 done <<<"$ROWS"
 # Every worker's reconnects leave TIME_WAIT behind; the ports must last for all rounds.
 for n in $PLACES; do

@@ -5,6 +5,7 @@
 # failure is a reset right after that, never a clean FIN and never an errno of connect(). A reload
 # changes one into the other.
 . "$(dirname "$0")/lib.sh"
+FAST_PATH=${FAST_PATH:-relay} # what is stitched is not held by us, and outlives us
 . "$LIB_DIR/lan.sh"
 . "$LIB_DIR/honest.sh"
 

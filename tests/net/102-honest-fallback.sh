@@ -5,6 +5,7 @@
 # back at once, whatever makes the IPv6 address dead. A port scan finds open, closed and filtered ports
 # as one does that speaks SOCKS itself.
 . "$(dirname "$0")/lib.sh"
+FAST_PATH=${FAST_PATH:-relay} # what is stitched is not held by us, and outlives us
 . "$LIB_DIR/lan.sh"
 . "$LIB_DIR/honest.sh"
 

@@ -6,6 +6,7 @@
 # right and each joined to its own upstream connection; behind firewalls that drop what is invalid and
 # what is new; and 100,000 short ones, after which nothing is held.
 . "$(dirname "$0")/lib.sh"
+FAST_PATH=${FAST_PATH:-relay} # what is stitched is not held by us, and outlives us
 . "$LIB_DIR/lan.sh"
 . "$LIB_DIR/honest.sh"
 

@@ -6,6 +6,7 @@
 # answer nothing and from addresses that nobody has. It costs no more upstream connections than
 # max-held, established flows go on, byte for byte, and when it is over so is what it cost.
 . "$(dirname "$0")/lib.sh"
+FAST_PATH=${FAST_PATH:-relay} # what is stitched is not held by us, and outlives us
 . "$LIB_DIR/lan.sh"
 . "$LIB_DIR/honest.sh"
 

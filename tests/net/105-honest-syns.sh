@@ -5,6 +5,7 @@
 # with data (TCP Fast Open), with MPTCP's options; of an application that has gone; and more of them
 # than there is room for.
 . "$(dirname "$0")/lib.sh"
+FAST_PATH=${FAST_PATH:-relay} # what is stitched is not held by us, and outlives us
 . "$LIB_DIR/lan.sh"
 . "$LIB_DIR/honest.sh"
 

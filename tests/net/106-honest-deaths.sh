@@ -5,6 +5,7 @@
 # and nobody notices; the daemon is killed, and on-exit says what becomes of them. In no case does an
 # application hang, or get through where it must not.
 . "$(dirname "$0")/lib.sh"
+FAST_PATH=${FAST_PATH:-relay} # what is stitched is not held by us, and outlives us
 . "$LIB_DIR/lan.sh"
 . "$LIB_DIR/honest.sh"
 

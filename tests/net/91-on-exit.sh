@@ -6,6 +6,7 @@
 # next start serves it, or until an administrator lifts it in one of the ways there are. open: nothing
 # is left, and traffic goes direct.
 . "$(dirname "$0")/lib.sh"
+FAST_PATH=${FAST_PATH:-relay} # what is stitched is not held by us, and outlives us
 . "$LIB_DIR/lan.sh"
 
 need python3 nft

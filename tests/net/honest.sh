@@ -356,5 +356,5 @@ syns_sent() { ns "$1" nft reset counter inet syns seen | sed -n 's/.*packets \([
 # nothing_left DESCRIPTION: no flow in the daemon, no connection at the verdicts.
 nothing_left() {
     check "$1: no flow is left" -- wait_for 30 us_is undersock flows -eq 0
-    check "$1: no upstream connection is left" -- wait_for 10 verdicts_are open -eq 0
+    check "$1: no upstream connection is left" -- wait_for 30 verdicts_are open -eq 0
 }

@@ -675,11 +675,14 @@ static_tool() {
 
 # us_daemon NS [NAME]: the service on the configuration that comes on standard input, with a control
 # socket of its own ($TMP/NAME.sock, the name defaults to "undersock"). Returns when it answers.
+# $FAST_PATH is put in where the configuration has no fast-path: FAST_PATH=stitch tests/run.sh FILE... tries
+# what a file proves for a cgroup with that engine.
 us_daemon() {
     local n=${2:-undersock}
     need "$UNDERSOCK"
     cat >"$TMP/$n.conf"
     grep -q '^control' "$TMP/$n.conf" || echo "control = \"$TMP/$n.sock\"" >>"$TMP/$n.conf"
+    [[ -z ${FAST_PATH:-} ]] || grep -q '^fast-path' "$TMP/$n.conf" || echo "fast-path = \"$FAST_PATH\"" >>"$TMP/$n.conf"
     start "$n" -- ns "$1" "$UNDERSOCK" daemon -c "$TMP/$n.conf"
     # The socket is there before the captures are; an answer comes after them.
     wait_for 20 answers_or_ended "$n"
@@ -693,14 +696,16 @@ answers_or_ended() { has_ended "$1" || answers "$1"; }
 us_workers() { cat /proc/"${PID[$1]}"/task/*/children 2>/dev/null; }
 
 # us_status NAME EXPRESSION, us_flows NAME EXPRESSION: what the daemon answers, as the Python
-# expression sees it in `s`. us_sum NAME COUNTER: a counter of all workers.
+# expression sees it in `s`. us_sum NAME COUNTER: a counter of all workers, and of what is stitched.
 us_ask() {
     bounded 30 "$UNDERSOCK" "$1" --json -s "$TMP/$2.sock" |
         python3 -c 'import json, sys; s = json.load(sys.stdin); print(eval(sys.argv[1]))' "$3"
 }
 us_status() { us_ask status "$1" "$2"; }
 us_flows() { us_ask flows "$1" "$2"; }
-us_sum() { us_status "$1" "sum(w['$2'] for w in s['workers'])"; }
+us_sum() {
+    us_status "$1" "sum(w['$2'] for w in s['workers']) + s.get('stitch', {}).get({'accepted': 'begun', 'granted': 'granted', 'failed': 'failed'}.get('$2'), 0)"
+}
 # us_serving NAME COUNTER: of those that do not drain, whose counters go when they end.
 us_serving() { us_status "$1" "sum(w['$2'] for w in s['workers'] if not w['draining'])"; }
 us_reload() { bounded 30 "$UNDERSOCK" reload -s "$TMP/$1.sock"; }

@@ -5,10 +5,12 @@
  */
 #include "keeper/stitch_policy.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -134,7 +136,11 @@ static void test_choose(void **state)
     (void)state;
     assert_int_equal(stitch_choose(&c, 0, &why), 0);
     k.target = TARGET_GROUP;
+    c.fast_path = FAST_STITCH;
     assert_int_equal(stitch_choose(&c, 0, &why), 1);
+    c.fast_path = FAST_AUTO; /* never makes a connection fail that another member would grant */
+    assert_int_equal(stitch_choose(&c, 0, &why), -1);
+    c.fast_path = FAST_STITCH;
     for (int p = POLICY_ROUND_ROBIN; p <= POLICY_HASH; p++) {
         group.policy = (enum config_policy)p;
         group.n_members = 2;
@@ -162,6 +168,57 @@ static void test_choose(void **state)
     assert_int_equal(stitch_choose(&c, 0, &why), -1);
 }
 
+/* fast-path = "auto": whether a relay would have a choice that a script has not. */
+static void test_may_ask(void **state)
+{
+    const char *why = NULL;
+    unsigned no_auth = 9;
+    struct config c = {.upstreams = configs, .n_upstreams = 0};
+    struct upstream *none;
+    struct addr *a = chain.hops[0].addrs;
+
+    (void)state;
+    assert_int_equal(upstream_build(&c, 0, &none), 0); /* what workers say is kept from then on */
+    free(none);
+    make_chain("5");
+    snprintf(chain.name, sizeof(chain.name), "plain");
+    addr_parse("192.0.2.1", 1080, &a[0]);
+    chain.hops[0].n_addrs = 1;
+    assert_int_equal(stitch_may_ask(&chain, &a[0], &no_auth, &why), 0);
+    assert_int_equal(no_auth, 0);
+    /* One of each family: only the one that has answered. */
+    addr_parse("2001:db8::1", 1080, &a[1]);
+    chain.hops[0].n_addrs = 2;
+    assert_int_equal(stitch_may_ask(&chain, &a[0], &no_auth, &why), -EAGAIN);
+    assert_non_null(why);
+    upstream_learn(&chain, &a[1], 0);
+    assert_int_equal(stitch_may_ask(&chain, &a[0], &no_auth, &why), -EAGAIN);
+    assert_int_equal(stitch_may_ask(&chain, &a[1], &no_auth, &why), 0);
+    upstream_learn(&chain, &a[0], 0);
+    assert_int_equal(stitch_may_ask(&chain, &a[0], &no_auth, &why), 0);
+    /* Two of one: never that family. */
+    addr_parse("192.0.2.2", 1080, &a[2]);
+    chain.hops[0].n_addrs = 3;
+    upstream_learn(&chain, &a[2], 0);
+    assert_int_equal(stitch_may_ask(&chain, &a[0], &no_auth, &why), -EOPNOTSUPP);
+    assert_int_equal(stitch_may_ask(&chain, &a[2], &no_auth, &why), -EOPNOTSUPP);
+    assert_int_equal(stitch_may_ask(&chain, &a[1], &no_auth, &why), 0);
+    /* A password anywhere in the chain: as it was seen to be wanted, or not. */
+    make_chain("5p");
+    snprintf(chain.name, sizeof(chain.name), "secret");
+    addr_parse("192.0.2.1", 1080, &a[0]);
+    chain.hops[0].n_addrs = 1;
+    assert_int_equal(stitch_may_ask(&chain, &a[0], &no_auth, &why), -EAGAIN);
+    upstream_learn(&chain, &a[0], 2);
+    assert_int_equal(stitch_may_ask(&chain, &a[0], &no_auth, &why), 0);
+    assert_int_equal(no_auth, 2);
+    upstream_learn(&chain, &a[0], 0);
+    assert_int_equal(stitch_may_ask(&chain, &a[0], &no_auth, &why), 0);
+    assert_int_equal(no_auth, 0);
+    a[0].port++;
+    assert_int_equal(stitch_may_ask(&chain, &a[0], &no_auth, &why), -EAGAIN);
+}
+
 static void test_hold_off(void **state)
 {
     int64_t before = 0;
@@ -180,7 +237,7 @@ int main(void)
         cmocka_unit_test(test_replies),  cmocka_unit_test(test_others),
         cmocka_unit_test(test_timeouts), cmocka_unit_test(test_methods),
         cmocka_unit_test(test_lines),    cmocka_unit_test(test_choose),
-        cmocka_unit_test(test_hold_off),
+        cmocka_unit_test(test_hold_off), cmocka_unit_test(test_may_ask),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

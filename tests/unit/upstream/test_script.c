@@ -116,7 +116,8 @@ static void socks5_alone(void **state)
     assert_int_equal(script.form, STITCH_FORM_SOCKS5);
     assert_int_equal(script.server.port, 1080);
     assert_memory_equal(script.server.ip, chain.hops[0].addrs[0].ip, 16);
-    assert_int_equal(script.timeout, 25000);
+    assert_int_equal(script.connect_timeout, 10000);
+    assert_int_equal(script.timeout, 15000);
 }
 
 static void socks5_with_a_password(void **state)
