@@ -139,7 +139,7 @@ chmod +x "$tmp/root/init"
 machine=(-accel "${ACCEL:=tcg}")
 case $ACCEL,${CLOCK:=counted} in
 tcg,counted) machine+=(-icount "shift=0,sleep=on" -rtc clock=vm) CPUS=${CPUS:-1} ;;
-tcg,host) machine=(-accel tcg,thread=multi) ;;
+tcg,host) machine=(-accel "tcg,thread=multi") ;;
 *,counted | *,host) ;;
 *) die "CLOCK=$CLOCK" ;;
 esac
