@@ -121,6 +121,8 @@ mount --bind ${modules@Q} /lib/modules/$version
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mount -t tracefs tracefs /sys/kernel/tracing
+# With the module comes the device, which udev would otherwise see to.
+modprobe -q tun
 # A crash of the kernel is an end, and said on the console.
 sysctl -qw kernel.panic_on_oops=1 kernel.printk='5 4 1 7'
 ip link set lo up
