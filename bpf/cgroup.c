@@ -29,6 +29,7 @@
 #include "bpf/policy.h"
 #include "bpf/probe.h"
 #include "bpf/stitch.h"
+#include "bpf/stitch_left.h"
 #include "bpf_abi.h"
 #include "log.h"
 
@@ -156,7 +157,7 @@ static int size_origins(struct bpf_object *object)
 /* The programs that send connections to be stitched read what those that stitch them have. */
 static int share_stitch(struct bpf_object *object, const struct bpf_stitch *stitch)
 {
-    static const char *const names[] = {STITCH_MAP_SCRIPTS, STITCH_MAP_NAMES};
+    static const char *const names[] = {STITCH_MAP_SCRIPTS, STITCH_MAP_NAMES, STITCH_MAP_ROOM};
     int r = 0;
 
     for (size_t i = 0; r == 0 && i < sizeof(names) / sizeof(names[0]); i++)
@@ -312,24 +313,22 @@ static bool is_same_map(int a, int b)
 }
 
 /* Before the first connection that is to be stitched. It stays: connections of a former policy may
- * be under way. */
-static int attach_guard(struct bpf_capture *capture, const struct capture_set *set,
-                        const struct capture_policy *policy, char *why, size_t why_size)
+ * be under way. Without a guard nothing is stitched, and everything relayed. */
+static void attach_guard(struct bpf_capture *capture, const struct capture_set *set,
+                         const struct capture_policy *policy)
 {
-    int r;
+    char why[BPF_WHY_MAX] = "";
 
     if (capture->guarded != NULL || !bpf_policy_is_stitching(set, policy))
-        return 0;
-    /* The guard must see what the connect programs keep with a socket. Without it nothing is
-     * stitched. */
-    if (!is_same_map(capture->maps[SOCKETS], bpf_stitch_map_fd(set->stitch, ABI_MAP_SOCKETS))) {
-        log_debug("the socket storage of a capture that was there before stitch is another");
-        return 0;
-    }
-    r = bpf_stitch_guard(set->stitch, capture->instance, capture->cgroup, why, why_size);
-    if (r == 0)
+        return;
+    /* It must see what the connect programs keep with a socket. */
+    if (!is_same_map(capture->maps[SOCKETS], bpf_stitch_map_fd(set->stitch, ABI_MAP_SOCKETS)))
+        snprintf(why, sizeof(why), "it was there before stitch, and shares nothing with it");
+    else if (bpf_stitch_guard(set->stitch, capture->instance, capture->cgroup, why, sizeof(why)) ==
+             0)
         capture->guarded = set->stitch;
-    return r;
+    if (capture->guarded == NULL)
+        log_warning("capture %s: connections are relayed, not stitched: %s", policy->name, why);
 }
 
 static struct bpf_capture *capture_new(int cgroup_fd)
@@ -378,10 +377,11 @@ int bpf_cgroup_attach(const struct capture_set *set, size_t policy_index, int cg
     }
     if (r == 0)
         r = grow_holder(capture, set, policy, &kept, why, why_size);
-    if (r == 0)
-        r = attach_guard(capture, set, policy, why, why_size);
-    if (r == 0)
+    if (r == 0) {
+        stitch_left_clear(capture->cgroup, set->instance);
+        attach_guard(capture, set, policy);
         r = attach_links(capture, why, why_size);
+    }
     bpf_object__close(object);
     if (r < 0) {
         bpf_capture_release(capture);
@@ -424,7 +424,7 @@ int bpf_cgroup_replace(struct bpf_capture *capture, const struct capture_set *se
     bpf_holder_get_seats(capture->holder, &before);
     r = grow_holder(capture, set, policy, &kept, why, why_size);
     if (r == 0)
-        r = attach_guard(capture, set, policy, why, why_size);
+        attach_guard(capture, set, policy);
     for (size_t i = 0; i < N_HOOKS; i++)
         programs[i] = -1;
     for (size_t i = 0; r == 0 && i < N_HOOKS; i++) {
@@ -561,7 +561,7 @@ bool bpf_capture_detach(struct bpf_capture *capture)
             log_warning("%s cannot be detached: %s", hooks[i].program, strerror(-r));
     }
     if (capture->guarded != NULL) {
-        int left = bpf_stitch_end(capture->guarded, capture->instance);
+        int left = bpf_stitch_end(capture->maps[SOCKETS], capture->instance);
 
         over = left == 0;
         if (over)

@@ -137,6 +137,13 @@ struct {
     __type(value, struct stitch_name);
 } us_st_names SEC(".maps");
 
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, STITCH_N_ROOM);
+    __type(key, __u32);
+    __type(value, __u64);
+} us_st_room SEC(".maps");
+
 static __always_inline void count(__u32 which)
 {
     __u64 *n = bpf_map_lookup_elem(&us_counters, &which);
@@ -310,6 +317,16 @@ static __always_inline __u32 choose_listener(struct abi_endpoint *listener)
     return take_seat(settings.seats_v6, settings.n_seats_v6, &listener->port);
 }
 
+/* Whether a handshake finds room for its record: its SYN goes out before connect() returns. */
+static __always_inline bool has_room(void)
+{
+    __u32 which[] = {STITCH_ROOM_TAKEN, STITCH_ROOM_LIMIT};
+    __u64 *taken = bpf_map_lookup_elem(&us_st_room, &which[0]);
+    __u64 *limit = bpf_map_lookup_elem(&us_st_room, &which[1]);
+
+    return taken && limit && *taken < *limit;
+}
+
 /* The number of the script by which this connection can be stitched, and where it goes then; 0: it
  * is relayed. */
 static __always_inline __u32 find_script(struct bpf_sock *sk, const struct abi_endpoint *to,
@@ -323,7 +340,7 @@ static __always_inline __u32 find_script(struct bpf_sock *sk, const struct abi_e
         return 0;
     use = bpf_map_lookup_elem(&us_st_use, &family);
     number = use ? *use : 0;
-    if (!number)
+    if (!number || !has_room())
         return 0;
     script = bpf_map_lookup_elem(&us_st_scripts, &number);
     if (!script || !script->n_steps || is_v4(script->server.ip) != v4)

@@ -6,7 +6,7 @@
  *
  *   SYN ──SYN-ACK──▶ STEP ──reply──▶ STEP ... ──last reply──▶ GRANTED ──the application's ACK──▶
  * gone │                └─── any other reply, reset, end, timeout ──▶ FAILED └────────────────────
- * reset, timeout ──▶ FAILED
+ * reset, timeout, ICMP error ──▶ FAILED
  *
  * Each state answers what comes again, from either side, with what it answered first.
  */
@@ -253,6 +253,8 @@ static __always_inline void decide_incoming(struct stitch_flow *f, const struct 
     plan->action = DROP;
     plan->interface = f->interface;
     plan->mark = f->mark;
+    plan->bare = f->flags & STITCH_BARE;
+    __builtin_memcpy(plan->link, f->link, sizeof(f->link));
     if (is_foreign(f, p)) {
         plan->action = LET;
         return;
@@ -262,11 +264,13 @@ static __always_inline void decide_incoming(struct stitch_flow *f, const struct 
         if (p->flags & TCP_RST) {
             if (for_our_syn)
                 fail(f, plan, STITCH_BY_REFUSAL, STITCH_TELL_RESET);
-        } else if (p->flags & TCP_ACK && !(p->flags & TCP_SYN)) {
+        } else if (p->flags & TCP_ACK && !(p->flags & TCP_SYN) && !for_our_syn) {
             plan->action = LET; /* the kernel knows what to answer */
         } else if (p->flags & TCP_SYN && for_our_syn) {
             on_syn_ack(f, p, s, now, plan);
         }
+        /* An ACK of our SYN alone has overtaken the SYN-ACK. The kernel would reset what it has
+         * not asked for. */
         break;
     case STITCH_STEP:
         if (!(p->flags & TCP_SYN))
@@ -294,6 +298,16 @@ static __always_inline void decide_incoming(struct stitch_flow *f, const struct 
     plan->ts_server = f->ts_server;
 }
 
+/* What goes to the first hop leaves as the application's SYN did: the route for it may depend on
+ * what a program cannot ask with, like the user or a port. */
+static __always_inline void take_way(struct stitch_flow *f, __u32 interface, bool bare,
+                                     const void *link)
+{
+    f->interface = interface;
+    f->flags = bare ? f->flags | STITCH_BARE : f->flags & ~STITCH_BARE;
+    __builtin_memcpy(f->link, link, sizeof(f->link));
+}
+
 /* The application's SYN, which the record is about already. */
 static __always_inline void decide_again(struct stitch_flow *f, const struct scratch *s, __u64 now,
                                          struct plan *plan)
@@ -304,10 +318,15 @@ static __always_inline void decide_again(struct stitch_flow *f, const struct scr
     plan->count = 1 + STITCH_COUNT_AGAIN;
     if (s->ts_at)
         f->ts_client = s->ts;
+    if (f->state == STITCH_FAILED && f->verdict == STITCH_TELL_NATIVE)
+        f->state = STITCH_SYN;
     if ((f->state == STITCH_SYN || f->state == STITCH_STEP) && now > f->deadline) {
         /* A server that is not there is told at once; one that is silent may wait for the
          * destination, and connect() times out as it would by itself. */
-        fail(f, plan, STITCH_BY_TIMEOUT, was_out ? STITCH_TELL_NOTHING : STITCH_TELL_RESET);
+        if (was_out)
+            fail(f, plan, STITCH_BY_TIMEOUT, STITCH_TELL_NOTHING);
+        else
+            fail(f, plan, STITCH_BY_SILENCE, STITCH_TELL_RESET);
         if (was_out)
             plan_to_server(f, plan, ABORT);
     } else if (f->state == STITCH_SYN) {

@@ -25,9 +25,15 @@
 #include "endpoint.bpf.h"
 #include "stitch_abi.h"
 
-#define IPPROTO_ICMP   1
-#define IPPROTO_TCP    6
-#define IPPROTO_ICMPV6 58
+#define IPPROTO_ICMP    1
+#define IPPROTO_IPIP    4
+#define IPPROTO_TCP     6
+#define IPPROTO_UDP     17
+#define IPPROTO_IPV6    41
+#define IPPROTO_GRE     47
+#define IPPROTO_ESP     50
+#define IPPROTO_ICMPV6  58
+#define IPPROTO_DSTOPTS 60
 
 /*
  * Type and code of what is unreachable. For IPv4 there are several that mean the same to connect(),
@@ -117,7 +123,8 @@ struct plan {
     __u32 count;  /* 1 + STITCH_COUNT_* */
     __u32 reason; /* STITCH_BY_*; 0: no event */
     __u32 verdict, code, step;
-    __u32 interface, mark;
+    __u32 interface, mark, bare;
+    __u32 link[4]; /* an Ethernet header, as far as it goes */
     __u32 ts_client, ts_server;
     struct segment segment;
 };
@@ -140,6 +147,7 @@ struct scratch {
         struct ipv6hdr v6;
     } ip;
     __be32 pseudo[10];                          /* header, of the checksum */
+    __u32 link[3];                              /* of the SYN at hand */
     __u64 flow[sizeof(struct stitch_flow) / 8]; /* a new one; no lock may be in such a map */
 };
 

@@ -29,12 +29,14 @@
  *   as such, and has nothing to send when the guards are gone one day.
  *
  * A packet that has been through here once may come again: through a bridge, a bond, a VLAN device,
- * or because we sent it back. It is known by its numbers or by tc_index.
+ * packed into another one by a tunnel, or because we sent it back. It is known by its numbers, by
+ * not being TCP, or by tc_index.
  */
 #include "segment.bpf.h"
 
 #include "compose.bpf.h"
 #include "handshake.bpf.h"
+#include "quoted.bpf.h"
 
 #define LOOPBACK    1      /* its interface index, in every network namespace */
 #define OURS        0x5553 /* tc_index of a packet that is sent in again */
@@ -68,6 +70,13 @@ struct {
 } us_st_flows SEC(".maps");
 
 struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, STITCH_N_ROOM);
+    __type(key, __u32);
+    __type(value, __u64);
+} us_st_room SEC(".maps");
+
+struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, 4096);
     __type(key, __u32);
@@ -78,7 +87,7 @@ struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, 1024);
     __type(key, __u64);
-    __type(value, __u8);
+    __type(value, struct stitch_owner);
 } us_st_owners SEC(".maps");
 
 struct {
@@ -216,6 +225,31 @@ static __always_inline bool is_upstreams(__u32 port)
     return bits && *bits >> (port % 64) & 1;
 }
 
+/* The packet is let through, whatever it is. */
+static __noinline int on_error(struct __sk_buff *skb, __u32 l2)
+{
+    bool v4 = skb->protocol == bpf_htons(ETH_P_IP);
+    struct scratch *s = scratch();
+    struct quoted q = {};
+    struct stitch_flow *f;
+    struct plan *plan;
+
+    if ((!v4 && skb->protocol != bpf_htons(ETH_P_IPV6)) || !s || parse_quoted(skb, l2, &q) ||
+        !is_upstreams(q.key.remote_port))
+        return PASS;
+    f = bpf_map_lookup_elem(&us_st_flows, &q.key);
+    if (!f)
+        return PASS;
+    plan = new_plan(s);
+    bpf_spin_lock(&f->lock);
+    decide_quoted(f, &q, v4, plan);
+    bpf_spin_unlock(&f->lock);
+    report(plan, f);
+    if (plan->action == SHIFT && requote(skb, &q, plan->segment.seq))
+        return drop_failed();
+    return PASS;
+}
+
 static __always_inline void read_octets(struct __sk_buff *skb, const struct packet *p,
                                         const struct stitch_flow *f, struct octets *o)
 {
@@ -250,12 +284,21 @@ static __always_inline void send_behind(struct __sk_buff *skb)
     skb->tc_index = 0;
 }
 
-static __always_inline int to_server(struct __sk_buff *skb, const struct plan *plan)
+/* By the way of the SYN, which need not be the one by which the reply has come. Where there is no
+ * Ethernet header, the kernel takes off that of the reply. */
+static __always_inline int to_server(struct __sk_buff *skb, struct plan *plan, __u32 l2)
 {
     skb->mark = plan->mark;
     if (skb->ifindex == LOOPBACK)
         return bpf_redirect(LOOPBACK, 0);
-    return bpf_redirect_neigh(plan->interface, NULL, 0, 0);
+    if (plan->bare)
+        return bpf_redirect(plan->interface, 0);
+    if (!l2 && bpf_skb_change_head(skb, ETH_HLEN, 0))
+        return drop_failed();
+    ((struct ethhdr *)plan->link)->h_proto = skb->protocol;
+    if (bpf_skb_store_bytes(skb, 0, plan->link, ETH_HLEN, 0))
+        return drop_failed();
+    return bpf_redirect(plan->interface, 0);
 }
 
 static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
@@ -269,7 +312,11 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
 
     if (skb->tc_index == OURS) /* and it stays so: there may be others like us, and devices above */
         return PASS;
-    if (skb->vlan_present || parse(skb, l2, true, &p) || !is_upstreams(p.key.remote_port))
+    if (skb->vlan_present)
+        return PASS;
+    if (parse(skb, l2, true, &p))
+        return on_error(skb, l2);
+    if (!is_upstreams(p.key.remote_port))
         return PASS;
     f = bpf_map_lookup_elem(&us_st_flows, &p.key);
     if (!f)
@@ -300,7 +347,7 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
     if (perform(skb, plan, f))
         return drop_failed();
     if (plan->segment.to_server)
-        return to_server(skb, plan);
+        return to_server(skb, plan, l2);
     skb->tc_index = OURS;
     return PASS;
 }
@@ -373,6 +420,32 @@ static __noinline int begin(const struct packet *p, const struct abi_socket *sta
     return 0;
 }
 
+static __always_inline void take_room(__s64 n)
+{
+    __u32 which = STITCH_ROOM_TAKEN;
+    __u64 *taken = bpf_map_lookup_elem(&us_st_room, &which);
+
+    if (taken)
+        __sync_fetch_and_add(taken, n);
+}
+
+/* What is put in is new, and what is taken out was there: so the count is right whoever else does
+ * the same at this moment. */
+static __always_inline long put_record(const struct stitch_key *key, const void *record)
+{
+    long r = bpf_map_update_elem(&us_st_flows, key, record, BPF_NOEXIST);
+
+    if (!r)
+        take_room(1);
+    return r;
+}
+
+static __always_inline void drop_record(const struct stitch_key *key)
+{
+    if (!bpf_map_delete_elem(&us_st_flows, key))
+        take_room(-1);
+}
+
 /* The SYN with another number, and without what it must not carry. */
 static __always_inline int shift(struct __sk_buff *skb, const struct packet *p, __u32 l2,
                                  struct plan *plan, struct stitch_flow *f)
@@ -425,19 +498,21 @@ static __always_inline int on_syn(struct __sk_buff *skb, __u32 l2, const struct 
 
     if (!s || (f && p->seq == base_of(f)))
         return s ? PASS : SHOT; /* it has been here, on a device further up */
-    if (read_options(skb, p, 1))
+    if (read_options(skb, p, 1) || (l2 && bpf_skb_load_bytes(skb, 0, s->link, sizeof(s->link))))
         return drop_failed();
     plan = new_plan(s);
     if (!f || f->isn_client != p->seq) {
         if (begin(p, state))
             return drop_failed();
         new = (struct stitch_flow *)s->flow;
-        new->interface = skb->ifindex;
         new->mark = skb->mark;
         new->ts_client = s->ts;
         new->scale_client = s->scale;
         new->flags = (s->ts_at ? STITCH_TIMESTAMPS : 0) | (s->has_scale ? STITCH_SCALING : 0);
-        if (bpf_map_update_elem(&us_st_flows, &p->key, s->flow, BPF_ANY)) {
+        take_way(new, skb->ifindex, !l2, s->link);
+        if (f)
+            drop_record(&p->key); /* of an earlier connection with the same ports */
+        if (put_record(&p->key, s->flow)) {
             count(STITCH_COUNT_FULL);
             return SHOT;
         }
@@ -448,7 +523,10 @@ static __always_inline int on_syn(struct __sk_buff *skb, __u32 l2, const struct 
         plan->count = 1 + STITCH_COUNT_BEGUN;
         plan->segment.seq = base_of(f);
     } else {
+        __u32 interface = skb->ifindex;
+
         bpf_spin_lock(&f->lock);
+        take_way(f, interface, !l2, s->link);
         decide_again(f, s, now, plan);
         bpf_spin_unlock(&f->lock);
     }
@@ -469,6 +547,28 @@ static __always_inline bool only_syn(const struct packet *p)
     return (p->flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 }
 
+/* Whether somebody has packed the socket's packet into another one (VXLAN, WireGuard, GRE, PPPoE),
+ * which still is that socket's for the kernel: then it has been here on the device further up, and
+ * before that at the guard. What a TCP socket sends itself is TCP, behind options of IPv6 at most.
+ */
+static __always_inline bool is_wrapped(struct __sk_buff *skb, __u32 l2)
+{
+    __u8 protocol = IPPROTO_TCP;
+
+    if (skb->protocol == bpf_htons(ETH_P_IP))
+        return !bpf_skb_load_bytes(skb, l2 + 9, &protocol, 1) && protocol != IPPROTO_TCP;
+    if (skb->protocol != bpf_htons(ETH_P_IPV6))
+        return true;
+    if (bpf_skb_load_bytes(skb, l2 + 6, &protocol, 1))
+        return false;
+    /* A tunnel's own option, of how deep it may be packed. */
+    if (protocol == IPPROTO_DSTOPTS &&
+        bpf_skb_load_bytes(skb, l2 + sizeof(struct ipv6hdr), &protocol, 1))
+        return false;
+    return protocol == IPPROTO_IPIP || protocol == IPPROTO_UDP || protocol == IPPROTO_IPV6 ||
+           protocol == IPPROTO_GRE || protocol == IPPROTO_ESP;
+}
+
 static __always_inline int outgoing(struct __sk_buff *skb, __u32 l2)
 {
     struct abi_socket *state = stitched_socket(skb);
@@ -476,7 +576,7 @@ static __always_inline int outgoing(struct __sk_buff *skb, __u32 l2)
     struct packet p = {};
     __s32 behind;
 
-    if (!state)
+    if (!state || is_wrapped(skb, l2))
         return PASS;
     if (parse(skb, l2, false, &p))
         goto guarded;
@@ -492,7 +592,7 @@ static __always_inline int outgoing(struct __sk_buff *skb, __u32 l2)
         return PASS; /* a message of ours, made of a SYN on a device further up */
     if (f->state == STITCH_GRANTED) {
         state->stitched = 1;
-        bpf_map_delete_elem(&us_st_flows, &p.key);
+        drop_record(&p.key);
         count(STITCH_COUNT_CARRIED);
         return PASS;
     }

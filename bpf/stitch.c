@@ -20,6 +20,7 @@
 #include "bpf/embed.h"
 #include "bpf/object.h"
 #include "bpf/stitch_abort.h"
+#include "bpf/stitch_left.h"
 #include "bpf/stitch_links.h"
 #include "log.h"
 
@@ -33,12 +34,21 @@
 #define UNASKED_NS INT64_C(150000000000)
 #define FAILED_NS  INT64_C(8000000000)
 
-enum map { SCRIPTS, NAMES, FLOWS, DEVICES, OWNERS, PORTS, COUNTERS, EVENTS, SOCKETS, N_MAPS };
+/* Of so many places one stays free, for SYNs that are on their way when the last but those is
+ * taken: one for each CPU, and those that wait for the address of a neighbour. */
+#define SLACK 16
+
+/* Of the 64 programs of a kind that a cgroup takes, the rest is left to others, and to our own that
+ * hold SYNs: guards of who was killed may have piled up. */
+#define PROGRAMS_MAX 48
+
+enum map { SCRIPTS, NAMES, FLOWS, ROOM, DEVICES, OWNERS, PORTS, COUNTERS, EVENTS, SOCKETS, N_MAPS };
 
 static const char *const map_names[N_MAPS] = {
-    [SCRIPTS] = STITCH_MAP_SCRIPTS,   [NAMES] = STITCH_MAP_NAMES,   [FLOWS] = STITCH_MAP_FLOWS,
-    [DEVICES] = STITCH_MAP_DEVICES,   [OWNERS] = STITCH_MAP_OWNERS, [PORTS] = STITCH_MAP_PORTS,
-    [COUNTERS] = STITCH_MAP_COUNTERS, [EVENTS] = STITCH_MAP_EVENTS, [SOCKETS] = ABI_MAP_SOCKETS,
+    [SCRIPTS] = STITCH_MAP_SCRIPTS, [NAMES] = STITCH_MAP_NAMES,       [FLOWS] = STITCH_MAP_FLOWS,
+    [ROOM] = STITCH_MAP_ROOM,       [DEVICES] = STITCH_MAP_DEVICES,   [OWNERS] = STITCH_MAP_OWNERS,
+    [PORTS] = STITCH_MAP_PORTS,     [COUNTERS] = STITCH_MAP_COUNTERS, [EVENTS] = STITCH_MAP_EVENTS,
+    [SOCKETS] = ABI_MAP_SOCKETS,
 };
 
 static const struct {
@@ -64,6 +74,8 @@ struct bpf_stitch {
     void *event_ctx;
     int64_t swept;                  /* when, last */
     uint16_t ports[STITCH_SCRIPTS]; /* of the servers in SCRIPTS; 0: not in use */
+    uint64_t limit;                 /* STITCH_ROOM_LIMIT */
+    unsigned instance;
 };
 
 static int on_event(void *ctx, void *data, size_t size)
@@ -144,6 +156,13 @@ static int keep_descriptors(struct bpf_stitch *s, struct bpf_object *object, uns
     return s->events == NULL ? -errno : 0;
 }
 
+static int put_limit(const struct bpf_stitch *s)
+{
+    const uint32_t key = STITCH_ROOM_LIMIT;
+
+    return bpf_map_update_elem(s->maps[ROOM], &key, &s->limit, BPF_ANY);
+}
+
 int bpf_stitch_open(const struct bpf_stitch_options *o, struct bpf_stitch **ret, char *why,
                     size_t why_size)
 {
@@ -162,6 +181,12 @@ int bpf_stitch_open(const struct bpf_stitch_options *o, struct bpf_stitch **ret,
     r = load(o, &object);
     if (r == 0)
         r = keep_descriptors(s, object, o->instance);
+    if (r == 0) {
+        s->instance = o->instance;
+        s->limit = o->flows ? o->flows : FLOWS_DEFAULT;
+        s->limit -= s->limit / SLACK;
+        r = put_limit(s);
+    }
     bpf_object__close(object);
     if (r < 0) {
         bpf_object_explain(r, WHAT, why, why_size);
@@ -290,17 +315,17 @@ int bpf_stitch_each(const struct bpf_stitch *s, bpf_stitch_flow_fn fn, void *ctx
 {
     struct stitch_key key, next;
     struct stitch_flow flow;
-    const void *from = NULL;
+    bool more = bpf_map_get_next_key(s->maps[FLOWS], NULL, &next) == 0;
 
-    /* A key that is gone meanwhile begins the walk again; the bound is for tables that change as
-     * fast as they are read. */
-    for (unsigned i = 0; i < 4 * FLOWS_DEFAULT; i++) {
-        if (bpf_map_get_next_key(s->maps[FLOWS], from, &next) < 0)
-            return errno == ENOENT ? 0 : -errno;
-        if (bpf_map_lookup_elem_flags(s->maps[FLOWS], &next, &flow, BPF_F_LOCK) == 0)
-            fn(ctx, &next, &flow);
+    /* The next key is asked for first, as `fn` may take out this one. A key that is gone meanwhile
+     * begins the walk again; the bound is for tables that change as fast as they are read. */
+    for (unsigned i = 0; more && i < 4 * FLOWS_DEFAULT; i++) {
         key = next;
-        from = &key;
+        more = bpf_map_get_next_key(s->maps[FLOWS], &key, &next) == 0;
+        if (!more && errno != ENOENT)
+            return -errno;
+        if (bpf_map_lookup_elem_flags(s->maps[FLOWS], &key, &flow, BPF_F_LOCK) == 0)
+            fn(ctx, &key, &flow);
     }
     return 0;
 }
@@ -320,15 +345,15 @@ int bpf_stitch_pending(const struct bpf_stitch *s)
     return r < 0 ? r : n;
 }
 
-#define SWEEP_MAX 256 /* a time */
-
 struct sweep {
+    struct bpf_stitch *s;
     int64_t now, last;
-    unsigned n;
-    struct stitch_key keys[SWEEP_MAX];
+    int n;
 };
 
-static void find_over(void *ctx, const struct stitch_key *key, const struct stitch_flow *flow)
+/* The same addresses and ports may be in use again by now. Then this handshake has to begin once
+ * more, with the next SYN: nothing worse. */
+static void take_over(void *ctx, const struct stitch_key *key, const struct stitch_flow *flow)
 {
     struct sweep *sweep = ctx;
     int64_t since = flow->state == STITCH_FAILED ? (int64_t)flow->began + FAILED_NS
@@ -341,21 +366,21 @@ static void find_over(void *ctx, const struct stitch_key *key, const struct stit
     if (flow->state == STITCH_STEP && sweep->now > (int64_t)flow->deadline &&
         sweep->last <= (int64_t)flow->deadline)
         stitch_abort(key, flow);
-    if (sweep->now > since && sweep->n < SWEEP_MAX)
-        sweep->keys[sweep->n++] = *key;
+    if (sweep->now > since && bpf_map_delete_elem(sweep->s->maps[FLOWS], key) == 0) {
+        sweep->n++;
+        sweep->s->limit++;
+    }
 }
 
 int bpf_stitch_sweep(struct bpf_stitch *s, int64_t now)
 {
-    struct sweep sweep = {.now = now, .last = s->swept};
-    int r = bpf_stitch_each(s, find_over, &sweep);
+    struct sweep sweep = {.s = s, .now = now, .last = s->swept};
+    int r = bpf_stitch_each(s, take_over, &sweep);
 
-    /* The same addresses and ports may be in use again by now. Then this handshake has to begin
-     * once more, with the next SYN: nothing worse. */
-    for (unsigned i = 0; i < sweep.n; i++)
-        bpf_map_delete_elem(s->maps[FLOWS], &sweep.keys[i]);
+    if (sweep.n > 0 && r == 0)
+        r = put_limit(s);
     s->swept = now;
-    return r < 0 ? r : (int)sweep.n;
+    return r < 0 ? r : sweep.n;
 }
 
 void bpf_stitch_clean(unsigned instance)
@@ -417,16 +442,25 @@ static unsigned *guarded(struct bpf_stitch *s, int cgroup_fd)
 int bpf_stitch_guard(struct bpf_stitch *s, uint64_t instance, int cgroup_fd, char *why,
                      size_t why_size)
 {
+    struct stitch_owner owner;
     unsigned *n = guarded(s, cgroup_fd);
-    const uint8_t one = 1;
+    int programs = stitch_left_count(cgroup_fd);
+    int r = stitch_left_sign(cgroup_fd, s->instance, &owner);
 
     if (n == NULL) {
         snprintf(why, why_size, WHAT ": more than %d cgroups", GUARDED_MAX);
         return -ENOSPC;
     }
-    if (bpf_map_update_elem(s->maps[OWNERS], &instance, &one, BPF_ANY) < 0) {
-        int r = -errno;
-
+    if (*n == 0 && programs >= PROGRAMS_MAX) {
+        snprintf(why, why_size,
+                 "there are %d programs on the cgroup, perhaps guards of daemons that were killed "
+                 "(\"bpftool cgroup tree\"); a start with CAP_SYS_ADMIN takes such off",
+                 programs);
+        return -E2BIG;
+    }
+    if (r == 0)
+        r = bpf_map_update_elem(s->maps[OWNERS], &instance, &owner, BPF_ANY);
+    if (r < 0) {
         snprintf(why, why_size, WHAT ": %s", strerror(-r));
         return r;
     }
@@ -434,8 +468,7 @@ int bpf_stitch_guard(struct bpf_stitch *s, uint64_t instance, int cgroup_fd, cha
         return 0;
     for (size_t i = 0; i < 2; i++) {
         if (bpf_prog_attach(s->guards[i], cgroup_fd, guards[i].type, BPF_F_ALLOW_MULTI) < 0) {
-            int r = -errno;
-
+            r = -errno;
             snprintf(why, why_size, "%s cannot be attached to the cgroup: %s", guards[i].program,
                      strerror(-r));
             bpf_stitch_unguard(s, instance, cgroup_fd);

@@ -21,8 +21,8 @@
  * A SYN through an interface without filters is dropped by the guard, and comes again after a
  * second, when they are there. Filters and guards are no links: they stay when this process is
  * killed, and with them handshakes under way reach their end and nothing of theirs gets out raw.
- * They touch nothing else. The next bpf_stitch_attach() replaces the filters; guards go with their
- * cgroup.
+ * They touch nothing else. The next bpf_stitch_attach() replaces the filters, the next
+ * bpf_cgroup_attach() to the same cgroup takes the guards off (bpf/stitch_left.h).
  *
  * Connections that are past the handshake need none of this.
  */
@@ -42,7 +42,8 @@
 struct bpf_stitch;
 
 struct bpf_stitch_options {
-    uint32_t flows;    /* handshakes at a time; 0: 16384. Beyond it SYNs are dropped and counted */
+    uint32_t
+        flows; /* handshakes at a time; 0: 16384. When 15 of 16 are taken, new ones are relayed */
     uint32_t names;    /* that addresses may stand for; 0: 65536 */
     unsigned instance; /* as in capture_set: each has filters of its own on the interfaces */
 };
@@ -134,10 +135,11 @@ typedef void (*bpf_stitch_socket_fn)(void *ctx, const struct bpf_stitch_socket *
 int bpf_stitch_sockets(const struct bpf_stitch *s, bpf_stitch_socket_fn fn, void *ctx);
 /*
  * Ends each of an instance's (abi_settings.instance) that is not through its handshake: connect()
- * says ECONNABORTED. Returns how many are left that could not be ended (a kernel without
- * CONFIG_INET_DIAG_DESTROY): then the guards and the filters must stay; or -errno, likewise.
+ * says ECONNABORTED. `sockets`: a descriptor of ABI_MAP_SOCKETS. Returns how many are left that
+ * could not be ended (a kernel without CONFIG_INET_DIAG_DESTROY): then the guards and the filters
+ * must stay; or -errno, likewise.
  */
-int bpf_stitch_end(const struct bpf_stitch *s, uint64_t instance);
+int bpf_stitch_end(int sockets, uint64_t instance);
 
 /* Sums over all CPUs, STITCH_COUNT_*. 0 or -errno. */
 int bpf_stitch_read_counters(const struct bpf_stitch *s, uint64_t ret[STITCH_N_COUNTERS]);
@@ -147,7 +149,8 @@ int bpf_stitch_map_fd(const struct bpf_stitch *s, const char *name);
 /*
  * Likewise: the guards of a cgroup, before the first connection of that instance (the capture's,
  * abi_settings.instance) can be stitched. They are no links,
- * for the same reason as the filters. 0, or -errno with a sentence in `why`.
+ * for the same reason as the filters. 0, or -errno with a sentence in `why`; -E2BIG: there are so
+ * many programs on the cgroup that the last places are better left to others.
  */
 int bpf_stitch_guard(struct bpf_stitch *s, uint64_t instance, int cgroup_fd, char *why,
                      size_t why_size);

@@ -21,7 +21,7 @@
 #define PENDING 64 /* that are ended at a time */
 
 struct walk {
-    const struct bpf_stitch *s;
+    int sockets; /* the map */
     bpf_stitch_socket_fn fn;
     void *ctx;
 };
@@ -104,8 +104,7 @@ static int dump(struct mnl_socket *nl, int family, struct walk *walk)
     body->idiag_states =
         ~(1u << BPF_TCP_LISTEN | 1u << BPF_TCP_TIME_WAIT | 1u << 12 /* requests */);
     nest = mnl_attr_nest_start(request, INET_DIAG_REQ_SK_BPF_STORAGES);
-    mnl_attr_put_u32(request, SK_DIAG_BPF_STORAGE_REQ_MAP_FD,
-                     (uint32_t)bpf_stitch_map_fd(walk->s, ABI_MAP_SOCKETS));
+    mnl_attr_put_u32(request, SK_DIAG_BPF_STORAGE_REQ_MAP_FD, (uint32_t)walk->sockets);
     mnl_attr_nest_end(request, nest);
     if (mnl_socket_sendto(nl, request, request->nlmsg_len) < 0)
         return -errno;
@@ -121,9 +120,9 @@ static int dump(struct mnl_socket *nl, int family, struct walk *walk)
     return 0;
 }
 
-int bpf_stitch_sockets(const struct bpf_stitch *s, bpf_stitch_socket_fn fn, void *ctx)
+static int walk_sockets(int sockets, bpf_stitch_socket_fn fn, void *ctx)
 {
-    struct walk walk = {.s = s, .fn = fn, .ctx = ctx};
+    struct walk walk = {.sockets = sockets, .fn = fn, .ctx = ctx};
     struct mnl_socket *nl = mnl_socket_open2(NETLINK_SOCK_DIAG, SOCK_CLOEXEC);
     int r = 0;
 
@@ -137,6 +136,11 @@ int bpf_stitch_sockets(const struct bpf_stitch *s, bpf_stitch_socket_fn fn, void
         r = dump(nl, AF_INET6, &walk);
     mnl_socket_close(nl);
     return r;
+}
+
+int bpf_stitch_sockets(const struct bpf_stitch *s, bpf_stitch_socket_fn fn, void *ctx)
+{
+    return walk_sockets(bpf_stitch_map_fd(s, ABI_MAP_SOCKETS), fn, ctx);
 }
 
 struct unfinished {
@@ -198,7 +202,7 @@ static int destroy(struct mnl_socket *nl, const struct addr *local, const struct
     return 0;
 }
 
-int bpf_stitch_end(const struct bpf_stitch *s, uint64_t instance)
+int bpf_stitch_end(int sockets, uint64_t instance)
 {
     struct mnl_socket *nl = mnl_socket_open2(NETLINK_SOCK_DIAG, SOCK_CLOEXEC);
     struct unfinished u = {.instance = instance};
@@ -211,7 +215,7 @@ int bpf_stitch_end(const struct bpf_stitch *s, uint64_t instance)
         left = 0;
         u.n = u.more = 0;
         if (r == 0)
-            r = bpf_stitch_sockets(s, find_unfinished, &u);
+            r = walk_sockets(sockets, find_unfinished, &u);
         for (unsigned i = 0; r == 0 && i < u.n; i++) {
             int error = destroy(nl, &u.local[i], &u.remote[i]);
 

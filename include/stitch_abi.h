@@ -15,7 +15,8 @@
 
 #include "bpf_abi.h"
 
-/* Maps by name. ABI_MAP_SOCKETS is shared with connect.bpf.c, and so are USE, SCRIPTS and NAMES. */
+/* Maps by name. ABI_MAP_SOCKETS is shared with connect.bpf.c, and so are USE, SCRIPTS, NAMES and
+ * ROOM. */
 #define STITCH_MAP_SCRIPTS  "us_st_scripts"  /* array: script number, from 1 → stitch_script */
 #define STITCH_MAP_NAMES    "us_st_names"    /* LRU hash: address, 16 bytes → stitch_name */
 #define STITCH_MAP_FLOWS    "us_st_flows"    /* hash: stitch_key → stitch_flow */
@@ -23,13 +24,23 @@
 #define STITCH_MAP_PORTS    "us_st_ports"    /* array: port / 64 → bits; where upstreams listen */
 #define STITCH_MAP_COUNTERS "us_st_counters" /* per-CPU array: STITCH_COUNT_* → u64 */
 #define STITCH_MAP_EVENTS   "us_st_events"   /* ring buffer of stitch_event */
-#define STITCH_MAP_OWNERS \
-    "us_st_owners" /* hash: abi_settings.instance → 1; whose sockets are ours */
+#define STITCH_MAP_OWNERS   "us_st_owners"   /* hash: abi_settings.instance → stitch_owner */
+#define STITCH_MAP_ROOM     "us_st_room"     /* array: STITCH_ROOM_* → u64 */
 /* Of one capture: array: 0 (IPv4 sockets), 1 (IPv6) → script number; 0: to the listener. */
 #define STITCH_MAP_USE "us_st_use"
 
 #define STITCH_SCRIPTS 64 /* numbers 1..63 */
 #define STITCH_STEPS   16
+
+/*
+ * Whether STITCH_MAP_FLOWS has room for one more: while TAKEN < LIMIT. Each number has one side
+ * that writes it, so neither has to be locked: TAKEN is how many records the programs have made,
+ * less those they have taken out; LIMIT is how many there may be, and those that user space has
+ * taken out.
+ */
+#define STITCH_ROOM_TAKEN 0
+#define STITCH_ROOM_LIMIT 1
+#define STITCH_N_ROOM     2
 
 /* stitch_flow.bytes: what the script has, then the last step's message. */
 #define STITCH_STATIC  512
@@ -105,10 +116,12 @@ struct stitch_key {
 #define STITCH_TELL_HOST       2 /* ICMP: EHOSTUNREACH */
 #define STITCH_TELL_NET        3 /* ICMP: ENETUNREACH */
 #define STITCH_TELL_PROHIBITED 4 /* ICMPv6: EACCES; IPv4: as STITCH_TELL_RESET */
+#define STITCH_TELL_NATIVE     5 /* the network itself has; a SYN that comes again goes out again */
 
 /* stitch_flow.flags */
 #define STITCH_TIMESTAMPS 0x01 /* both ends use them */
 #define STITCH_SCALING    0x02 /* both ends scale windows */
+#define STITCH_BARE       0x04 /* `interface` has no Ethernet header */
 
 /*
  * A handshake under way. It is there from the first SYN to the application's first ACK, and after a
@@ -124,7 +137,7 @@ struct stitch_flow {
     ABI_U32 next_server; /* the number of the server's octet that is awaited */
     ABI_U32 ts_client;   /* wire: their last timestamps */
     ABI_U32 ts_server;
-    ABI_U32 interface; /* index of the one it goes out by */
+    ABI_U32 interface; /* index of the one that the last SYN went out by */
     ABI_U32 mark;      /* of the socket */
     ABI_U32 id;        /* of the script */
     ABI_U64 began;     /* CLOCK_MONOTONIC, nanoseconds */
@@ -143,21 +156,34 @@ struct stitch_flow {
     ABI_U16 reply_len;                    /* 0: not known yet */
     ABI_U8 code;                          /* its second octet */
     ABI_U8 ts_at;                         /* where TSval is in `options`; 0: there is none */
-    ABI_U32 timeout; /* as in the script */
+    ABI_U32 timeout;                      /* as in the script */
+    ABI_U8 link[12];                      /* wire: addresses of that SYN's Ethernet header */
+    ABI_U32 unused;
     ABI_U8 options[40];
     struct abi_origin origin;
     struct stitch_step steps[STITCH_STEPS];
     ABI_U8 bytes[STITCH_BYTES];
 };
 
+/* Whose sockets are a guard's and a filter's business: who they are at home with. The programs only
+ * ask whether it is there. */
+struct stitch_owner {
+    ABI_U64 netns_cookie;
+    ABI_U64 cgroup_id; /* that is guarded for it */
+    ABI_U32 number;    /* capture_set.instance */
+    ABI_U32 unused;
+};
+
 /* stitch_event.reason */
-#define STITCH_BY_REPLY    1 /* of the last step: the destination's verdict; `code` */
-#define STITCH_BY_HOP      2 /* a reply of a step before: `step`, `code` */
-#define STITCH_BY_PROTOCOL 3 /* not a reply to what was asked, in `step` */
-#define STITCH_BY_RESET    4 /* the server reset the connection, in `step` */
-#define STITCH_BY_CLOSE    5 /* it closed it */
-#define STITCH_BY_TIMEOUT  6
-#define STITCH_BY_REFUSAL  7 /* it does not accept connections */
+#define STITCH_BY_REPLY       1 /* of the last step: the destination's verdict; `code` */
+#define STITCH_BY_HOP         2 /* a reply of a step before: `step`, `code` */
+#define STITCH_BY_PROTOCOL    3 /* not a reply to what was asked, in `step` */
+#define STITCH_BY_RESET       4 /* the server reset the connection, in `step` */
+#define STITCH_BY_CLOSE       5 /* it closed it */
+#define STITCH_BY_TIMEOUT     6 /* no reply in time, in `step` */
+#define STITCH_BY_REFUSAL     7 /* it does not accept connections */
+#define STITCH_BY_SILENCE     8 /* no SYN-ACK in time */
+#define STITCH_BY_UNREACHABLE 9 /* an ICMP error, `code`, says so */
 
 /* A handshake that failed. */
 struct stitch_event {
@@ -187,7 +213,8 @@ _Static_assert(sizeof(struct stitch_script) == 40 + 12 * STITCH_STEPS + STITCH_S
                "stitch_script");
 _Static_assert(sizeof(struct stitch_name) == 256, "stitch_name");
 _Static_assert(sizeof(struct stitch_key) == 40, "stitch_key");
-_Static_assert(sizeof(struct stitch_flow) == 176 + 12 * STITCH_STEPS + STITCH_BYTES, "stitch_flow");
+_Static_assert(sizeof(struct stitch_flow) == 192 + 12 * STITCH_STEPS + STITCH_BYTES, "stitch_flow");
+_Static_assert(sizeof(struct stitch_owner) == 24, "stitch_owner");
 _Static_assert(sizeof(struct stitch_event) == 72, "stitch_event");
 
 #endif

@@ -15,7 +15,7 @@ bash coreutils findutils grep sed mawk|gawk|original-awk \
 curl ca-certificates iproute2 nftables util-linux procps"
 
 TEST="$BUILD libcmocka-dev netbase python3 perl openssl iputils-ping \
-dante-server microsocks openssh-server openssh-client tor redsocks iperf3 \
+dante-server microsocks shadowsocks-libev openssh-server openssh-client tor redsocks iperf3 wireguard-tools \
 bind9-dnsutils|dnsutils busybox-static nmap libclang-rt-dev|libclang-rt-14-dev|libclang-rt-18-dev \
 clang-format cppcheck"
 
@@ -108,7 +108,7 @@ elsewhere() {
     commands="make gcc clang pkg-config ld bash awk curl ip nft nsenter unshare ps ss"
     libraries="libbpf libnftnl libmnl libconfuse libseccomp libcap-ng libcares libcjson ldns"
     if [ "$1" = test ]; then
-        commands="$commands python3 prove openssl ping danted|sockd microsocks sshd ssh tor redsocks \
+        commands="$commands python3 prove openssl ping danted|sockd microsocks ss-local sshd ssh tor redsocks wg \
 iperf3 dig busybox nmap clang-format cppcheck"
         libraries="$libraries cmocka"
     fi

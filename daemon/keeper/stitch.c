@@ -215,7 +215,7 @@ static void use(struct stitch *s)
         int r = bpf_capture_use(b->bpf, v4, v6);
 
         if (r < 0 && (v4 || v6)) {
-            b->why = "it was attached before stitch, and shares nothing with it: restart";
+            b->why = "it has no guard on its cgroup: see the log";
             bpf_capture_use(b->bpf, 0, 0);
         }
         b->stitched = r == 0 && (v4 || v6);
@@ -330,6 +330,10 @@ void stitch_bind(struct stitch *s, size_t policy, const struct bpf_capture *bpf)
 
 void stitch_engage(struct stitch *s)
 {
+    /* By now the namespace is ours: what a daemon before us has left is of no use any more. */
+    if (!s->bpf && !s->cleared && s->generation && s->generation->marked)
+        bpf_stitch_clean(s->generation->set.instance);
+    s->cleared = true;
     s->engaged = true;
     use(s);
     if (s->bpf)
@@ -424,22 +428,29 @@ static void on_handshake(void *ctx, const struct stitch_event *e)
     judge(ctx, e);
 }
 
-/* A SYN without an answer for longer than connect-timeout: programs hear of that with the next one
- * only, when the connection is refused. */
+/* A SYN without an answer for longer than connect-timeout, or a handshake that came to a stop for
+ * longer than its own: programs hear of that with the application's next SYN only, and there may be
+ * none. */
 static void find_silence(void *ctx, const struct stitch_key *key, const struct stitch_flow *flow)
 {
     struct stitch *s = ctx;
-    const struct stitch_route *route = flow->state == STITCH_SYN ? route_of(s, flow->id) : NULL;
+    bool waits = flow->state == STITCH_SYN || flow->state == STITCH_STEP;
+    const struct stitch_route *route = waits ? route_of(s, flow->id) : NULL;
+    const struct stitch_event e = {.id = flow->id,
+                                   .reason = flow->state == STITCH_SYN ? STITCH_BY_SILENCE
+                                                                       : STITCH_BY_TIMEOUT,
+                                   .step = flow->step};
+    unsigned hop;
 
     (void)key;
     if (!route || route->held || (int64_t)flow->began < route->resumed_at)
         return;
     const struct upstream *u = &s->generation->upstreams[route - s->routes];
-    int64_t age = loop_now(s->loop) - (int64_t)flow->began - u->hops[0].config->connect_timeout;
-    const struct stitch_event e = {.id = flow->id, .reason = STITCH_BY_TIMEOUT};
+    int64_t age = loop_now(s->loop) - (int64_t)flow->deadline;
 
     /* What is older is of somebody who has given up, and has been seen. */
-    if (age > 0 && age < 3 * SWEEP_INTERVAL)
+    if (age > 0 && age < 3 * SWEEP_INTERVAL &&
+        stitch_judge(u, route->no_auth, &e, &hop) == STITCH_BLAME_UPSTREAM)
         judge(s, &e);
 }
 

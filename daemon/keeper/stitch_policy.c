@@ -107,10 +107,8 @@ enum stitch_blame stitch_judge(const struct upstream *u, unsigned no_auth,
             return STITCH_BLAME_METHOD;
         return STITCH_BLAME_UPSTREAM;
     case STITCH_BY_TIMEOUT:
-        /* Asked for the destination, it may be waiting for that itself; but a SOCKS4 hop that never
-         * accepted the connection looks the same. */
-        return last_hop && own == request && e->step > 0 ? STITCH_BLAME_NOBODY
-                                                         : STITCH_BLAME_UPSTREAM;
+        /* Asked for the destination, it may be waiting for that itself. */
+        return last_hop && own == request ? STITCH_BLAME_NOBODY : STITCH_BLAME_UPSTREAM;
     default:
         return STITCH_BLAME_UPSTREAM;
     }
@@ -160,8 +158,15 @@ const char *stitch_describe(const struct upstream *u, unsigned no_auth,
         snprintf(what, sizeof(what), "cannot connect to %s:%u: Connection refused", url->host,
                  url->port);
         break;
+    case STITCH_BY_SILENCE:
+        snprintf(what, sizeof(what), "no connection to %s:%u within connect-timeout", url->host,
+                 url->port);
+        break;
+    case STITCH_BY_UNREACHABLE:
+        snprintf(what, sizeof(what), "it cannot be reached (ICMP code %u)", e->code);
+        break;
     default:
-        snprintf(what, sizeof(what), "no answer from %s:%u within its time", url->host, url->port);
+        snprintf(what, sizeof(what), "no answer within handshake-timeout");
     }
     snprintf(buf, size, "%s%s", at, what);
     return buf;

@@ -53,6 +53,7 @@ struct stitch {
     const struct generation *generation; /* offered last */
     bool wanted; /* some capture of it could be stitched, and fast-path does not say no */
     bool forced, engaged, filters_stay;
+    bool cleared;           /* of a daemon before us, if we have nothing to put in its place */
     bool proven;            /* who the upstreams on this host are */
     bool proved, disproved; /* that the kernel can */
     int64_t tried;          /* when that was tried last; 0: never */

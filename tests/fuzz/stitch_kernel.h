@@ -170,6 +170,23 @@ static long bpf_skb_change_tail(void *skb, __u32 len, __u64 flags)
     return 0;
 }
 
+static long bpf_skb_change_head(void *skb, __u32 more, __u64 flags)
+{
+    struct kernel_packet *p = skb;
+    uint8_t *data;
+
+    FUZZ_CHECK(flags == 0);
+    if (kernel_fails())
+        return -12;
+    data = calloc(1, p->ctx.len + more);
+    FUZZ_CHECK(data);
+    memcpy(data + more, p->data, p->ctx.len);
+    free(p->data);
+    p->data = data;
+    p->ctx.len += more;
+    return 0;
+}
+
 /* --- where packets go --------------------------------------------------------------------------
  */
 
@@ -186,12 +203,6 @@ static long bpf_redirect(__u32 interface, __u64 flags)
     kernel_current->went_in = flags & BPF_F_INGRESS;
     kernel_current->went_by = interface;
     return 7; /* TC_ACT_REDIRECT */
-}
-
-static long bpf_redirect_neigh(__u32 interface, void *params, int params_len, __u64 flags)
-{
-    FUZZ_CHECK(params == NULL && params_len == 0 && flags == 0);
-    return bpf_redirect(interface, 0);
 }
 
 static long bpf_clone_redirect(void *skb, __u32 interface, __u64 flags)
@@ -286,7 +297,7 @@ static struct stitch_script kernel_script; /* number 1 */
 static struct stitch_name kernel_name;
 static struct scratch *kernel_scratch; /* a block, which is of whatever type is written */
 static uint8_t kernel_fake[16];        /* stands for kernel_name; zeroes: there is none */
-static uint64_t kernel_counters[STITCH_N_COUNTERS], kernel_ports;
+static uint64_t kernel_counters[STITCH_N_COUNTERS], kernel_ports, kernel_room[STITCH_N_ROOM];
 /* What another processor does while this one waits for the lock: once, then NULL again. */
 static void (*kernel_meanwhile)(void);
 static struct stitch_flow kernel_at_lock; /* the record as it was when the lock was taken last */
@@ -325,6 +336,8 @@ static void *bpf_map_lookup_elem(void *map, const void *key)
         return &one;
     if (map == &us_st_ports)
         return number == kernel_script.server.port / 64u ? &kernel_ports : NULL;
+    if (map == &us_st_room)
+        return &kernel_room[number];
     FUZZ_CHECK(map == &us_st_counters && number < STITCH_N_COUNTERS);
     return &kernel_counters[number];
 }
@@ -345,9 +358,11 @@ static long bpf_map_update_elem(void *map, const void *key, const void *value, _
 {
     int i = kernel_find_flow(key);
 
-    FUZZ_CHECK(map == &us_st_flows && flags == BPF_ANY && !kernel_locked);
+    FUZZ_CHECK(map == &us_st_flows && flags <= BPF_NOEXIST && !kernel_locked);
     if (kernel_fails() || kernel.table_full)
         return -7;
+    if (i >= 0 && flags == BPF_NOEXIST)
+        return -17;
     if (i >= 0)
         bpf_map_delete_elem(map, key);
     for (i = 0; i < KERNEL_FLOWS; i++) {
@@ -400,6 +415,7 @@ static void kernel_reset(void)
     memset(&kernel_name, 0, sizeof(kernel_name));
     memset(kernel_fake, 0, sizeof(kernel_fake));
     memset(kernel_counters, 0, sizeof(kernel_counters));
+    memset(kernel_room, 0, sizeof(kernel_room));
     kernel_unready = kernel_locked = false;
     kernel_meanwhile = NULL;
     free(kernel_scratch);

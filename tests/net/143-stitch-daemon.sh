@@ -78,7 +78,7 @@ is "$(stitched) $(st state)" "True on" "status: the capture is stitched"
 is "$(seen -p "$NET4" 9000)" "$EXIT4 peer=$NET4:9000" "IPv4: through the proxy, and the peer is who was asked for"
 check "8 MiB each way, half-close" -- app "$TOOLS/pattern" both -t 60 "$NET4" 9004 8M
 is "$(st granted) $(st failed)" "2 0" "both were stitched"
-is "$(us_sum undersock accepted)" 0 "no worker had anything to do with it"
+is "$(us_status undersock "sum(w['accepted'] for w in s['workers'])")" 0 "no worker had anything to do with it"
 is "$(seen "$NET6" 9000)" "$EXIT6" "an IPv6 socket and an IPv4 proxy: relayed"
 mkfifo "$TMP/go"
 start held -- cg app ns client python3 "$TMP/hold.py" "$NET4" "$TMP/go"

@@ -69,7 +69,7 @@ seen_as() {
     as "$1"
     "${AS[@]}" "$TMP/who" "${@:2}"
 }
-figures() { us_status "$1" "[sum(w[k] for w in s['workers']) for k in ('accepted', 'granted', 'refused_loop')]"; }
+figures() { echo "[$(us_sum "$1" accepted), $(us_sum "$1" granted), $(us_sum "$1" refused_loop)]"; }
 # works DAEMON FROM4 FROM6 DESCRIPTION: root's and an ordinary user's connections come from there,
 # and the daemon has seen each of them once.
 works() {

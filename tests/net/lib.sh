@@ -682,7 +682,7 @@ us_daemon() {
     need "$UNDERSOCK"
     cat >"$TMP/$n.conf"
     grep -q '^control' "$TMP/$n.conf" || echo "control = \"$TMP/$n.sock\"" >>"$TMP/$n.conf"
-    [[ -z ${FAST_PATH:-} ]] || grep -q '^fast-path' "$TMP/$n.conf" || echo "fast-path = \"$FAST_PATH\"" >>"$TMP/$n.conf"
+    us_fast_path "$n"
     start "$n" -- ns "$1" "$UNDERSOCK" daemon -c "$TMP/$n.conf"
     # The socket is there before the captures are; an answer comes after them.
     wait_for 20 answers_or_ended "$n"
@@ -708,7 +708,13 @@ us_sum() {
 }
 # us_serving NAME COUNTER: of those that do not drain, whose counters go when they end.
 us_serving() { us_status "$1" "sum(w['$2'] for w in s['workers'] if not w['draining'])"; }
-us_reload() { bounded 30 "$UNDERSOCK" reload -s "$TMP/$1.sock"; }
+us_fast_path() { # NAME
+    [[ -z ${FAST_PATH:-} ]] || grep -q '^fast-path' "$TMP/$1.conf" || echo "fast-path = \"$FAST_PATH\"" >>"$TMP/$1.conf"
+}
+us_reload() {
+    us_fast_path "$1"
+    bounded 30 "$UNDERSOCK" reload -s "$TMP/$1.sock"
+}
 
 # installed_rules NAMESPACE: our table as nft lists it, in the words of `undersock rules`: without the
 # program behind `flags owner`, and what is in a set for a moment only (nft/hasty.c).

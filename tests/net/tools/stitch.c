@@ -6,10 +6,11 @@
  *     stitch [-n NAME=ADDRESS]... [-N HOP]... [-t SECONDS] CGROUP URL...
  *
  * CGROUP is a directory of cgroup2; URLs of literal addresses, a chain when there are several. -n:
- * ADDRESS stands for NAME. -N: hop number HOP (from 0) has a user and wants no password. -t: the
- * handshake's timeout. Prints "ready", then a line for each handshake that failed ("failed REASON
- * STEP CODE VERDICT"). SIGUSR1: prints the counters. SIGUSR2: nothing is stitched any more, what is
- * under way ends, "drained". SIGTERM: takes everything off. SIGKILL: see what stays.
+ * ADDRESS stands for NAME. -N: hop number HOP (from 0) has a user and wants no password. -t: for
+ * the SYN-ACK, and for the handshake after it. Prints "ready", then a line for each handshake that
+ * failed ("failed REASON STEP CODE VERDICT"). SIGUSR1: prints the counters. SIGUSR2: nothing is
+ * stitched any more, what is under way ends, "drained". SIGTERM: takes everything off. SIGKILL: see
+ * what stays.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -36,8 +37,8 @@ static _Noreturn void die(const char *what, const char *why)
 
 static void print_event(void *ctx, const struct stitch_event *e)
 {
-    static const char *const reasons[] = {"?",     "reply", "hop",     "protocol",
-                                          "reset", "close", "timeout", "refusal"};
+    static const char *const reasons[] = {"?",     "reply",   "hop",     "protocol",   "reset",
+                                          "close", "timeout", "refusal", "unreachable"};
 
     (void)ctx;
     printf("failed %s step=%u code=%u verdict=%u\n",
@@ -82,6 +83,7 @@ static void build_upstream(char **urls, int n, struct upstream *u, struct config
 
         if (config_url_parse(urls[i], &configs[i].url, why, sizeof(why)) < 0)
             die(urls[i], why);
+        configs[i].connect_timeout = INT64_C(15000000000);
         configs[i].handshake_timeout = INT64_C(15000000000);
         hop->config = &configs[i];
         if (addr_parse(configs[i].url.host, configs[i].url.port, &hop->addrs[0]) < 0)
@@ -185,7 +187,7 @@ int main(int argc, char **argv)
     if (r < 0)
         die("script", reason);
     if (timeout)
-        script.timeout = timeout * 1000;
+        script.connect_timeout = script.timeout = timeout * 1000;
     if (bpf_stitch_open(&options, &s, why, sizeof(why)) < 0 ||
         bpf_stitch_attach(s, why, sizeof(why)) < 0)
         die("stitch", why);

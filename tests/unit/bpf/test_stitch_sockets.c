@@ -187,7 +187,7 @@ static void what_is_ended(void **state)
         many[i] = connect_to(fixture.v4);
         keep_with(s, many[i].client, OURS, ABI_STITCH, false);
     }
-    r = bpf_stitch_end(s, OURS);
+    r = bpf_stitch_end(bpf_stitch_map_fd(s, ABI_MAP_SOCKETS), OURS);
     if (r > 0) {
         print_message("skipped: this kernel ends no sockets (INET_DIAG_DESTROY)\n");
         skip();
@@ -206,7 +206,8 @@ static void what_is_ended(void **state)
     assert_int_equal(recv(over.server, &byte, 1, 0), 1);
     assert_int_equal(recv(others.server, &byte, 1, 0), 1);
     assert_int_equal(recv(relayed.server, &byte, 1, 0), 1);
-    assert_int_equal(bpf_stitch_end(s, OURS), 0); /* nothing is left to end */
+    assert_int_equal(bpf_stitch_end(bpf_stitch_map_fd(s, ABI_MAP_SOCKETS), OURS),
+                     0); /* nothing is left to end */
     done(&over);
     done(&others);
     done(&relayed);
@@ -235,7 +236,7 @@ static void what_waits_for_an_answer(void **state)
     list(s);
     assert_int_equal(listed.n, 1);
     assert_int_equal(listed.sockets[0].tcp_state, BPF_TCP_SYN_SENT);
-    r = bpf_stitch_end(s, OURS);
+    r = bpf_stitch_end(bpf_stitch_map_fd(s, ABI_MAP_SOCKETS), OURS);
     if (r > 0) {
         print_message("skipped: this kernel ends no sockets (INET_DIAG_DESTROY)\n");
         skip();

@@ -65,8 +65,9 @@ static void test_replies(void **state)
 
 static void test_others(void **state)
 {
-    static const unsigned reasons[] = {STITCH_BY_PROTOCOL, STITCH_BY_RESET, STITCH_BY_CLOSE,
-                                       STITCH_BY_REFUSAL};
+    static const unsigned reasons[] = {STITCH_BY_PROTOCOL, STITCH_BY_RESET,
+                                       STITCH_BY_CLOSE,    STITCH_BY_REFUSAL,
+                                       STITCH_BY_SILENCE,  STITCH_BY_UNREACHABLE};
 
     (void)state;
     make_chain("5p4");
@@ -88,7 +89,8 @@ static void test_timeouts(void **state)
     assert_int_equal(blame(2, STITCH_BY_TIMEOUT, 3, 0, NULL), STITCH_BLAME_UPSTREAM);
     assert_int_equal(blame(2, STITCH_BY_TIMEOUT, 4, 0, NULL), STITCH_BLAME_NOBODY);
     make_chain("4");
-    assert_int_equal(blame(0, STITCH_BY_TIMEOUT, 0, 0, NULL), STITCH_BLAME_UPSTREAM);
+    assert_int_equal(blame(0, STITCH_BY_TIMEOUT, 0, 0, NULL), STITCH_BLAME_NOBODY);
+    assert_int_equal(blame(0, STITCH_BY_SILENCE, 0, 0, NULL), STITCH_BLAME_UPSTREAM);
 }
 
 static void test_methods(void **state)

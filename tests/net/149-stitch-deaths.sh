@@ -1,0 +1,187 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Stitch, whatever happens in the middle of handshakes: the daemon's death, its restart, its end; interfaces
+# that go down, get another name, lose their filters, or are new. connect() ends in a connection that is
+# right or in an error, and the SOCKS server is never told anything but what is due (tools/strict).
+. "$(dirname "$0")/lib.sh"
+
+need python3 tc
+topology
+net_who 9000
+cg_new app
+# patience N: so often is a SYN repeated, after 1, 2, 4, ... seconds.
+patience() {
+    ns client sh -c "cd /proc/sys/net/ipv4 && echo $1 >tcp_syn_retries &&
+        { [ ! -e tcp_syn_linear_timeouts ] || echo 0 >tcp_syn_linear_timeouts; }"
+}
+patience 5
+start verdicts -- ns proxy "$TOOLS/verdicts" serve :: 1090 1091
+start strict -- ns proxy "$TOOLS/strict" serve -g "$TMP/gate" :: 1095
+for port in 1090 1095; do wait_port proxy tcp :: $port; done
+
+app() { cg app ns client "$@"; }
+st() { us_status undersock "s['stitch']['$1']"; }
+# relayed: connections that a worker has had.
+relayed() { us_status undersock "sum(w['accepted'] for w in s['workers'])"; }
+config() { # URL
+    cat <<-CONF
+	control = "$TMP/undersock.sock"
+	fast-path = "stitch"
+	upstream "one" { url = "$1" connect-timeout = "60s" handshake-timeout = "60s" }
+	capture "app" { hook = "cgroup" cgroup = "/$US-app" upstream = "one" }
+	CONF
+}
+up() {
+    us_daemon client < <(config "$@")
+    [[ $(us_status undersock "s['captures'][0]['stitched']") == True ]] || bail "not stitched"
+}
+gone() { [[ -z $(ps -o stat= -p "$(tr ' ' , <<<"$*")" | grep -v '^Z') ]]; }
+kill_it() {
+    local all
+    all=$(descendants "${PID[undersock]}")
+    stop undersock KILL 2>/dev/null
+    wait_for 10 gone $all
+}
+ports() { ns client sh -c "echo '$1' >/proc/sys/net/ipv4/ip_local_port_range"; }
+
+# --- in the middle of handshakes: eight that wait for the answer to their greeting, eight for the last one
+said() { grep -c "^$1" "${LOG[strict]}"; }
+said_more() { (($(said "$1") >= $2)); }
+# between ADDR: on the way, and nobody answers them
+between() {
+    local requests greetings
+    requests=$(said request)
+    touch "$TMP/gate.request"
+    start talk1 -- cg app ns client "$TOOLS/strict" talk -n 8 -c 8 -t 90 "$1" 9000
+    wait_for 10 said_more request $((requests + 8)) || bail "no requests"
+    greetings=$(said greeting)
+    touch "$TMP/gate.greeting"
+    start talk2 -- cg app ns client "$TOOLS/strict" talk -n 8 -c 8 -t 90 "$1" 9000
+    wait_for 10 said_more greeting $((greetings + 8)) || bail "no greetings"
+    is "$(st begun) $(relayed)" "16 0" "$2: 16 handshakes under way, none relayed"
+}
+answer() { rm -f "$TMP/gate.request" "$TMP/gate.greeting"; }
+# after WHAT [REGEX]: each is a connection that is right, or an error of connect(); all together REGEX
+after() {
+    local out
+    ended talk1 100
+    ended talk2 100
+    out=$(cat "${LOG[talk1]}" "${LOG[talk2]}")
+    rm -f "${LOG[talk1]}" "${LOG[talk2]}"
+    out=$(awk '{n[$2] += $1} END {for (r in n) print n[r], r}' <<<"$out" | sort -n | paste -sd ' ')
+    like "$out" "${2:-^(16 OK|([0-9]+ (OK|ECONNABORTED|ECONNREFUSED|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|EPERM)( |$))+)$}" "$1: each is a connection or an error"
+    diag "$out"
+    is "$(grep -c '^RAW' "${LOG[strict]}")" 0 "$1: and nothing raw"
+}
+ALL='^16 OK$' NONE='^16 ECONNABORTED$' SOME='^([0-9]+ (ETIMEDOUT|ECONNREFUSED|ECONNABORTED)( |$))+$'
+for to in "$NET4" "$NET6"; do
+    url="socks5://$PROXY4:1095" family=IPv4
+    [[ $to == *:* ]] && url="socks5://[$PROXY6]:1095" family=IPv6
+    at="$family, killed"
+    up "$url"
+    between "$to" "$at"
+    kill_it
+    answer
+    after "$at" "$ALL"
+    is "$(app "$TOOLS/who" "$NET4" 9000)" "$CLIENT4" "$at: nobody else is turned anywhere"
+    at="$family, killed and started again"
+    up "$url"
+    between "$to" "$at"
+    kill_it
+    up "$url"
+    answer
+    after "$at" "$NONE"
+    is "$(app timeout 20 "$TOOLS/strict" talk -n 10 "$to" 9000)" "10 OK" "$at: the next ones are stitched"
+    stop undersock
+    at="$family, killed, and somebody takes its filters away"
+    patience 2
+    up "$url"
+    between "$to" "$at"
+    kill_it
+    ns client tc qdisc del dev up0 clsact
+    answer
+    after "$at" "$SOME"
+    patience 5
+    at="$family, stopped"
+    up "$url"
+    between "$to" "$at"
+    bounded 60 "$UNDERSOCK" stop -s "$TMP/undersock.sock"
+    wait_for 60 has_ended undersock
+    answer
+    after "$at" "$NONE"
+    at="$family, workers killed, and another upstream by a reload"
+    up "$url"
+    between "$to" "$at"
+    kill -KILL $(us_workers undersock)
+    config "socks5://$PROXY4:1090" >"$TMP/undersock.conf"
+    us_reload undersock
+    answer
+    after "$at" "$ALL"
+    stop undersock
+done
+
+routes() {
+    ns client ip route replace default via "$PROXY4"
+    ns client ip -6 addr replace "$CLIENT6/64" dev "${1:-up0}" nodad
+    ns client ip -6 route replace default via "$PROXY6"
+}
+for to in "$NET4" "$NET6"; do
+    url="socks5://$PROXY4:1095" family=IPv4 proxy=$PROXY4 own=$CLIENT4 via=10.77.9.1 back=10.77.9.2
+    [[ $to == *:* ]] && url="socks5://[$PROXY6]:1095" family=IPv6 proxy=$PROXY6 own=$CLIENT6 via=fd77:9::1 back=fd77:9::2
+    at="$family, the interface goes down and comes back"
+    up "$url"
+    between "$to" "$at"
+    ns client ip link set up0 down
+    answer
+    ns client ip link set up0 up
+    routes
+    after "$at"
+    stop undersock
+    at="$family, the interface gets another name"
+    up "$url"
+    between "$to" "$at"
+    ns client ip link set up0 name renamed0 2>/dev/null || {
+        ns client ip link set up0 down
+        ns client ip link set up0 name renamed0
+        ns client ip link set renamed0 up
+        routes renamed0
+    }
+    answer
+    after "$at"
+    is "$(app timeout 20 "$TOOLS/strict" talk -n 10 "$to" 9000)" "10 OK" "$at: the next ones too"
+    ns client ip link set renamed0 down
+    ns client ip link set renamed0 name up0
+    ns client ip link set up0 up
+    routes
+    stop undersock
+    at="$family, the interface loses its filters"
+    up "$url"
+    between "$to" "$at"
+    ns client tc qdisc del dev up0 clsact
+    answer
+    after "$at" "$ALL"
+    stop undersock
+    for old in stays goes; do
+        at="$family, a new interface leads there, the old one $old"
+        up "$url"
+        between "$to" "$at"
+        ns_link client new0 "10.77.9.2/24 fd77:9::2/64" proxy new1 "10.77.9.1/24 fd77:9::1/64"
+        ns client ip route replace "$proxy" via "$via" dev new0 src "$own"
+        ns proxy ip route replace "$own" via "$back" dev new1
+        # Its addresses of IPv6 would go with it.
+        ns proxy ip addr add "$PROXY6/128" dev lo nodad
+        [[ $old == stays ]] || ns proxy ip link set down0 down
+        answer
+        after "$at"
+        is "$(app timeout 40 "$TOOLS/strict" talk -n 10 "$to" 9000)" "10 OK" "$at: the next ones too"
+        is "$(relayed)" 0 "$at: none by the relay"
+        ns client ip link del new0
+        ns proxy ip link set down0 up
+        ns proxy ip addr del "$PROXY6/128" dev lo
+        ns proxy ip -6 addr replace "$PROXY6/64" dev down0 nodad
+        routes
+        stop undersock
+    done
+done
+done_testing
