@@ -13,13 +13,14 @@
 /*
  * 0; or -errno with one sentence in `why`:
  * -EPROTO: it was tried, and did not work: nothing must be stitched;
- * -ETIMEDOUT: it was not through after two seconds: likewise;
+ * -ETIMEDOUT: it was not through in time: likewise;
  * -EOPNOTSUPP, -ENOMEM: the kernel lacks what bpf_stitch_open() needs;
  * -EPERM, -EROFS, -ENOENT or another: there is no right or no place to try it (no CAP_SYS_ADMIN for
  * the namespaces, no cgroup2 that can be written): that says nothing of the kernel.
  *
- * Forks, and waits for the child: typically a quarter of a second. Where IPv6 is switched off, IPv4
- * alone is tried. Nothing is left behind, also when the caller is killed meanwhile.
+ * Forks, and waits for the child: typically a quarter of a second, nearly all of it for loading;
+ * never more than ten seconds. Where IPv6 is switched off, IPv4 alone is tried. Nothing is left
+ * behind, also when the caller is killed meanwhile.
  */
 int bpf_stitch_prove(char *why, size_t why_size);
 
