@@ -225,6 +225,11 @@ int bpf_stitch_follow(struct bpf_stitch *s)
     return stitch_links_follow(&s->links);
 }
 
+bool bpf_stitch_is_uncovered(const struct bpf_stitch *s)
+{
+    return s->links.uncovered != 0;
+}
+
 void bpf_stitch_detach(struct bpf_stitch *s)
 {
     stitch_links_detach(&s->links);

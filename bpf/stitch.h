@@ -67,6 +67,9 @@ int bpf_stitch_attach(struct bpf_stitch *s, char *why, size_t why_size);
 int bpf_stitch_link_fd(const struct bpf_stitch *s);
 /* 0 or -errno; never blocks. */
 int bpf_stitch_follow(struct bpf_stitch *s);
+/* Whether some interface that may carry IP cannot have them: connections through it would not come
+ * about, so nothing should be stitched. */
+bool bpf_stitch_is_uncovered(const struct bpf_stitch *s);
 /* Takes the filters off again, and the clsact qdiscs that were made for them if nobody else uses
  * them. */
 void bpf_stitch_detach(struct bpf_stitch *s);

@@ -107,6 +107,14 @@ static bool header_of(unsigned type, bool *ret_bare)
     }
 }
 
+/* Whether IP never goes by such a device, whoever is up. */
+static bool carries_no_ip(unsigned type)
+{
+    return type == ARPHRD_CAN || type == ARPHRD_IEEE80211 || type == ARPHRD_IEEE80211_PRISM ||
+           type == ARPHRD_IEEE80211_RADIOTAP || type == ARPHRD_IEEE802154 ||
+           type == ARPHRD_IEEE802154_MONITOR || type == ARPHRD_NETLINK || type == ARPHRD_VSOCKMON;
+}
+
 static int put_filter(const struct stitch_links *l, int index, enum bpf_tc_attach_point where,
                       int program)
 {
@@ -170,6 +178,14 @@ static void forget(struct stitch_links *l, int index)
         *link = l->links[--l->n];
 }
 
+/* Said once, and not with every message about it. */
+static void say_uncovered(struct stitch_links *l, int index, const char *name, const char *why)
+{
+    if (l->uncovered != index)
+        log_warning("stitch: no filters on %s: connections are relayed: %s", name, why);
+    l->uncovered = index;
+}
+
 static void cover(struct stitch_links *l, int index, unsigned type, const char *name)
 {
     struct stitch_link *link = find(l, index);
@@ -177,8 +193,8 @@ static void cover(struct stitch_links *l, int index, unsigned type, const char *
     int r = 0;
 
     if (!header_of(type, &bare)) {
-        log_debug("stitch: %s is of a type (%u) that is not known: nothing is stitched there", name,
-                  type);
+        if (!carries_no_ip(type))
+            say_uncovered(l, index, name, "its type is not known");
         return;
     }
     if (!had && l->n == STITCH_LINKS_MAX) {
@@ -196,10 +212,12 @@ static void cover(struct stitch_links *l, int index, unsigned type, const char *
             take_filter(l, index, BPF_TC_INGRESS);
         }
     }
+    if (r == 0 && l->uncovered == index)
+        l->uncovered = 0;
     if (r < 0 && r != -ENODEV)
-        log_warning("stitch: no filters on %s, and so no connections through it: %s", name,
-                    r == -EBUSY ? "it has the qdisc \"ingress\", which leaves no room for clsact"
-                                : strerror(-r));
+        say_uncovered(l, index, name,
+                      r == -EBUSY ? "it has the qdisc \"ingress\", which leaves no room for clsact"
+                                  : strerror(-r));
 }
 
 static const char *name_of(const struct nlmsghdr *message)
@@ -302,8 +320,13 @@ static int on_event(const struct nlmsghdr *message, void *ctx)
             cover(l, link->ifi_index, link->ifi_type, name_of(message));
         break;
     case RTM_DELLINK:
-        if (link->ifi_family == AF_UNSPEC)
-            forget(l, link->ifi_index);
+        if (link->ifi_family != AF_UNSPEC)
+            break;
+        forget(l, link->ifi_index);
+        if (l->uncovered == link->ifi_index) {
+            l->uncovered = 0;
+            look(l, 0, on_dumped); /* it may not have been the only one */
+        }
         break;
     case RTM_DELTFILTER:
     case RTM_DELQDISC:

@@ -33,6 +33,7 @@ struct stitch_links {
     int devices; /* STITCH_MAP_DEVICES; the owner's */
     uint32_t handle;
     struct mnl_socket *events;
+    int uncovered; /* index of one that cannot have filters, and may carry IP; 0: there is none */
     struct stitch_link links[STITCH_LINKS_MAX];
     size_t n;
 };

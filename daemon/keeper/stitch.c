@@ -204,6 +204,8 @@ static void use(struct stitch *s)
 
             b->why = route->held        ? "its upstream failed: relayed until it answers"
                      : !has_line(route) ? route->why
+                     : bpf_stitch_is_uncovered(s->bpf)
+                         ? "an interface cannot have its filters (the log names it)"
                      : bpf_capture_is_enclosed(b->bpf)
                          ? "another program looks at the connections of a cgroup around this one"
                      : u->local && !s->proven ? "its upstream is on this host, and not known yet"
@@ -534,6 +536,7 @@ void stitch_event(struct stitch *s, uint64_t ref, uint32_t events)
 
         if (r < 0)
             log_warning("stitch: interfaces cannot be followed: %s", strerror(-r));
+        use(s);
         break;
     }
     case INDEX_EVENTS:

@@ -298,10 +298,12 @@ static void what_cannot_be_covered(void **state)
     assert_false(is_told(s, index));
     assert_false(has_filters(index, INSTANCE));
     assert_covered(s, index_of("us0"));
+    assert_true(bpf_stitch_is_uncovered(s));
 
     /* It is away, and something happens to the interface. */
     assert_int_equal(sh("tc qdisc del dev us1 ingress; ip link set us1 alias x"), 0);
     follow(s);
+    assert_false(bpf_stitch_is_uncovered(s));
     assert_covered(s, index);
     /* And it is there again, in place of ours. */
     assert_int_equal(sh("tc qdisc del dev us1 clsact && tc qdisc add dev us1 ingress"), 0);
