@@ -38,7 +38,7 @@ static int make_line(char *ret, size_t size)
 
 bool stitch_proof_kept(void)
 {
-    char want[LINE_MAX_SIZE], is[LINE_MAX_SIZE];
+    char want[LINE_MAX_SIZE], is[LINE_MAX_SIZE] = "";
     struct stat st;
     int fd = open(STITCH_PROOF_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     ssize_t n = -1;

@@ -27,7 +27,13 @@
 
 void stitch_tell_capture(const struct stitch *s, size_t policy, struct message_capture *m)
 {
-    if (!s || policy >= s->n_bound || !(s->wanted || s->forced))
+    if (!s || policy >= s->n_bound)
+        return;
+    const struct config *c = s->generation->config;
+
+    /* Of "auto" only who could have expected it is told why not. */
+    if (!s->wanted && !s->forced &&
+        (c->fast_path != FAST_AUTO || c->captures[policy].policy.hook != CAPTURE_CGROUP))
         return;
     m->stitched = s->bound[policy].stitched;
     if (m->stitched)

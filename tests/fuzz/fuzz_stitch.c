@@ -276,8 +276,8 @@ static int replies(size_t *ret_left)
     for (; n < x.n_steps; n++) {
         const uint8_t *p = x.replies + at;
         size_t len = x.n_replies - at;
-        struct socks5_reply r5;
-        struct socks4_reply r4;
+        struct socks5_reply r5 = {.rep = 0};
+        struct socks4_reply r4 = {.rep = 0};
         uint8_t method;
         int r;
 
