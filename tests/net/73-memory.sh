@@ -62,9 +62,9 @@ stalled() {
 queued() { ns client ss -Htnp | awk -v p="pid=$worker," 'index($0, p) {s += $2 + $3} END {print s + 0}'; }
 engine_of() { us_sum undersock "$1"; }
 
-us_daemon client < <(conf auto)
-for engine in auto again copy splice sockmap; do
-    if [[ $engine != auto && $engine != again ]]; then
+us_daemon client < <(conf relay) # what is stitched costs a daemon nothing
+for engine in relay again copy splice sockmap; do
+    if [[ $engine != relay && $engine != again ]]; then
         conf $engine >"$TMP/undersock.conf"
         us_reload undersock || bail "reload"
     fi
