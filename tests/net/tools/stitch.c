@@ -37,8 +37,8 @@ static _Noreturn void die(const char *what, const char *why)
 
 static void print_event(void *ctx, const struct stitch_event *e)
 {
-    static const char *const reasons[] = {"?",     "reply",   "hop",     "protocol",   "reset",
-                                          "close", "timeout", "refusal", "unreachable"};
+    static const char *const reasons[] = {"?",     "reply",   "hop",     "protocol", "reset",
+                                          "close", "timeout", "refusal", "silence",  "unreachable"};
 
     (void)ctx;
     printf("failed %s step=%u code=%u verdict=%u\n",
