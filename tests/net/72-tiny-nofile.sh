@@ -4,7 +4,6 @@
 # A tiny RLIMIT_NOFILE: what does not fit is refused and counted, in one line of the log and without a
 # spin; the flows that there are do not notice; when they end, there is room again.
 . "$(dirname "$0")/lib.sh"
-FAST_PATH=${FAST_PATH:-relay} # what is stitched takes no descriptors of ours
 
 topology
 need python3 prlimit setpriv
@@ -21,6 +20,7 @@ TINY=88
 
 cat >"$TMP/tiny.conf" <<CONF
 workers = 1
+fast-path = "relay"
 control = "$TMP/tiny.sock"
 upstream "u" {
     url = "socks5://$PROXY4:1080"
