@@ -156,10 +156,8 @@ static int keep_descriptors(struct bpf_stitch *s, struct bpf_object *object, uns
     return s->events == NULL ? -errno : 0;
 }
 
-static int put_limit(const struct bpf_stitch *s)
+static int put_room(const struct bpf_stitch *s, uint32_t key)
 {
-    const uint32_t key = STITCH_ROOM_LIMIT;
-
     return bpf_map_update_elem(s->maps[ROOM], &key, &s->limit, BPF_ANY);
 }
 
@@ -185,7 +183,9 @@ int bpf_stitch_open(const struct bpf_stitch_options *o, struct bpf_stitch **ret,
         s->instance = o->instance;
         s->limit = o->flows ? o->flows : FLOWS_DEFAULT;
         s->limit -= s->limit / SLACK;
-        r = put_limit(s);
+        r = put_room(s, STITCH_ROOM_SIZE);
+        if (r == 0)
+            r = put_room(s, STITCH_ROOM_LIMIT);
     }
     bpf_object__close(object);
     if (r < 0) {
@@ -383,7 +383,7 @@ int bpf_stitch_sweep(struct bpf_stitch *s, int64_t now)
     int r = bpf_stitch_each(s, take_over, &sweep);
 
     if (sweep.n > 0 && r == 0)
-        r = put_limit(s);
+        r = put_room(s, STITCH_ROOM_LIMIT);
     s->swept = now;
     return r < 0 ? r : sweep.n;
 }

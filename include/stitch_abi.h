@@ -36,11 +36,13 @@
  * Whether STITCH_MAP_FLOWS has room for one more: while TAKEN < LIMIT. Each number has one side
  * that writes it, so neither has to be locked: TAKEN is how many records the programs have made,
  * less those they have taken out; LIMIT is how many there may be, and those that user space has
- * taken out.
+ * taken out. There is none at all while LIMIT - TAKEN is SIZE, which never changes: a record counts
+ * from before its SYN is out, and until after it is gone.
  */
 #define STITCH_ROOM_TAKEN 0
 #define STITCH_ROOM_LIMIT 1
-#define STITCH_N_ROOM     2
+#define STITCH_ROOM_SIZE  2
+#define STITCH_N_ROOM     3
 
 /* stitch_flow.bytes: what the script has, then the last step's message. */
 #define STITCH_STATIC  512

@@ -51,7 +51,8 @@ static uint32_t random_below(uint32_t n)
 static int open_object(void)
 {
     struct bpf_program *p;
-    uint32_t word_at = PORT / 64;
+    uint32_t word_at = PORT / 64, taken = STITCH_ROOM_TAKEN;
+    uint64_t one = 1;
     uint64_t bits = UINT64_C(1) << (PORT % 64);
 
     /* cppcheck-suppress comparePointers; two symbols of one object */
@@ -61,6 +62,10 @@ static int open_object(void)
     p = bpf_object__find_program_by_name(object, "us_st_in");
     program = p ? bpf_program__fd(p) : -1;
     flows = bpf_object__find_map_fd_by_name(object, STITCH_MAP_FLOWS);
+    /* Records are put in from here, and nobody counts them. */
+    if (bpf_map_update_elem(bpf_object__find_map_fd_by_name(object, STITCH_MAP_ROOM), &taken, &one,
+                            BPF_ANY) < 0)
+        return -errno;
     return bpf_map_update_elem(bpf_object__find_map_fd_by_name(object, STITCH_MAP_PORTS), &word_at,
                                &bits, BPF_ANY);
 }
@@ -221,6 +226,7 @@ static void in_model(const uint8_t *packet, size_t len, const struct stitch_key 
     struct kernel_packet p = {.ctx.len = (uint32_t)len, .ctx.ifindex = LOOPBACK};
 
     kernel_reset();
+    kernel_room[STITCH_ROOM_TAKEN] = 1;
     kernel_script.server.port = PORT;
     kernel_ports = UINT64_C(1) << (PORT % 64);
     assert_int_equal(model_update(&us_st_flows, key, f, BPF_ANY), 0);
