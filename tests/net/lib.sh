@@ -709,7 +709,7 @@ us_sum() {
 # us_serving NAME COUNTER: of those that do not drain, whose counters go when they end.
 us_serving() { us_status "$1" "sum(w['$2'] for w in s['workers'] if not w['draining'])"; }
 us_fast_path() { # NAME
-    [[ -z ${FAST_PATH:-} ]] || grep -q '^fast-path' "$TMP/$1.conf" || echo "fast-path = \"$FAST_PATH\"" >>"$TMP/$1.conf"
+    [[ -z ${FAST_PATH:-} || ! -e $TMP/$1.conf ]] || grep -q '^fast-path' "$TMP/$1.conf" || echo "fast-path = \"$FAST_PATH\"" >>"$TMP/$1.conf"
 }
 us_reload() {
     us_fast_path "$1"
