@@ -170,24 +170,28 @@ static void check(const unsigned char *image, size_t size, const char *name)
 static void connect_programs(void **state)
 {
     (void)state;
+    /* cppcheck-suppress comparePointers; two symbols of one object */
     check(bpf_embed_connect, BPF_EMBED_SIZE(connect), "us_connect");
 }
 
 static void hold_programs(void **state)
 {
     (void)state;
+    /* cppcheck-suppress comparePointers; likewise */
     check(bpf_embed_hold, BPF_EMBED_SIZE(hold), "us_hold");
 }
 
 static void sockmap_programs(void **state)
 {
     (void)state;
+    /* cppcheck-suppress comparePointers; likewise */
     check(bpf_embed_sockmap, BPF_EMBED_SIZE(sockmap), "us_sockmap");
 }
 
 static void stitch_programs(void **state)
 {
     (void)state;
+    /* cppcheck-suppress comparePointers; likewise */
     check(bpf_embed_stitch, BPF_EMBED_SIZE(stitch), "us_stitch");
 }
 
