@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <bpf/bpf.h>
@@ -20,7 +19,7 @@
 #include "bpf/embed.h"
 #include "bpf/object.h"
 #include "bpf/stitch_abort.h"
-#include "bpf/stitch_left.h"
+#include "bpf/stitch_guards.h"
 #include "bpf/stitch_links.h"
 #include "log.h"
 
@@ -38,10 +37,6 @@
  * taken: one for each CPU, and those that wait for the address of a neighbour. */
 #define SLACK 16
 
-/* Of the 64 programs of a kind that a cgroup takes, the rest is left to others, and to our own that
- * hold SYNs: guards of who was killed may have piled up. */
-#define PROGRAMS_MAX 48
-
 enum map { SCRIPTS, NAMES, FLOWS, ROOM, DEVICES, OWNERS, PORTS, COUNTERS, EVENTS, SOCKETS, N_MAPS };
 
 static const char *const map_names[N_MAPS] = {
@@ -51,23 +46,9 @@ static const char *const map_names[N_MAPS] = {
     [SOCKETS] = ABI_MAP_SOCKETS,
 };
 
-static const struct {
-    const char *program;
-    enum bpf_attach_type type;
-} guards[2] = {
-    {"us_st_guard", BPF_CGROUP_INET_EGRESS},
-    {"us_st_guard_in", BPF_CGROUP_INET_INGRESS},
-};
-
-#define GUARDED_MAX 256 /* cgroups */
-
 struct bpf_stitch {
     int maps[N_MAPS];
-    int guards[2]; /* what leaves, what arrives */
-    struct {
-        uint64_t cgroup;
-        unsigned n; /* captures of it; the programs cannot be attached twice */
-    } guarded[GUARDED_MAX];
+    struct stitch_guards guards;
     struct stitch_links links;
     struct ring_buffer *events;
     bpf_stitch_event_fn event_fn; /* only while polling */
@@ -75,7 +56,6 @@ struct bpf_stitch {
     int64_t swept;                  /* when, last */
     uint16_t ports[STITCH_SCRIPTS]; /* of the servers in SCRIPTS; 0: not in use */
     uint64_t limit;                 /* STITCH_ROOM_LIMIT */
-    unsigned instance;
 };
 
 static int on_event(void *ctx, void *data, size_t size)
@@ -144,12 +124,9 @@ static int keep_descriptors(struct bpf_stitch *s, struct bpf_object *object, uns
         if (s->maps[i] < 0)
             return s->maps[i];
     }
-    for (size_t i = 0; i < 2; i++) {
-        s->guards[i] = bpf_object_dup_program(object, guards[i].program);
-        if (s->guards[i] < 0)
-            return s->guards[i];
-    }
-    r = stitch_links_open(&s->links, object, s->maps[DEVICES], instance);
+    r = stitch_guards_open(&s->guards, object, s->maps[OWNERS], instance);
+    if (r == 0)
+        r = stitch_links_open(&s->links, object, s->maps[DEVICES], instance);
     if (r < 0)
         return r;
     s->events = ring_buffer__new(s->maps[EVENTS], on_event, s, NULL);
@@ -174,13 +151,12 @@ int bpf_stitch_open(const struct bpf_stitch_options *o, struct bpf_stitch **ret,
     }
     for (size_t i = 0; i < N_MAPS; i++)
         s->maps[i] = -1;
-    s->guards[0] = s->guards[1] = -1;
+    stitch_guards_init(&s->guards);
     stitch_links_init(&s->links);
     r = load(o, &object);
     if (r == 0)
         r = keep_descriptors(s, object, o->instance);
     if (r == 0) {
-        s->instance = o->instance;
         s->limit = o->flows ? o->flows : FLOWS_DEFAULT;
         s->limit -= s->limit / SLACK;
         r = put_room(s, STITCH_ROOM_SIZE);
@@ -205,8 +181,7 @@ void bpf_stitch_close(struct bpf_stitch *s)
     stitch_links_close(&s->links);
     for (size_t i = 0; i < N_MAPS; i++)
         fd_close(&s->maps[i]);
-    for (size_t i = 0; i < 2; i++)
-        fd_close(&s->guards[i]);
+    stitch_guards_close(&s->guards);
     free(s);
 }
 
@@ -424,72 +399,13 @@ int bpf_stitch_map_fd(const struct bpf_stitch *s, const char *name)
     return -ENOENT;
 }
 
-/* How many captures of a cgroup have its guards; NULL: there is no room for another cgroup. */
-static unsigned *guarded(struct bpf_stitch *s, int cgroup_fd)
-{
-    struct stat st;
-    size_t at = GUARDED_MAX;
-
-    if (fstat(cgroup_fd, &st) < 0)
-        return NULL;
-    for (size_t i = 0; i < GUARDED_MAX; i++) {
-        if (s->guarded[i].n > 0 && s->guarded[i].cgroup == st.st_ino)
-            return &s->guarded[i].n;
-        if (s->guarded[i].n == 0 && at == GUARDED_MAX)
-            at = i;
-    }
-    if (at == GUARDED_MAX)
-        return NULL;
-    s->guarded[at].cgroup = st.st_ino;
-    return &s->guarded[at].n;
-}
-
 int bpf_stitch_guard(struct bpf_stitch *s, uint64_t instance, int cgroup_fd, char *why,
                      size_t why_size)
 {
-    struct stitch_owner owner;
-    unsigned *n = guarded(s, cgroup_fd);
-    int programs = stitch_left_count(cgroup_fd);
-    int r = stitch_left_sign(cgroup_fd, s->instance, &owner);
-
-    if (n == NULL) {
-        snprintf(why, why_size, WHAT ": more than %d cgroups", GUARDED_MAX);
-        return -ENOSPC;
-    }
-    if (*n == 0 && programs >= PROGRAMS_MAX) {
-        snprintf(why, why_size,
-                 "there are %d programs on the cgroup, perhaps guards of daemons that were killed "
-                 "(\"bpftool cgroup tree\"); a start with CAP_SYS_ADMIN takes such off",
-                 programs);
-        return -E2BIG;
-    }
-    if (r == 0)
-        r = bpf_map_update_elem(s->maps[OWNERS], &instance, &owner, BPF_ANY);
-    if (r < 0) {
-        snprintf(why, why_size, WHAT ": %s", strerror(-r));
-        return r;
-    }
-    if (++*n > 1)
-        return 0;
-    for (size_t i = 0; i < 2; i++) {
-        if (bpf_prog_attach(s->guards[i], cgroup_fd, guards[i].type, BPF_F_ALLOW_MULTI) < 0) {
-            r = -errno;
-            snprintf(why, why_size, "%s cannot be attached to the cgroup: %s", guards[i].program,
-                     strerror(-r));
-            bpf_stitch_unguard(s, instance, cgroup_fd);
-            return r;
-        }
-    }
-    return 0;
+    return stitch_guards_put(&s->guards, instance, cgroup_fd, why, why_size);
 }
 
 void bpf_stitch_unguard(struct bpf_stitch *s, uint64_t instance, int cgroup_fd)
 {
-    unsigned *n = guarded(s, cgroup_fd);
-
-    if (n != NULL && *n > 0 && --*n == 0) {
-        for (size_t i = 0; i < 2; i++)
-            bpf_prog_detach2(s->guards[i], cgroup_fd, guards[i].type);
-    }
-    bpf_map_delete_elem(s->maps[OWNERS], &instance);
+    stitch_guards_take(&s->guards, instance, cgroup_fd);
 }
