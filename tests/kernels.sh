@@ -80,9 +80,15 @@ trap 'exit 130' INT TERM HUP
 
 # ---- What the guest keeps in memory --------------------------------------------------------------
 
-# Python itself, where python3 is only a script that looks for one.
-python=$(python3 -c 'import sys; print(sys.executable)') && [[ $python ]] || python=/usr/bin/python3
+# The distribution's python3, if it is there: another one may be a script that looks for one.
+python=/usr/bin/python3
+[[ -x $python ]] || python=$(python3 -c 'import sys; print(sys.executable)')
+stdlib=$("$python" -ISc 'import sysconfig; print(sysconfig.get_path("stdlib"))')
 
+# Nobody's modules are needed but Python's own; each directory of others makes it slower to start.
+mapfile -t sites < <("$python" -ISc 'import site; print(*site.getsitepackages(), sep="\n")')
+# Directories that are copied as a whole, and stand in the place of the host's.
+whole=("$TOP/tests" "$(realpath -- "$B")/tests/tools" "$stdlib")
 # The paths that are copied; one that is missing here, or forgotten, is only slower.
 copied() {
     local programs=() words
@@ -96,22 +102,28 @@ copied() {
         printf '%s\n' "${programs[@]}" "$python" "$(realpath -- "$python")"
         ldd "${programs[@]}" "$python" "$B"/undersock "$B"/tests/unit/bpf/test_probe 2>/dev/null |
             grep -oE '/[^ :]+ \(0x' | cut -d' ' -f1
-        find "$("$python" -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
+        find "$stdlib" \
             \( -name site-packages -o -name dist-packages -o -name test -o -name tests -o -name idlelib \
             -o -name ensurepip -o -name 'config-*' -o -name lib2to3 \) -prune -o -type f -print
         find /etc/iproute2 /usr/lib/locale/C.utf8 /usr/lib/*/gconv/gconv-modules.cache -type f
-        ls -d /etc/{ld.so.cache,localtime,passwd,group,nsswitch.conf,hosts,resolv.conf,protocols,services} \
+        find / -maxdepth 1 -type l
+        ls -d /var/run /etc/{ld.so.cache,localtime,passwd,group,nsswitch.conf,hosts,resolv.conf,protocols,services} \
             /usr/share/locale/locale.alias /lib/*/libnss_*.so.2 {,/usr}/lib{,64}/ld-linux*
         find "$TOP/tests" "$TOP/nft" -type f
         find "$(realpath -- "$B")" -name unit -prune -o -name fuzz -prune -o -type f ! -name '*.[oda]' -print
         ls -d "$@"
     } 2>/dev/null | sort -u | while read -r path; do
-        echo "$(realpath -- "${path%/*}")/${path##*/}"
+        echo "$(realpath -- "${path%/*}" 2>/dev/null)/${path##*/}"
         [[ ! -L $path ]] || readlink -e -- "$path"
     done
 }
+# The static tools that tests would build there.
+mkdir "$tmp/static"
+grep -hoE '\$\(static_tool [a-z]+' tests/net/*.sh | cut -d' ' -f2 | sort -u | while read -r tool; do
+    ${CC:-cc} -std=c17 -D_GNU_SOURCE -O2 -static -o "$tmp/static/$tool" "tests/net/tools/$tool.c" -lpthread
+done
 # With the directories above each, for their modes.
-copied "$@" | awk '{while ($0 != "") {if (!seen[$0]++) print; sub("/[^/]*$", "")}}' | sort | sed 's|^/||' |
+copied "$tmp"/static/* "$@" | awk '{while ($0 != "") {if (!seen[$0]++) print; sub("/[^/]*$", "")}}' | sort | sed 's|^/||' |
     (cd / && cpio -o -H newc --quiet) >"$tmp/copied" || die "cpio"
 
 # ---- What it boots ------------------------------------------------------------------------------
@@ -145,14 +157,16 @@ $b mkdir /overlay/upper /overlay/work
 $b mount -t tmpfs -o size=50% copied /copied
 (cd /copied && $b cpio -i </host/COPIED) || $b poweroff -f
 $b mount -t overlay -o lowerdir=/copied:/host,upperdir=/overlay/upper,workdir=/overlay/work root /new || $b poweroff -f
+for d in WHOLE; do $b mount --bind "/copied$d" "/new$d"; done
+for d in SITES; do [ ! -d "/new$d" ] || $b mount -t tmpfs none "/new$d"; done
 for d in proc sys dev; do $b mount --move /$d /new/$d; done
 $b mount -t tmpfs run /new/run
 $b cp /guest /new/run/guest
 exec $b switch_root /new /bin/bash /run/guest
 INIT
-sed -i "s|/COPIED|$tmp/copied|" "$tmp/root/init"
+sed -i "s|/COPIED|$tmp/copied|; s|WHOLE|${whole[*]@Q}|; s|SITES|${sites[*]@Q}|" "$tmp/root/init"
 cat >"$tmp/root/guest" <<GUEST
-export PATH=${python%/*}:$PATH HOME=/root LC_ALL=C.UTF-8 B=${B@Q} V=${V:-} JOBS=${JOBS:-1}
+export PATH=${python%/*}:$PATH HOME=/root LC_ALL=C.UTF-8 B=${B@Q} V=${V:-} JOBS=${JOBS:-1} STATIC_TOOLS=$tmp/static
 cd ${TOP@Q} || exit
 mkdir -p /dev/pts /dev/shm /lib/modules/$version
 mount -t devpts devpts /dev/pts
