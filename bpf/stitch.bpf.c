@@ -142,6 +142,23 @@ static __always_inline struct abi_socket *stitched_socket(struct __sk_buff *skb)
     return bpf_map_lookup_elem(&us_st_owners, &state->instance) ? state : NULL;
 }
 
+/* No handshake at all, as nearly all of the time. */
+static __always_inline bool is_idle(void)
+{
+    __u32 which[] = {STITCH_ROOM_TAKEN, STITCH_ROOM_LIMIT, STITCH_ROOM_SIZE};
+    __u64 *taken = bpf_map_lookup_elem(&us_st_room, &which[0]);
+    __u64 *limit = bpf_map_lookup_elem(&us_st_room, &which[1]);
+    __u64 *size = bpf_map_lookup_elem(&us_st_room, &which[2]);
+
+    return taken && limit && size && *limit - *taken == *size;
+}
+
+/* Such a socket is in no handshake any more. */
+static __always_inline bool is_connected(struct __sk_buff *skb)
+{
+    return skb->sk && skb->sk->state == BPF_TCP_ESTABLISHED;
+}
+
 /* --- doing -------------------------------------------------------------------------------------
  */
 
@@ -303,17 +320,6 @@ static __always_inline int to_server(struct __sk_buff *skb, struct plan *plan, _
     return bpf_redirect(plan->interface, 0);
 }
 
-/* No handshake at all: what arrives is of nobody here, as nearly all of the time. */
-static __always_inline bool is_idle(void)
-{
-    __u32 which[] = {STITCH_ROOM_TAKEN, STITCH_ROOM_LIMIT, STITCH_ROOM_SIZE};
-    __u64 *taken = bpf_map_lookup_elem(&us_st_room, &which[0]);
-    __u64 *limit = bpf_map_lookup_elem(&us_st_room, &which[1]);
-    __u64 *size = bpf_map_lookup_elem(&us_st_room, &which[2]);
-
-    return taken && limit && size && *limit - *taken == *size;
-}
-
 static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
 {
     struct packet p = {};
@@ -323,7 +329,7 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
     struct plan *plan;
     __u64 now;
 
-    if (is_idle())
+    if (is_idle()) /* what arrives is of nobody here */
         return PASS;
     if (skb->tc_index == OURS) /* and it stays so: there may be others like us, and devices above */
         return PASS;
@@ -586,11 +592,16 @@ static __always_inline bool is_wrapped(struct __sk_buff *skb, __u32 l2)
 
 static __always_inline int outgoing(struct __sk_buff *skb, __u32 l2)
 {
-    struct abi_socket *state = stitched_socket(skb);
+    struct abi_socket *state;
     struct stitch_flow *f;
     struct packet p = {};
     __s32 behind;
 
+    /* What is connected was granted, and is free when its record has gone; and it has been at the
+     * guard. To look for its storage would cost each packet more than all the rest does. */
+    if (is_idle() && is_connected(skb))
+        return PASS;
+    state = stitched_socket(skb);
     if (!state || is_wrapped(skb, l2))
         return PASS;
     if (parse(skb, l2, false, &p))
@@ -636,6 +647,14 @@ static __always_inline bool is_granted(const struct packet *p)
     return f && f->state == STITCH_GRANTED;
 }
 
+/* The same of a SYN-ACK, of this handshake and no earlier one with the same ports. */
+static __always_inline bool is_answer(const struct packet *p)
+{
+    struct stitch_flow *f = bpf_map_lookup_elem(&us_st_flows, &p->key);
+
+    return f && f->state == STITCH_GRANTED && p->flags & TCP_ACK && p->ack == f->isn_client + 1;
+}
+
 static __always_inline int guard_drops(void)
 {
     count(STITCH_COUNT_GUARDED);
@@ -667,12 +686,15 @@ int us_st_guard(struct __sk_buff *skb)
 SEC("cgroup_skb/ingress")
 int us_st_guard_in(struct __sk_buff *skb)
 {
-    struct abi_socket *state = stitched_socket(skb);
+    struct abi_socket *state;
     struct packet p = {};
 
+    if (is_connected(skb))
+        return CGROUP_PASS;
+    state = stitched_socket(skb);
     if (!state)
         return CGROUP_PASS;
-    if (!parse(skb, 0, true, &p) && (!(p.flags & TCP_SYN) || is_granted(&p)))
+    if (!parse(skb, 0, true, &p) && (!(p.flags & TCP_SYN) || is_answer(&p)))
         return CGROUP_PASS;
     return guard_drops();
 }
