@@ -146,4 +146,5 @@ def heading(doc):
             f"redsocks {m['redsocks']}, undersock {m['undersock']}\n"
             f"SOCKS server: {doc['server']}; congestion control {m['congestion_control']}; "
             f"{doc['rounds']} interleaved rounds, slices of {doc['seconds']:g} s, "
-            f"{doc['flows']:,} idle flows")
+            f"{doc['flows']:,} idle flows"
+            + ("; every host with a stateful firewall" if doc.get("firewall") else ""))

@@ -132,9 +132,9 @@ class Bench:
             command = ["sh", "-c", enter, "sh", *command]
         return command
 
-    def load(self, row, *argv, tool=LOAD):
-        p = subprocess.run(self.command(row, *argv, tool=tool), capture_output=True, text=True,
-                           timeout=180)
+    def load(self, row, *argv, tool=LOAD, prefix=()):
+        p = subprocess.run([*prefix, *self.command(row, *argv, tool=tool)], capture_output=True,
+                           text=True, timeout=180)
         lines = p.stdout.strip().splitlines()
         if not lines:
             raise RuntimeError(f"{os.path.basename(tool)} {' '.join(argv)}: status {p.returncode}: {p.stderr.strip()}")
@@ -189,8 +189,19 @@ class Bench:
         self.note(row, key, r["gbit_per_second"])
 
     def round_trips(self, row, key, size):
+        """All of it on one CPU: where there are more it is the scheduler that decides, anew for each
+        connection, whether the peer is woken on another one, asleep, which takes several times as
+        long as all the rest."""
+        all_cpus, cpu = os.sched_getaffinity(0), machine.one_cpu()
+        pids = [p for q in (*redirectors.servers(), *self.pids(row)) for p in machine.tree(q)]
         before = self.clocks(row)
-        r = self.load(row, "rr", "-s", size, "-T", str(self.args.seconds / 2))
+        try:
+            if cpu is not None:
+                machine.pin(pids, {cpu})
+            r = self.load(row, "rr", "-s", size, "-T", str(self.args.seconds / 2),
+                          prefix=[] if cpu is None else ["taskset", "-c", str(cpu)])
+        finally:
+            machine.pin(pids, all_cpus)
         self.note_cpu(row, key, before, r["done"] / 1e6)
         self.note_errors(row, key, r["errors"])
         self.note_spread(row, key, r)
@@ -349,7 +360,7 @@ class Bench:
                "server": a.server, "set": a.set, "measured": a.measure, "rounds": a.rounds,
                "seconds": a.seconds, "flows": a.flows, "messages": a.messages, "warm_up": WARM_UP,
                "offered": a.offered, "moderate": a.moderate, "senders": SENDERS,
-               "fast_path": a.fast_path, "workers": a.workers,
+               "fast_path": a.fast_path, "workers": a.workers, "firewall": a.firewall,
                "rows": {row: rows.get(row, {}) for row in ROWS if row in self.rows},
                "errors": self.errors, "left_out": self.left_out, "notes": self.notes}
         for row in set(OURS) & set(self.errors):
