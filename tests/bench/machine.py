@@ -22,12 +22,6 @@ def tree(pid):
     return pids
 
 
-def one_cpu():
-    """The CPU for what must not be spread; None where there is one anyway."""
-    cpus = os.sched_getaffinity(0)
-    return max(cpus) if len(cpus) > 1 else None
-
-
 def pin(pids, cpus):
     """All their threads run on these CPUs from now on."""
     for pid in pids:

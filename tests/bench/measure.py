@@ -188,23 +188,25 @@ class Bench:
         self.note_errors(row, key, r["errors"])
         self.note(row, key, r["gbit_per_second"])
 
-    def round_trips(self, row, key, size):
-        """All of it on one CPU: where there are more it is the scheduler that decides, anew for each
-        connection, whether the peer is woken on another one, asleep, which takes several times as
-        long as all the rest."""
-        all_cpus, cpu = os.sched_getaffinity(0), machine.one_cpu()
-        pids = [p for q in (*redirectors.servers(), *self.pids(row)) for p in machine.tree(q)]
+    def round_trips(self, row, key, size, prefix=()):
         before = self.clocks(row)
-        try:
-            if cpu is not None:
-                machine.pin(pids, {cpu})
-            r = self.load(row, "rr", "-s", size, "-T", str(self.args.seconds / 2),
-                          prefix=[] if cpu is None else ["taskset", "-c", str(cpu)])
-        finally:
-            machine.pin(pids, all_cpus)
+        r = self.load(row, "rr", "-s", size, "-T", str(self.args.seconds / 2), prefix=prefix)
         self.note_cpu(row, key, before, r["done"] / 1e6)
         self.note_errors(row, key, r["errors"])
         self.note_spread(row, key, r)
+
+    def round_trips_on_one(self, row, key, size):
+        """All processes of the row on one CPU. On more it is the scheduler that decides, anew for
+        each connection, whether the peer is woken on another one, which sleeps: that takes several
+        times as long as all the rest. This is what the way itself costs."""
+        cpus = os.sched_getaffinity(0)
+        cpu = max(cpus)
+        pids = [p for q in (*redirectors.servers(), *self.pids(row)) for p in machine.tree(q)]
+        machine.pin(pids, {cpu})
+        try:
+            self.round_trips(row, f"{key}_one", size, prefix=("taskset", "-c", str(cpu)))
+        finally:
+            machine.pin(pids, cpus)
 
     def messages(self, row):
         p, opened = self.phased(row, "messages", "-n", str(self.args.messages), "-w",
@@ -294,6 +296,9 @@ class Bench:
         if "rr" in what:
             for key, size in TRIPS:
                 yield lambda row, k=key, s=size: self.round_trips(row, k, s)
+        if "rr1" in what:
+            for key, size in (TRIPS[0], TRIPS[-1]):
+                yield lambda row, k=key, s=size: self.round_trips_on_one(row, k, s)
         if "messages" in what:
             yield self.messages
         if "conn" in what:

@@ -24,7 +24,7 @@ connect = "honest" and fast-path = "{fast_path}"; -stitch: connections are stitc
 chooses how it moves bytes. plain has neither proxy nor SOCKS.
 connect(): until the application may write. native speaks SOCKS itself, which is in it. early and
 redsocks say "connected" before the SOCKS server has been asked; honest says what it answered.
-forward has no SOCKS at all. Round trips: one connection, all processes of the row on one CPU. Messages: 64 bytes there and back, one under way on each connection,
+forward has no SOCKS at all. Messages: 64 bytes there and back, one under way on each connection,
 counted after {warm_up} on each, when fast-path = "auto" has chosen.
 Slab is of the whole machine, both ends of the flows: native, or forward, is its floor. What the
 kernel does outside processes, as the sockmap does, is only in "whole machine busy".

@@ -62,7 +62,7 @@ TABLES = [
     ("A gateway's", "forward", "gw-redsocks", variants("gw-ours")),
 ]
 
-MEASUREMENTS = ("idle", "bulk", "rr", "messages", "conn", "udp")
+MEASUREMENTS = ("idle", "bulk", "rr", "rr1", "messages", "conn", "udp")
 TCP = MEASUREMENTS[:-1]
 
 BASE = ("native", "redsocks", "output", "cgroup-stitch", "cgroup-relay", "forward", "gw-redsocks",
