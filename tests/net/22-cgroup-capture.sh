@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# alone
 #
 # `undersock daemon` with hook = "cgroup": the members of that cgroup and of those below it go through
 # the proxy and see the peer they asked for, nobody else does, a member in another network namespace
