@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
 # tests/run.sh [-t SECONDS] FILE...: runs test programs and scripts that print TAP, prints a line for
-# each and the whole output of those that fail, and the sums at the end. One after the other, but for
-# namespace scenarios, of which JOBS (default 2) run at once: they have their own namespaces and
-# cgroups and mostly wait. One with "# alone" in its first 30 lines has the machine to itself.
+# each and the whole output of those that fail, and the sums at the end. JOBS of them (default 3) run at
+# once, as they mostly wait: scenarios have their own namespaces and cgroups, and a program is given a
+# network namespace with a loopback. Without root, programs run one after the other. A script with
+# "# alone" in its first 30 lines has the machine to itself, and comes first; one with "# long" comes
+# before other scenarios, lest everybody waits for it in the end.
 #
 #     V=1      the output of all of them
 #     JOBS=1   strictly one after the other
@@ -35,7 +37,7 @@ if [[ ${1:-} == -t ]]; then
     shift 2
 fi
 
-JOBS=${JOBS:-2}
+JOBS=${JOBS:-3}
 passed=0 failed=0 skipped=0 unexpected=0
 declare -A child_of=()
 bad_files=()
@@ -125,7 +127,14 @@ name_of() {
     echo "${name#./}"
 }
 
-alone() { [[ $1 != *tests/net/* ]] || head -n 30 "$1" | grep -q '^# alone'; }
+says() { head -n 30 "$1" | tr -d '\0' | grep -q "^# $2\$"; }
+# Programs bind ports of the loopback, and some count on one that nobody listens on.
+OWN_LOOPBACK=()
+if ((EUID == 0)) && unshare --net ip link set lo up 2>/dev/null; then
+    # shellcheck disable=SC2016
+    OWN_LOOPBACK=(unshare --net sh -c 'ip link set lo up && exec "$@"' sh)
+fi
+alone() { says "$1" alone || [[ ${1##*/} != *.* && ${#OWN_LOOPBACK[@]} == 0 ]]; }
 
 # start N: files[N] in the background; its output, status and time are in files of its number.
 start() {
@@ -136,6 +145,7 @@ start() {
     */*) ;;
     *) command=("./$file") ;;
     esac
+    [[ $name != tests/unit/* ]] || command=(${OWN_LOOPBACK[@]+"${OWN_LOOPBACK[@]}"} "${command[@]}")
     # The corpus of a fuzz target is named like it.
     case $name in
     tests/fuzz/replay_*) command+=("tests/fuzz/corpus/${name#tests/fuzz/replay_}") ;;
@@ -211,12 +221,20 @@ report() {
 }
 
 # Those that are alone come first, as they must wait for nobody then.
-files=() shared=()
+files=() long=() shared=() scenarios=()
 for file; do
-    if alone "$file"; then files+=("$file"); else shared+=("$file"); fi
+    if alone "$file"; then
+        files+=("$file")
+    elif says "$file" long; then
+        long+=("$file")
+    elif [[ $file == *tests/net/* ]]; then
+        scenarios+=("$file")
+    else
+        shared+=("$file")
+    fi
 done
 n_alone=${#files[@]}
-files+=(${shared[@]+"${shared[@]}"})
+files+=(${shared[@]+"${shared[@]}"} ${long[@]+"${long[@]}"} ${scenarios[@]+"${scenarios[@]}"})
 for n in "${!files[@]}"; do
     room=$((n < n_alone ? 1 : JOBS))
     while ((${#child_of[@]} >= room)); do reap; done

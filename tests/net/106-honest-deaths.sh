@@ -5,7 +5,10 @@
 # and nobody notices; the daemon is killed, and on-exit says what becomes of them. In no case does an
 # application hang, or get through where it must not.
 . "$(dirname "$0")/lib.sh"
-FAST_PATH=${FAST_PATH:-relay} # what is stitched is not held by us, and outlives us
+FAST_PATH=${FAST_PATH:-relay}
+# Whose SYNs we hold: what is stitched outlives us, which 154 is about.
+HELD=(output gateway cgroup)
+[[ $FAST_PATH == stitch ]] && HELD=(output gateway)
 . "$LIB_DIR/lan.sh"
 . "$LIB_DIR/honest.sh"
 
@@ -116,11 +119,9 @@ for hook in output gateway cgroup; do
     is "$(results held $hook)" "OK=20" "$hook: the held ones are connected when it is granted"
 done
 num "$(verdicts port:20020)" -le 240 "and were asked for once by each configuration at most"
-nothing_left "after the reloads"
-check "the old workers go" -- wait_for 20 eval '[[ $(us_workers undersock | wc -w) == 2 ]]'
 # The other verdicts, likewise.
 each held -n 10 -t 40 -- 20020
-wait_for 10 verdicts_are waiting -eq 60
+wait_for 10 verdicts_are waiting -ge 60
 config >"$TMP/undersock.conf"
 us_reload undersock || bail "reload"
 sleep 1.5
@@ -133,7 +134,7 @@ done
 
 # --- a capture goes with a reload while its SYNs are held: what comes again goes the new way
 each held -n 5 -t 40 -- 20020
-wait_for 10 verdicts_are waiting -eq 30
+wait_for 10 verdicts_are waiting -ge 30
 config 'not-to = { "203.0.113.0/24", "2001:db8:113::/64" }' >"$TMP/undersock.conf"
 us_reload undersock || bail "reload"
 verdicts release 5 >/dev/null
@@ -143,7 +144,12 @@ done
 results held cgroup >/dev/null
 config >"$TMP/undersock.conf"
 us_reload undersock || bail "reload"
-nothing_left "after that"
+# Questions that nobody waits for any more: they end when they are answered, and what was granted to
+# nobody, further up, after 15 seconds.
+answered() { verdicts release 5 && us_is undersock flows -eq 0; }
+wait_for 30 answered
+nothing_left "after the reloads"
+check "the old workers go" -- wait_for 20 eval '[[ $(us_workers undersock | wc -w) == 2 ]]'
 
 # --- the daemon is killed
 for exit in open closed; do
@@ -152,19 +158,20 @@ for exit in open closed; do
     for p in 20000 20014 20020; do : >"${LOG[direct-$p]}"; done
     us_daemon client < <(config "on-exit = \"$exit\"")
     # who, as it says whom the other end has seen.
-    for hook in output gateway cgroup; do
+    for hook in "${HELD[@]}"; do
         where $hook
         for f in 4 6; do
             a=NET$f
             start "killed-$hook-$f" -- "${WHERE[@]}" "$TOOLS/who" -t 60 "${!a}" 20020
         done
     done
-    wait_for 10 verdicts_are waiting -eq 6
-    is "$(verdicts waiting)" 6 "on-exit = \"$exit\": six SYNs are held"
+    n=$((2 * ${#HELD[@]}))
+    wait_for 10 verdicts_are waiting -eq $n
+    is "$(verdicts waiting)" $n "on-exit = \"$exit\": $n SYNs are held"
     kill -KILL "${PID[undersock]}"
     ended undersock 10 2>/dev/null
     check "on-exit = \"$exit\": the daemon is killed, its upstream connections go with it" -- wait_for 15 verdicts_are open -eq 0
-    for hook in output gateway cgroup; do
+    for hook in "${HELD[@]}"; do
         for f in 4 6; do
             wait_exit "killed-$hook-$f" 40
             got=$(tail -n 1 "${LOG[killed-$hook-$f]}")

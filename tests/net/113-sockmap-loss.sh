@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# alone
 #
 # The in-kernel fast path over a network that loses packets, with receive buffers so small that
 # senders cut their segments anew: what is repeated comes in other pieces than before, some bytes

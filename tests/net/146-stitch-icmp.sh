@@ -11,6 +11,7 @@ need nft tc python3
 topology
 net_who 9000
 cg_new app
+cg_new app6
 impatient client
 ns_quick() { ns "$1" sh -c 'echo 0 >/proc/sys/net/ipv4/icmp_ratelimit; echo 0 >/proc/sys/net/ipv6/icmp/ratelimit
     echo 100000 >/proc/sys/net/ipv4/icmp_msgs_per_sec; echo 100000 >/proc/sys/net/ipv4/icmp_msgs_burst' 2>/dev/null; }
@@ -23,11 +24,23 @@ app() { cg app ns client "$@"; }
 result() { "$@" -c 1 -t 10 | awk '{print $2}'; }
 native() { result ns client "$TOOLS/connects" "$@" 1090; }
 stitched() { result app "$TOOLS/connects" "$@" 20000; }
+stitched6() { result cg app6 ns client "$TOOLS/connects" "$@" 20000; }
 stitch() {
     start stitch -- ns client "$TOOLS/stitch" "$(cg_path app)" "$@"
     wait_log stitch '^ready' || bail "stitch $*"
 }
 unstitch() { stop stitch; rm -f "${LOG[stitch]}"; }
+# at_once COMMAND...: each is a word with its arguments, and they wait side by side; what they say, in order.
+at_once() {
+    local i pids=()
+    for ((i = 1; i <= $#; i++)); do
+        # shellcheck disable=SC2086
+        eval "${!i}" >"$TMP/at_once.$i" &
+        pids+=($!)
+    done
+    wait "${pids[@]}"
+    for ((i = 1; i <= $#; i++)); do cat "$TMP/at_once.$i"; done | paste -sd ' '
+}
 rule() { # NS HOOK STATEMENT...: of what goes to the server
     ns "$1" nft -f - <<-NFT
 	table inet test_icmp
@@ -51,7 +64,8 @@ for family in 4 6; do
     for kind in "${kinds[@]}"; do
         rule proxy forward reject with $icmp type $kind || bail "nft: $kind"
         : >"${LOG[stitch]}"
-        is "$(stitched $to) $(stitched -b $to)" "$(native $to) $(native -b $to)" "IPv$family, a router: $kind"
+        read -r -a both < <(at_once "stitched $to" "stitched -b $to" "native $to" "native -b $to")
+        is "${both[*]:0:2}" "${both[*]:2}" "IPv$family, a router: $kind"
         check "and is reported" -- wait_log stitch '^failed unreachable step=0 '
     done
     no_rule proxy
@@ -120,18 +134,20 @@ for kind in whole least port time parameter cut low high code sum size; do
     rm -f "$TMP/forge.log"
     start forge -- ns proxy python3 "$TMP/forge.py" down0 $kind
     wait_log forge ready || bail "forge $kind"
-    native "$NET6" >"$TMP/native6" &
-    want=$(native "$NET4")
-    wait $!
-    want+=" $(cat "$TMP/native6")"
-    [[ $kind == size ]] && want+=" $(mtu_to "$NET4") $(mtu_to "$NET6")" && forget
-    stitch "socks5://$NET4:1090"
-    got=$(stitched "$NET4")
+    start stitch -- ns client "$TOOLS/stitch" "$(cg_path app)" "socks5://$NET4:1090"
+    start stitch6 -- ns client "$TOOLS/stitch" "$(cg_path app6)" "socks5://[$NET6]:1090"
+    for s in stitch stitch6; do wait_log $s '^ready' || bail "$s"; done
+    if [[ $kind == size ]]; then
+        want="$(at_once "native $NET4" "native $NET6") $(mtu_to "$NET4") $(mtu_to "$NET6")"
+        forget
+        got="$(at_once "stitched $NET4" "stitched6 $NET6") $(mtu_to "$NET4") $(mtu_to "$NET6")"
+    else
+        read -r -a said < <(at_once "native $NET4" "native $NET6" "stitched $NET4" "stitched6 $NET6")
+        want=${said[*]:0:2} got=${said[*]:2}
+    fi
     unstitch
-    stitch "socks5://[$NET6]:1090"
-    got+=" $(stitched "$NET6")"
-    [[ $kind == size ]] && got+=" $(mtu_to "$NET4") $(mtu_to "$NET6")"
-    unstitch
+    stop stitch6
+    rm -f "${LOG[stitch6]}"
     is "$got" "$want" "forged: $kind"
     case $kind in
     whole | least | time) is "$got" "EHOSTUNREACH EHOSTUNREACH" "which is believed" ;;

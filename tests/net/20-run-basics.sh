@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# alone
 #
 # `undersock run`: the command's traffic goes through the proxy, the command behaves as it does
 # without us, and nothing is left behind: not after its end, and not after SIGKILL.

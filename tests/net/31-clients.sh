@@ -14,7 +14,9 @@ start sink -- ns net "$TOOLS/pattern" serve :: 9004
 start sink6 -- ns net "$TOOLS/pattern" serve -V "$NET6" 9005
 head -c 3000000 /dev/urandom >"$TMP/file"
 SUM=$(cksum <"$TMP/file")
-start web -- ns net python3 -m http.server --bind :: --directory "$TMP" 8080
+start web -- ns net python3 -c 'import runpy, socket
+socket.getfqdn = lambda name: name  # no name server is asked
+runpy.run_module("http.server", run_name="__main__")' --bind :: --directory "$TMP" 8080
 sshd_at sshd "$TMP/sshd.d" net 22 "$NET4" "$NET6"
 for port in 9003 9004 8080; do wait_port net tcp :: $port; done
 wait_port net tcp "$NET6" 9005

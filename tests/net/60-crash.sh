@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# alone
 #
 # SIGKILL during traffic. Of a worker: its flows are reset at both ends, the others do not notice,
 # and no new connection is refused. Of the keeper or of `run`: every flow is reset, nothing stays.
