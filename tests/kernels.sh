@@ -23,7 +23,7 @@
 #                             host: the host's clock, and a thread for each CPU; for an idle host
 #     LIMIT=1800              seconds of the guest's that a file may take
 #     GUEST=COMMAND           run by bash in the guest instead of tests/run.sh
-#     B, V, JOBS              as for tests/run.sh (JOBS=1 here)
+#     B, V, JOBS              as for tests/run.sh (JOBS=1 here); and UNDERSOCK_*, as UNDERSOCK_BULK of 144
 #
 # Needs root (to read what the host's root may read), qemu-system-x86, busybox-static, cpio and kmod.
 
@@ -167,6 +167,7 @@ INIT
 sed -i "s|/COPIED|$tmp/copied|; s|WHOLE|${whole[*]@Q}|; s|SITES|${sites[*]@Q}|" "$tmp/root/init"
 cat >"$tmp/root/guest" <<GUEST
 export PATH=${python%/*}:$PATH HOME=/root LC_ALL=C.UTF-8 B=${B@Q} V=${V:-} JOBS=${JOBS:-1} STATIC_TOOLS=$tmp/static
+$([[ ! ${!UNDERSOCK_*} ]] || declare -p "${!UNDERSOCK_@}")
 cd ${TOP@Q} || exit
 mkdir -p /dev/pts /dev/shm /lib/modules/$version
 mount -t devpts devpts /dev/pts
