@@ -5,7 +5,8 @@
 # the daemon stays, is killed, and is restarted; and 10,000 short connections over 200 ports, so that each
 # tuple comes again and again, also while the other end still remembers it.
 #
-# UNDERSOCK_BULK=SIZE (as 512M) instead of 6 GiB, UNDERSOCK_MANY=N (1,000 at least) instead of 10,000.
+# UNDERSOCK_BULK=SIZE (as 3G; it must take longer than a restart) instead of 6 GiB, UNDERSOCK_MANY=N (1,000
+# at least) instead of 10,000.
 . "$(dirname "$0")/lib.sh"
 
 need python3 tc
