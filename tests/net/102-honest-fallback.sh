@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# long
 #
 # What an honest connect() is for. A name with a dead IPv6 and a live IPv4 address: applications fall
 # back at once, whatever makes the IPv6 address dead. A port scan finds open, closed and filtered ports

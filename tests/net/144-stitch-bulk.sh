@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# long
 #
 # Stitch, much and often: 6 GiB each way, so over the end of TCP's numbers, compared byte for byte, while
 # the daemon stays, is killed, and is restarted; and 10,000 short connections over 200 ports, so that each

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# long
 #
 # Stitch with real SOCKS servers, each with the versions and methods it speaks, over a link and on this
 # host's loopback, both families, by address and by name: files arrive as they are, what the server says

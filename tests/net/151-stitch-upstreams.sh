@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# long
 # timeout: 400
 #
 # Stitch and an upstream that is not as one would like it: what has to be relayed because the families

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# long
 #
 # Stitch when there is no room: a full table of handshakes means that what comes is relayed, and what dead
 # daemons have left on the cgroup and the interfaces is taken away by the next one, or leaves room to others.

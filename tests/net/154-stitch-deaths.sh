@@ -95,7 +95,7 @@ for to in "$NET4" "$NET6"; do
     is "$(app timeout 20 "$TOOLS/strict" talk -n 10 "$to" 9000)" "10 OK" "$at: the next ones are stitched"
     stop undersock
     at="$family, killed, and somebody takes its filters away"
-    patience 2
+    patience 1
     up "$url"
     between "$to" "$at"
     kill_it
