@@ -30,6 +30,7 @@
 
 #include "bpf_abi.h"
 #include "endpoint.bpf.h"
+#include "sockets.bpf.h"
 #include "stitch_abi.h"
 
 #define SOCK_STREAM     1
@@ -107,13 +108,6 @@ struct {
     __type(key, __u32);
     __type(value, __u64);
 } us_counters SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_SK_STORAGE);
-    __uint(map_flags, BPF_F_NO_PREALLOC);
-    __type(key, int);
-    __type(value, struct abi_socket);
-} us_sockets_4 SEC(".maps");
 
 /* Of a capture that stitches; the loader brings those of stitch.bpf.c, but for us_st_use. */
 struct {

@@ -26,6 +26,7 @@
 
 #include "bpf_abi.h"
 #include "endpoint.bpf.h"
+#include "sockets.bpf.h"
 
 #define IPPROTO_TCP 6
 #define IPV4_HEADER 20
@@ -67,13 +68,6 @@ struct {
     __type(key, __u32);
     __type(value, __u64);
 } us_counters SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_SK_STORAGE);
-    __uint(map_flags, BPF_F_NO_PREALLOC);
-    __type(key, int);
-    __type(value, struct abi_socket);
-} us_sockets_4 SEC(".maps");
 
 static __always_inline int miss(void)
 {

@@ -19,12 +19,13 @@
  *   the timer of our handshake, too.
  * - A handshake's record is there from the first SYN to the application's first ACK. Its lock is
  *   held while it changes; what is to be done with the packet is decided under it
- *   (handshake.bpf.h), and done after.
+ *   (handshake.bpf.h), and done after (build.bpf.h). records.bpf.h has the records.
  * - A failure is told to the application as its kernel would hear it from the network: a reset, or
  *   an ICMP error. The first hop hears of it when it sends something: nobody has that connection.
  * - us_st_guard, on the packets of the cgroup before they reach a device, drops everything of such
  *   a socket but SYNs (and resets, which carry nothing) until the record says "granted"; and
- *   everything through a device that has no filters of ours. us_st_out does the same once more.
+ *   everything through a device that has no filters of ours. us_st_out does the same once more,
+ *   where that costs nothing to those who are connected and have no handshake beside them.
  *   us_st_guard_in keeps a SYN-ACK from it until then, so it never is connected to the SOCKS server
  *   as such, and has nothing to send when the guards are gone one day.
  *
@@ -34,9 +35,11 @@
  */
 #include "segment.bpf.h"
 
-#include "compose.bpf.h"
+#include "build.bpf.h"
 #include "handshake.bpf.h"
 #include "quoted.bpf.h"
+#include "records.bpf.h"
+#include "sockets.bpf.h"
 
 #define LOOPBACK    1      /* its interface index, in every network namespace */
 #define OURS        0x5553 /* tc_index of a packet that is sent in again */
@@ -46,35 +49,6 @@
 #define SHOT        2
 
 char LICENSE[] SEC("license") = "GPL";
-
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, STITCH_SCRIPTS);
-    __type(key, __u32);
-    __type(value, struct stitch_script);
-} us_st_scripts SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_LRU_HASH);
-    __uint(max_entries, 65536);
-    __type(key, __u8[16]);
-    __type(value, struct stitch_name);
-} us_st_names SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_HASH);
-    __uint(map_flags, BPF_F_NO_PREALLOC);
-    __uint(max_entries, 16384);
-    __type(key, struct stitch_key);
-    __type(value, struct stitch_flow);
-} us_st_flows SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, STITCH_N_ROOM);
-    __type(key, __u32);
-    __type(value, __u64);
-} us_st_room SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
@@ -109,13 +83,6 @@ struct {
     __uint(max_entries, 65536);
 } us_st_events SEC(".maps");
 
-struct {
-    __uint(type, BPF_MAP_TYPE_SK_STORAGE);
-    __uint(map_flags, BPF_F_NO_PREALLOC);
-    __type(key, int);
-    __type(value, struct abi_socket);
-} us_sockets_4 SEC(".maps");
-
 static __always_inline void count(__u32 which)
 {
     __u64 *n = bpf_map_lookup_elem(&us_st_counters, &which);
@@ -140,6 +107,12 @@ static __always_inline struct abi_socket *stitched_socket(struct __sk_buff *skb)
     if (!state || state->decision != ABI_STITCH || state->stitched)
         return NULL;
     return bpf_map_lookup_elem(&us_st_owners, &state->instance) ? state : NULL;
+}
+
+/* Such a socket is in no handshake any more. */
+static __always_inline bool is_connected(struct __sk_buff *skb)
+{
+    return skb->sk && skb->sk->state == BPF_TCP_ESTABLISHED;
 }
 
 /* --- doing -------------------------------------------------------------------------------------
@@ -303,17 +276,6 @@ static __always_inline int to_server(struct __sk_buff *skb, struct plan *plan, _
     return bpf_redirect(plan->interface, 0);
 }
 
-/* No handshake at all: what arrives is of nobody here, as nearly all of the time. */
-static __always_inline bool is_idle(void)
-{
-    __u32 which[] = {STITCH_ROOM_TAKEN, STITCH_ROOM_LIMIT, STITCH_ROOM_SIZE};
-    __u64 *taken = bpf_map_lookup_elem(&us_st_room, &which[0]);
-    __u64 *limit = bpf_map_lookup_elem(&us_st_room, &which[1]);
-    __u64 *size = bpf_map_lookup_elem(&us_st_room, &which[2]);
-
-    return taken && limit && size && *limit - *taken == *size;
-}
-
 static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
 {
     struct packet p = {};
@@ -323,7 +285,7 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
     struct plan *plan;
     __u64 now;
 
-    if (is_idle())
+    if (is_idle()) /* what arrives is of nobody here */
         return PASS;
     if (skb->tc_index == OURS) /* and it stays so: there may be others like us, and devices above */
         return PASS;
@@ -382,84 +344,6 @@ int us_st_in_bare(struct __sk_buff *skb)
 
 /* --- from the application ----------------------------------------------------------------------
  */
-
-/* A new record, in the scratch. False: it cannot be. */
-static __noinline int begin(const struct packet *p, const struct abi_socket *state)
-{
-    struct scratch *s = scratch();
-    struct stitch_script *script;
-    struct stitch_name *name = NULL;
-    struct stitch_flow *f;
-    __u32 number, last, len;
-    __u8 address[16];
-
-    if (!s || !p || !state)
-        return -1;
-    number = state->script;
-    script = bpf_map_lookup_elem(&us_st_scripts, &number);
-    if (!script || !script->n_steps || script->n_steps > STITCH_STEPS ||
-        script->static_len > STITCH_STATIC || !same_endpoint(&script->server, &state->to))
-        return -1;
-    f = (struct stitch_flow *)s->flow;
-    __builtin_memset(f, 0, __builtin_offsetof(struct stitch_flow, steps));
-    for (__u32 i = 0; i < STITCH_BYTES / 8; i++)
-        ((__u64 *)f->bytes)[i] = 0;
-    for (__u32 i = 0; i < STITCH_STATIC / 8; i++) {
-        if (i * 8 >= script->static_len)
-            break;
-        __builtin_memcpy(f->bytes + i * 8, script->bytes + i * 8, 8);
-    }
-    __builtin_memcpy(f->steps, script->steps, sizeof(f->steps));
-    if (is_fake(state->origin.ip)) {
-        __builtin_memcpy(address, state->origin.ip, sizeof(address));
-        name = bpf_map_lookup_elem(&us_st_names, address);
-        if (!name)
-            return -1; /* it was there when the socket connected: the address alone means nothing */
-    }
-    len = compose_request(f->bytes + STITCH_STATIC, script, state->origin.ip, state->origin.port,
-                          name);
-    if (!len || len > STITCH_REQUEST)
-        return -1;
-    last = (script->n_steps - 1) & (STITCH_STEPS - 1);
-    f->steps[last].len = len;
-    f->injected = f->steps[last].before + len;
-    f->n_steps = script->n_steps;
-    f->id = script->id;
-    f->origin = state->origin;
-    f->state = STITCH_SYN;
-    f->isn_client = p->seq;
-    f->window_client = p->window;
-    f->began = bpf_ktime_get_ns();
-    f->deadline = f->began + script->connect_timeout * 1000000ull;
-    f->timeout = script->timeout;
-    return 0;
-}
-
-static __always_inline void take_room(__s64 n)
-{
-    __u32 which = STITCH_ROOM_TAKEN;
-    __u64 *taken = bpf_map_lookup_elem(&us_st_room, &which);
-
-    if (taken)
-        __sync_fetch_and_add(taken, n);
-}
-
-/* What is put in is new, and what is taken out was there: so the count is right whoever else does
- * the same at this moment. */
-static __always_inline long put_record(const struct stitch_key *key, const void *record)
-{
-    long r = bpf_map_update_elem(&us_st_flows, key, record, BPF_NOEXIST);
-
-    if (!r)
-        take_room(1);
-    return r;
-}
-
-static __always_inline void drop_record(const struct stitch_key *key)
-{
-    if (!bpf_map_delete_elem(&us_st_flows, key))
-        take_room(-1);
-}
 
 /* The SYN with another number, and without what it must not carry. */
 static __always_inline int shift(struct __sk_buff *skb, const struct packet *p, __u32 l2,
@@ -586,11 +470,16 @@ static __always_inline bool is_wrapped(struct __sk_buff *skb, __u32 l2)
 
 static __always_inline int outgoing(struct __sk_buff *skb, __u32 l2)
 {
-    struct abi_socket *state = stitched_socket(skb);
+    struct abi_socket *state;
     struct stitch_flow *f;
     struct packet p = {};
     __s32 behind;
 
+    /* What is connected was granted, and is free when its record has gone; and it has been at the
+     * guard. To look for its storage would cost each packet more than all the rest does. */
+    if (is_idle() && is_connected(skb))
+        return PASS;
+    state = stitched_socket(skb);
     if (!state || is_wrapped(skb, l2))
         return PASS;
     if (parse(skb, l2, false, &p))
@@ -636,6 +525,14 @@ static __always_inline bool is_granted(const struct packet *p)
     return f && f->state == STITCH_GRANTED;
 }
 
+/* The same of a SYN-ACK, of this handshake and no earlier one with the same ports. */
+static __always_inline bool is_answer(const struct packet *p)
+{
+    struct stitch_flow *f = bpf_map_lookup_elem(&us_st_flows, &p->key);
+
+    return f && f->state == STITCH_GRANTED && p->flags & TCP_ACK && p->ack == f->isn_client + 1;
+}
+
 static __always_inline int guard_drops(void)
 {
     count(STITCH_COUNT_GUARDED);
@@ -667,12 +564,15 @@ int us_st_guard(struct __sk_buff *skb)
 SEC("cgroup_skb/ingress")
 int us_st_guard_in(struct __sk_buff *skb)
 {
-    struct abi_socket *state = stitched_socket(skb);
+    struct abi_socket *state;
     struct packet p = {};
 
+    if (is_connected(skb))
+        return CGROUP_PASS;
+    state = stitched_socket(skb);
     if (!state)
         return CGROUP_PASS;
-    if (!parse(skb, 0, true, &p) && (!(p.flags & TCP_SYN) || is_granted(&p)))
+    if (!parse(skb, 0, true, &p) && (!(p.flags & TCP_SYN) || is_answer(&p)))
         return CGROUP_PASS;
     return guard_drops();
 }

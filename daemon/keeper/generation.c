@@ -135,7 +135,7 @@ static int provide_seats(struct generation *g, struct seats *seats, char *why, s
         g->cgroup_seats[i].fd = -1;
     g->set.seats = g->seat_list;
     if (!seats) {
-        g->set.n_seats = seats_plan(g->n_workers, g->seat_list);
+        g->set.n_seats = seats_plan(g->n_workers, nft, g->seat_list);
     } else {
         int r = seats_take(seats, g->n_workers, nft, g->marked, why, why_size);
 

@@ -143,10 +143,10 @@ size_t seats_list(const struct seats *s, unsigned first, unsigned n, struct capt
     return count;
 }
 
-size_t seats_plan(unsigned n, struct capture_seat *ret)
+size_t seats_plan(unsigned n, bool nft, struct capture_seat *ret)
 {
     for (unsigned i = 0; i < n; i++) {
-        uint16_t port = (uint16_t)(SEATS_PORT + i);
+        uint16_t port = nft ? (uint16_t)(SEATS_PORT + i) : 0;
 
         ret[i] =
             (struct capture_seat){.number = i, .serving = true, .port_v4 = port, .port_v6 = port};

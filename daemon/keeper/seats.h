@@ -43,7 +43,7 @@ const struct seat *seats_get(const struct seats *s, unsigned number);
 /* All that are taken; the `n` from `first` on serve. `ret` has room for CAPTURE_SEATS. */
 size_t seats_list(const struct seats *s, unsigned first, unsigned n, struct capture_seat *ret);
 /* What seats_list() would say after the first seats_take(). */
-size_t seats_plan(unsigned n, struct capture_seat *ret);
+size_t seats_plan(unsigned n, bool nft, struct capture_seat *ret);
 
 /* A listener on loopback, on `port` or, when that is taken, on any; `ret->fd` -1 when the host
  * lacks the family. 0 or -errno. */

@@ -54,6 +54,8 @@ FIGURES = [
     *bulk("whole machine busy, ", 3, "s/GiB", False, "_busy"),
     *trips("rr64", "64 B round trip"), *trips("rr1k", "1 KiB round trip"),
     *trips("rr16k", "16 KiB round trip"),
+    *trips("rr64_one", "64 B round trip on one CPU"),
+    *trips("rr16k_one", "16 KiB round trip on one CPU"),
     ("msg", "@MESSAGES@ flows of messages", "/s", True, 0),
     ("msg_p50", "  there and back, p50", "us", False, 0),
     ("msg_p99", "  there and back, p99", "us", False, 0),
@@ -65,6 +67,7 @@ FIGURES = [
     ("flow_fds", "idle flow: descriptors", "/flow", False, 1),
     ("flow_slab", "idle flow: kernel slab, all ends", "B/flow", False, 0),
 ]
+
 
 def median(doc, key, row):
     value = doc["rows"].get(row, {}).get(key)
@@ -146,4 +149,5 @@ def heading(doc):
             f"redsocks {m['redsocks']}, undersock {m['undersock']}\n"
             f"SOCKS server: {doc['server']}; congestion control {m['congestion_control']}; "
             f"{doc['rounds']} interleaved rounds, slices of {doc['seconds']:g} s, "
-            f"{doc['flows']:,} idle flows")
+            f"{doc['flows']:,} idle flows"
+            + ("; every host with a stateful firewall" if doc.get("firewall") else ""))

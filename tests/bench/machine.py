@@ -22,6 +22,16 @@ def tree(pid):
     return pids
 
 
+def pin(pids, cpus):
+    """All their threads run on these CPUs from now on."""
+    for pid in pids:
+        try:
+            for task in os.listdir(f"/proc/{pid}/task"):
+                os.sched_setaffinity(int(task), cpus)
+        except OSError:
+            pass
+
+
 def cpu_seconds(pids):
     """What the processes ran, user and system: by the scheduler's own clock, in nanoseconds; by
     ticks on a kernel that does not show that one."""

@@ -132,9 +132,9 @@ class Bench:
             command = ["sh", "-c", enter, "sh", *command]
         return command
 
-    def load(self, row, *argv, tool=LOAD):
-        p = subprocess.run(self.command(row, *argv, tool=tool), capture_output=True, text=True,
-                           timeout=180)
+    def load(self, row, *argv, tool=LOAD, prefix=()):
+        p = subprocess.run([*prefix, *self.command(row, *argv, tool=tool)], capture_output=True,
+                           text=True, timeout=180)
         lines = p.stdout.strip().splitlines()
         if not lines:
             raise RuntimeError(f"{os.path.basename(tool)} {' '.join(argv)}: status {p.returncode}: {p.stderr.strip()}")
@@ -188,12 +188,25 @@ class Bench:
         self.note_errors(row, key, r["errors"])
         self.note(row, key, r["gbit_per_second"])
 
-    def round_trips(self, row, key, size):
+    def round_trips(self, row, key, size, prefix=()):
         before = self.clocks(row)
-        r = self.load(row, "rr", "-s", size, "-T", str(self.args.seconds / 2))
+        r = self.load(row, "rr", "-s", size, "-T", str(self.args.seconds / 2), prefix=prefix)
         self.note_cpu(row, key, before, r["done"] / 1e6)
         self.note_errors(row, key, r["errors"])
         self.note_spread(row, key, r)
+
+    def round_trips_on_one(self, row, key, size):
+        """All processes of the row on one CPU. On more it is the scheduler that decides, anew for
+        each connection, whether the peer is woken on another one, which sleeps: that takes several
+        times as long as all the rest. This is what the way itself costs."""
+        cpus = os.sched_getaffinity(0)
+        cpu = max(cpus)
+        pids = [p for q in (*redirectors.servers(), *self.pids(row)) for p in machine.tree(q)]
+        machine.pin(pids, {cpu})
+        try:
+            self.round_trips(row, f"{key}_one", size, prefix=("taskset", "-c", str(cpu)))
+        finally:
+            machine.pin(pids, cpus)
 
     def messages(self, row):
         p, opened = self.phased(row, "messages", "-n", str(self.args.messages), "-w",
@@ -283,6 +296,9 @@ class Bench:
         if "rr" in what:
             for key, size in TRIPS:
                 yield lambda row, k=key, s=size: self.round_trips(row, k, s)
+        if "rr1" in what:
+            for key, size in (TRIPS[0], TRIPS[-1]):
+                yield lambda row, k=key, s=size: self.round_trips_on_one(row, k, s)
         if "messages" in what:
             yield self.messages
         if "conn" in what:
@@ -349,7 +365,7 @@ class Bench:
                "server": a.server, "set": a.set, "measured": a.measure, "rounds": a.rounds,
                "seconds": a.seconds, "flows": a.flows, "messages": a.messages, "warm_up": WARM_UP,
                "offered": a.offered, "moderate": a.moderate, "senders": SENDERS,
-               "fast_path": a.fast_path, "workers": a.workers,
+               "fast_path": a.fast_path, "workers": a.workers, "firewall": a.firewall,
                "rows": {row: rows.get(row, {}) for row in ROWS if row in self.rows},
                "errors": self.errors, "left_out": self.left_out, "notes": self.notes}
         for row in set(OURS) & set(self.errors):

@@ -74,6 +74,11 @@ def stop_all():
     children.clear()
 
 
+def servers():
+    """The processes that serve all rows."""
+    return [p.pid for p in children if p.name in ("server", "plain", "sink")]
+
+
 def listens(where, port, transport="t"):
     out = subprocess.run(nsenter(where, "ss", f"-Hln{transport}"), capture_output=True,
                          text=True).stdout

@@ -62,7 +62,7 @@ TABLES = [
     ("A gateway's", "forward", "gw-redsocks", variants("gw-ours")),
 ]
 
-MEASUREMENTS = ("idle", "bulk", "rr", "messages", "conn", "udp")
+MEASUREMENTS = ("idle", "bulk", "rr", "rr1", "messages", "conn", "udp")
 TCP = MEASUREMENTS[:-1]
 
 BASE = ("native", "redsocks", "output", "cgroup-stitch", "cgroup-relay", "forward", "gw-redsocks",
@@ -125,6 +125,9 @@ def arguments(argv=None):
                    choices=["sink", "serve", "microsocks", "dante", "ssh"],
                    help="microsocks and ssh have no UDP")
     p.add_argument("--servers", action="store_true", help="measure the SOCKS servers instead")
+    p.add_argument("--firewall", action="store_true",
+                   help="hosts have a stateful firewall, so that connection tracking looks at every "
+                   "packet of every row, and not only where a row's own rules make it")
     p.add_argument("--workers", type=int, default=0, help="undersock's; 0 = one per CPU")
     p.add_argument("--fast-path", default="auto", help="of the rows that force none")
     p.add_argument("--json", metavar="FILE", help="every sample (default: bench.json in build/)")

@@ -74,12 +74,20 @@ need python3 ip nsenter nft ss
 [[ -x $TOOLS/load && -x $TOOLS/datagrams ]] || fail "$TOOLS/load, datagrams: make tests-build"
 export UNDERSOCK_BENCH=1 LOAD=$TOOLS/load DATAGRAMS=$TOOLS/datagrams BENCH_PREFIX=$US BENCH_DIR TMP CGROUP2 UNDERSOCK
 
+# As every other host has one.
+FIREWALL=''
+[[ " $* " != *' --firewall '* ]] || FIREWALL='table inet firewall {
+    chain input { type filter hook input priority 0; ct state established,related accept; }
+    chain output { type filter hook output priority 0; ct state invalid drop; }
+}'
+
 # host ROW NUMBER: its namespace, link and route.
 host() {
     local host=10.77.$2.2 gate=10.77.$2.1
     ns_add "$1"
     ns_link "$1" up0 "$host/24" proxy "down$2" "$gate/24"
     ns "$1" ip route add default via "$gate"
+    [[ ! $FIREWALL ]] || ns "$1" nft -f - <<<"$FIREWALL" || fail "the firewall of $1"
 }
 
 # gateway ROW NUMBER: a client's namespace and, between it and proxy, the gateway's.

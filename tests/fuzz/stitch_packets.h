@@ -19,6 +19,7 @@ enum reply_kind { METHOD, STATUS, REPLY5, REPLY4 };
 static struct {
     uint32_t isn, got; /* `got`: the number that it awaits, once connected */
     bool connected, dead;
+    struct bpf_sock socket; /* as the kernel would show it; see shown() */
     struct abi_socket state;
     uint8_t options[OPTIONS_MAX];
     size_t options_len, usual_len; /* usual: what may reach the server, at the beginning */
@@ -211,6 +212,12 @@ static struct kernel_packet make_packet(const struct make *m)
     return p;
 }
 
+static struct bpf_sock *shown(void)
+{
+    app.socket.state = app.connected ? BPF_TCP_ESTABLISHED : BPF_TCP_SYN_SENT;
+    return &app.socket;
+}
+
 /* What a cgroup's programs see: no header of the device. */
 static int run_guard(int (*guard)(struct __sk_buff *), const struct kernel_packet *p)
 {
@@ -218,7 +225,7 @@ static int run_guard(int (*guard)(struct __sk_buff *), const struct kernel_packe
     int r;
 
     bare.ctx.len -= x.l2;
-    bare.ctx.sk = (struct bpf_sock *)&app;
+    bare.ctx.sk = shown();
     bare.data = malloc(bare.ctx.len);
     FUZZ_CHECK(bare.data);
     memcpy(bare.data, p->data + x.l2, bare.ctx.len);

@@ -18,9 +18,6 @@ honest_clients
 count_syns client
 count_syns one
 
-# SYNs that were stitched go to another address and port than those that were relayed.
-stitched_syns() { us_status undersock "sum(s.get('stitch', {}).get(k, 0) for k in ('begun', 'again'))"; }
-
 # at_once HOOK: 20 connections one after the other for each verdict that comes at once. A machine that
 # is busy elsewhere may need a few SYNs more.
 at_once() {

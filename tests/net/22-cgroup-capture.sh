@@ -44,6 +44,7 @@ seen_as() { app setpriv --reuid "$1" --clear-groups --inh-caps=-all "$TMP/who" "
 before_pids=$(ns_pids client)
 before_tables=$(tables_of client)
 us_daemon client < <(config)
+is "$(installed_rules client)" "$(ns client "$UNDERSOCK" rules -c "$CONF")" "rules prints what is installed"
 objects=$(cgroup_objects "$(cg_path app)")
 num "$(grep -c '^link' <<<"$objects")" -ge 5 "there are links on the cgroup"
 is "$(tables_of client)" "$before_tables${before_tables:+ }table inet undersock" "and an nft table, for UDP and DNS"

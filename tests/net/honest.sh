@@ -352,6 +352,8 @@ count_syns() {
 	NFT
 }
 syns_sent() { ns "$1" nft reset counter inet syns seen | sed -n 's/.*packets \([0-9]*\) .*/\1/p'; }
+# SYNs that were stitched go to another address and port than those that were relayed.
+stitched_syns() { us_status undersock "sum(s.get('stitch', {}).get(k, 0) for k in ('begun', 'again'))"; }
 
 # nothing_left DESCRIPTION: no flow in the daemon, no connection at the verdicts.
 nothing_left() {
