@@ -13,7 +13,7 @@ need python3 tc
 topology
 BULK=${UNDERSOCK_BULK:-6G}
 bytes=$((${BULK%G} * 1024 ** 3))
-cg_new app
+. "$LIB_DIR/stitch.sh"
 start sink -- ns net "$TOOLS/pattern" serve -t 0 :: 9004
 wait_port net tcp :: 9004
 PEER_NAME=serve peer_serve proxy "$PROXY4" 1081
@@ -23,30 +23,10 @@ start strict6 -- ns proxy "$TOOLS/strict" serve "$PROXY6" 1095
 wait_port proxy tcp "$PROXY4" 1095
 wait_port proxy tcp "$PROXY6" 1095
 
-app() { cg app ns client "$@"; }
-st() { us_status undersock "s['stitch']['$1']"; }
-# relayed: connections that a worker has had.
-relayed() { us_status undersock "sum(w['accepted'] for w in s['workers'])"; }
-config() { # URL
-    cat <<-CONF
-	control = "$TMP/undersock.sock"
-	fast-path = "stitch"
-	upstream "one" { url = "$1" }
-	capture "app" { hook = "cgroup" cgroup = "/$US-app" upstream = "one" }
-	CONF
-}
 up() {
     us_daemon client < <(config "$1")
     is "$(us_status undersock "s['captures'][0]['stitched']") $(st state)" "True on" "$1: stitched"
 }
-# kill_it: SIGKILL, and everybody of it is gone.
-kill_it() {
-    local all
-    all=$(descendants "${PID[undersock]}")
-    stop undersock KILL
-    wait_for 10 gone $all
-}
-gone() { [[ -z $(ps -o stat= -p "$(tr ' ' , <<<"$*")" | grep -v '^Z') ]]; }
 # The bytes that the one stitched connection has moved, both ways.
 moved() { us_flows undersock "sum(f['bytes_up'] + f['bytes_down'] for f in s if f['engine'] == 'stitch')"; }
 moved_more() { (($(moved) > $1)); }

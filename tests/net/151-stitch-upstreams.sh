@@ -13,14 +13,11 @@
 need python3 nft danted microsocks
 topology
 impatient client
-cg_new app
+. "$LIB_DIR/stitch.sh"
+CAPTURE_KEYS=('dns = "bypass"' 'udp = "bypass"')
 net_who 9000
 start sink -- ns net "$TOOLS/pattern" serve :: 9004
 wait_port net tcp :: 9004
-secret() { # NAME PASSWORD: a password file
-    printf '%s\n' "$2" >"$TMP/$1.password"
-    chmod 600 "$TMP/$1.password"
-}
 secret microsocks 's3cret:@/%'
 secret wrong 'not this one'
 printf 'carol:pass word\n' >"$TMP/users"
@@ -33,34 +30,6 @@ PEER_NAME=microsocks-password peer_microsocks proxy "$PROXY4" 1104 bob 's3cret:@
 peer_serve proxy "$PROXY4" 1106
 PEER_NAME=serve-password peer_serve proxy "$PROXY4" 1107 "$TMP/users"
 
-app() { cg app ns client "$@"; }
-seen() { app timeout 30 "$TOOLS/who" "$@" 2>&1; }
-st() { us_status undersock "s['stitch']['$1']"; }
-stitched() { us_status undersock "s['captures'][0]['stitched']"; }
-stitched_is() { [[ $(stitched) == "$1" ]]; }
-config() { # URL [KEY-OF-UPSTREAM...] [-- KEY-OF-CAPTURE...]
-    local url=$1 keys=()
-    shift
-    while (($#)) && [[ $1 != -- ]]; do
-        keys+=("$1")
-        shift
-    done
-    echo "control = \"$TMP/undersock.sock\""
-    echo 'fast-path = "stitch"'
-    echo "upstream \"${NAME:-up}\" { url = \"$url\""
-    printf '    %s\n' "${keys[@]}"
-    echo '}'
-    echo "capture \"app\" { hook = \"cgroup\" cgroup = \"/$US-app\" upstream = \"${NAME:-up}\" dns = \"bypass\" udp = \"bypass\""
-    printf '    %s\n' "${@:2}"
-    echo '}'
-}
-# What is known of an upstream outlasts a reload: each gets a name of its own.
-N=0
-use() {
-    N=$((N + 1))
-    NAME=up$N config "$@" >"$TMP/undersock.conf"
-    us_reload undersock >"$TMP/reload.log" 2>&1 || bail "reload: $*: $(<"$TMP/reload.log")"
-}
 us_daemon client < <(config "socks5://$PROXY4:1106")
 
 # --- the other family: relayed
@@ -79,8 +48,8 @@ other() { # WHAT URL RELAYED-ADDRESS FROM STITCHED-ADDRESS FROM
     check "$1, relayed: 2 MiB each way" -- app "$TOOLS/pattern" both -t 60 "$3" 9004 2M
     start hold -- cg app ns client python3 "$TMP/hold.py" "$3"
     wait_log hold connected
-    relayed() { [[ $(us_flows undersock "len([f for f in s if f['upstream'] == 'up$N' and f['engine'] in ('copy', 'splice', 'sockmap')])") == 1 ]]; }
-    check "$1: flows says another engine" -- wait_for 10 relayed
+    relays() { [[ $(us_flows undersock "len([f for f in s if f['upstream'] == 'up$N' and f['engine'] in ('copy', 'splice', 'sockmap')])") == 1 ]]; }
+    check "$1: flows says another engine" -- wait_for 10 relays
     isnt "$(us_flows undersock "[f['engine'] for f in s if f['destination'].endswith(':9004') and f['state'] == 'relay' and f['upstream'] == 'up$N']")" "['stitch']" "$1: flows does not say stitch"
     stop hold
 }
