@@ -21,7 +21,7 @@ static const char all[] =
     "  undersock flows  [--json] [--watch]   one line per live flow\n"
     "  undersock reload | stop               tell the running daemon\n"
     "  undersock doctor [-c FILE] [--json]   what stands in the way here, and what mends it\n"
-    "  undersock prove                       try whether connections can be stitched here\n"
+    "  undersock prove  [-c FILE]            try whether connections can be stitched here\n"
     "  undersock serve [-l ADDR:PORT] [-A USERFILE]\n"
     "                                        the embedded SOCKS4/4a/5 server\n"
     "  undersock demo                        all of it at work, with no set-up\n"
@@ -83,14 +83,15 @@ static const struct {
      "FILE: " CONFIG_DEFAULT_FILE " if it is there; without one, only the kernel and the host.\n"
      "Exit 1 when anything fails.\n"},
     {"prove",
-     "undersock prove\n\n"
+     "undersock prove [-c FILE]\n\n"
      "Makes a few stitched connections between two network namespaces of its own, and tries that\n"
      "nothing goes out raw. What worked is kept until the next boot in " STITCH_PROOF_FILE ",\n"
      "and then fast-path = \"auto\" stitches. The daemon and run do the same by themselves when "
      "they\n"
-     "may; the unit does it first, because the daemon in it may not. Needs root. Exit 1: "
-     "connections\n"
-     "cannot be stitched here, 3: it could not be tried.\n"},
+     "may; the unit does it first, because the daemon in it may not. Nor may that take off the\n"
+     "guards that a killed daemon has left on the cgroups of FILE (" CONFIG_DEFAULT_FILE " if\n"
+     "it is there), so that is done here, too. Needs root. Exit 1: connections cannot be stitched\n"
+     "here, 3: it could not be tried.\n"},
     {"demo", "undersock demo\n\nMakes two network namespaces of its own, starts the embedded "
              "server between "
              "them,\nruns a redirected curl and shows the flow table. Needs root; leaves nothing "

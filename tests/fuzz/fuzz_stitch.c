@@ -226,7 +226,9 @@ static void server_is_hostile(struct input *in)
     m.padding = (how & 6) == 4 ? take_octet(in) % 20 : 0;
     p = make_packet(&m);
     /* The guard alone keeps it from the socket, if there are no filters any more. */
-    if (m.flags & TCP_SYN && !is_granted_by_oracle() && !is_stale() && !app.state.stitched)
+    if (m.flags & TCP_SYN && !app.connected && !app.state.stitched &&
+        ((!is_granted_by_oracle() && !is_stale()) || !(m.flags & TCP_ACK) || !f ||
+         m.ack != f->isn_client + 1))
         FUZZ_CHECK(!run_guard(us_st_guard_in, &p));
     arrives(&p);
     free(p.data);

@@ -50,7 +50,7 @@ stop undersock
 programs() { bpftool cgroup show "$(cg_path app)" | awk '{print $NF}' | grep -c "us_st_guard${1:-}"; }
 filters() { ns client tc filter show dev up0 "${1:-egress}" | grep -c us_st_; }
 if ! command -v bpftool >/dev/null || ! command -v setpriv >/dev/null; then
-    skip "what is left behind" "bpftool or setpriv is not installed" 14
+    skip "what is left behind" "bpftool or setpriv is not installed" 19
 else
     is "$(programs)" 0 "nothing is left of the one above"
     # Without CAP_SYS_ADMIN, as the service: nobody can take them away.
@@ -68,8 +68,15 @@ else
     like "$(us_status undersock "s['captures'][0]['stitched'], s['captures'][0]['why_relayed']")" "False, 'it has no guard" "then the daemon starts, and says why it relays"
     is "$(seen -p "$NET4" 9000)" "$EXIT4 peer=$NET4:9000" "and does"
     kill_it
+    check "prove, which the service runs before it, with all rights" -- ns client "$UNDERSOCK" prove -c "$TMP/undersock.conf"
+    is "$(programs '$') $(programs _in)" "0 0" "takes them away"
+    UNDERSOCK="$TMP/limited" us_daemon client < <(config "socks5://$PROXY4:1081")
+    is "$(seen "$NET4" 9000) $(st granted)" "$EXIT4 1" "and that daemon stitches"
+    check "prove, while it is alive" -- ns client "$UNDERSOCK" prove -c "$TMP/undersock.conf"
+    is "$(programs '$') $(programs _in)" "1 1" "leaves it its guards"
+    kill_it
     up "socks5://$PROXY4:1081"
-    is "$(programs '$') $(programs _in)" "1 1" "who may takes them all away"
+    is "$(programs '$') $(programs _in)" "1 1" "a daemon that has the right takes them away itself"
     is "$(seen "$NET4" 9000) $(st granted)" "$EXIT4 1" "and stitches"
     kill_it
     is "$(programs) $(filters) $(filters ingress)" "2 1 1" "after one more death"

@@ -61,6 +61,8 @@ like "$out" 'undersock: error: the proof that connections can be stitched: .*not
 check "and nothing is kept" -- test ! -e "$PROOF"
 out=$(ns client "$TMP/alone" prove extra 2>&1)
 is "$?" 2 "prove takes no arguments"
+out=$(ns client "$TMP/alone" prove -c "$TMP/not-there" 2>&1)
+is "$?" 2 "but a configuration, which has to be there"
 
 # --- a daemon that may not try it
 UNDERSOCK=$TMP/weak
