@@ -120,6 +120,14 @@ learnt "a server that says so anyway" 1121
 is "$(grep -c offered "${LOG[none]}") $(sed -n 1p "${LOG[none]}") $(sed -n 2p "${LOG[none]}")" "4 offered [2] offered [0]" "what it was offered"
 learnt "Dante" 1101
 learnt "microsocks" 1103
+stop microsocks
+peer_microsocks proxy "$PROXY4" 1103 somebody something
+is "$(seen "$NET4" 9000)" "connect=ECONNREFUSED" "then it wants it after all: refused, once"
+check "and relayed" -- wait_for 10 stitched_is False
+check "it is answered by a relay: stitched again" -- wait_for 40 back
+is "$(seen "$NET4" 9000)" "$EXIT4" "with the password"
+stop microsocks
+peer_microsocks proxy "$PROXY4" 1103
 learnt "undersock serve" 1106
 # Nothing that we have is good enough.
 PEER_NAME=picky peer_bad proxy "$PROXY4" 1122 no-method

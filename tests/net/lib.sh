@@ -273,13 +273,14 @@ stop() {
     return $rc
 }
 
-# wait_for SECONDS CMD...: poll until it succeeds. The bound is for a hang, not a measurement.
+# wait_for SECONDS CMD...: poll until it succeeds, ever more slowly: to look costs more than to wait. The
+# bound is for a hang, not a measurement.
 wait_for() {
-    local limit=$((SECONDS + $1 + 1))
+    local wait_for_limit=$((SECONDS + $1 + 1)) wait_for_looks=0
     shift
     until "$@" >/dev/null 2>&1; do
-        ((SECONDS < limit)) || return 1
-        sleep 0.02
+        ((SECONDS < wait_for_limit)) || return 1
+        if ((wait_for_looks++ < 10)); then sleep 0.02; else sleep 0.1; fi
     done
 }
 
