@@ -136,14 +136,16 @@ chain() { # HOP-PORT...: the last one is "one"
     config "socks5://alice:sesame@$EXIT4:$1" | sed "s|^upstream \"one\" {|upstream \"near\" { url = \"socks5://$PROXY4:1080\" }\n& via = \"near\"|"
 }
 stop undersock
+PEER_NAME=end peer_bad proxy "$EXIT4" 1084 close
 UNDERSOCK=$TMP/alone
 us_daemon client < <(chain 1084)
 UNDERSOCK=$REAL
-like "$(seen "$NET4" 9000)" '^connect=E' "a chain whose end is not there: relayed, and refused"
+like "$(seen "$NET4" 9000)" '^connect=E' "a chain whose end says nothing: relayed, and refused"
 sleep 1
 is "$(capture stitched)" False "its first member's answer is not enough"
+stop end
 PEER_NAME=end peer_microsocks proxy "$EXIT4" 1084
-is "$(seen "$NET4" 9000)" "$EXIT4" "it is there, and wants no password"
+is "$(seen "$NET4" 9000)" "$EXIT4" "its end answers, and wants no password"
 check "stitched from then on" -- wait_for 10 stitched_is True
 is "$(seen "$NET4" 9000) $(ways)" "$EXIT4 stitched 1, relayed 1, failed 0" "without the password: no connection has failed"
 
