@@ -92,7 +92,7 @@ static void sweep(const char *dir)
         closedir(d);
 }
 
-int stage_cgroup_make(struct stage_cgroup *ret)
+int stage_cgroup_find(struct stage_cgroup *ret)
 {
     char root[STAGE_PATH_MAX / 2], own[STAGE_PATH_MAX / 2];
     struct stage_cgroup c;
@@ -108,10 +108,13 @@ int stage_cgroup_make(struct stage_cgroup *ret)
         snprintf(c.parent, sizeof(c.parent), "%s", root);
     sweep(c.parent);
     snprintf(c.path, sizeof(c.path), "%s/" PREFIX "%ld", c.parent, (long)getpid());
-    if (mkdir(c.path, 0755) < 0 && errno != EEXIST)
-        return -errno;
     *ret = c;
     return 0;
+}
+
+int stage_cgroup_make(const struct stage_cgroup *c)
+{
+    return mkdir(c->path, 0755) < 0 && errno != EEXIST ? -errno : 0;
 }
 
 static int enter(const char *dir)

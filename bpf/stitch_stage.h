@@ -23,10 +23,12 @@ struct stage_cgroup {
 };
 
 /*
- * Makes a cgroup below our own, and removes what others have left there that were killed. 0 or
- * -errno.
+ * Where the calling process has its cgroup, below its own, once it is made; removes what others
+ * have left there that were killed. 0 or -errno.
  */
-int stage_cgroup_make(struct stage_cgroup *ret);
+int stage_cgroup_find(struct stage_cgroup *ret);
+/* Makes it. 0 or -errno. */
+int stage_cgroup_make(const struct stage_cgroup *c);
 /* The calling process goes in, or back to where it was. 0 or -errno. */
 int stage_cgroup_enter(const struct stage_cgroup *c);
 int stage_cgroup_leave(const struct stage_cgroup *c);

@@ -10,9 +10,9 @@
  * the caller may have in force. It plays the application, too.
  *
  * Ends. The server goes with the actor, the namespaces with both, the guards with the cgroup. The
- * cgroup is the caller's to remove; when the caller is killed, the actor does it, which ends by
- * itself: what it waits for has a limit. When both are killed at once, an empty directory stays
- * until the next proof.
+ * actor makes the cgroup and removes it, and ends by itself, as what it waits for has a limit: so
+ * the caller can be killed at any moment. The caller removes the cgroup of an actor that was
+ * killed. When both are killed at once, an empty directory stays until the next proof.
  */
 #include "bpf/stitch_test.h"
 
@@ -428,8 +428,11 @@ static int ask_server(struct actor *a, unsigned n)
 static int act(struct actor *a, const struct stage_cgroup *cgroup)
 {
     unsigned n = 0;
-    int r = set_scene(a);
+    int r = stage_cgroup_make(cgroup);
 
+    if (r < 0)
+        return failed(a, r, "making a cgroup");
+    r = set_scene(a);
     if (r < 0)
         return r;
     a->cgroup = open(cgroup->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -449,7 +452,7 @@ static int act(struct actor *a, const struct stage_cgroup *cgroup)
     return r < 0 ? r : ask_server(a, n);
 }
 
-static _Noreturn void actor_main(const struct stage_cgroup *cgroup, int report, pid_t caller)
+static _Noreturn void actor_main(const struct stage_cgroup *cgroup, int report)
 {
     struct actor a = {.cgroup = -1, .control = -1, .deadline = now_ms() + SCENE_MS};
 
@@ -457,12 +460,9 @@ static _Noreturn void actor_main(const struct stage_cgroup *cgroup, int report, 
     signal(SIGPIPE, SIG_IGN);
     a.result.r = act(&a, cgroup);
     bpf_capture_detach(a.capture);
-    if (write(report, &a.result, sizeof(a.result)) != (ssize_t)sizeof(a.result) ||
-        getppid() != caller) {
-        stage_cgroup_leave(cgroup);
-        stage_cgroup_remove(cgroup);
-    }
-    _exit(0);
+    stage_cgroup_leave(cgroup);
+    stage_cgroup_remove(cgroup);
+    _exit(write(report, &a.result, sizeof(a.result)) != (ssize_t)sizeof(a.result));
 }
 
 int bpf_stitch_prove(char *why, size_t why_size)
@@ -471,22 +471,29 @@ int bpf_stitch_prove(char *why, size_t why_size)
     struct stage_cgroup cgroup;
     struct result read_result;
     struct pollfd p;
-    int report[2], r = stage_cgroup_make(&cgroup);
-    pid_t actor, self = getpid();
+    int report[2], r = stage_cgroup_find(&cgroup);
+    pid_t actor;
 
     if (r < 0) {
-        snprintf(why, why_size, WHAT ": making a cgroup: %s", strerror(-r));
+        snprintf(why, why_size, WHAT ": finding its cgroup: %s", strerror(-r));
         return r;
     }
-    if (pipe2(report, O_CLOEXEC) < 0 || (actor = fork()) < 0) {
+    if (pipe2(report, O_CLOEXEC) < 0) {
         r = -errno;
-        snprintf(why, why_size, WHAT ": %s", strerror(-r));
-        stage_cgroup_remove(&cgroup);
+        snprintf(why, why_size, WHAT ": pipe(): %s", strerror(-r));
+        return r;
+    }
+    actor = fork();
+    if (actor < 0) {
+        r = -errno;
+        snprintf(why, why_size, WHAT ": fork(): %s", strerror(-r));
+        close(report[0]);
+        close(report[1]);
         return r;
     }
     if (actor == 0) {
         close(report[0]);
-        actor_main(&cgroup, report[1], self);
+        actor_main(&cgroup, report[1]);
     }
     close(report[1]);
     p = (struct pollfd){.fd = report[0], .events = POLLIN};

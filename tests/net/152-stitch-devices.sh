@@ -209,6 +209,8 @@ fi
 gone bond0 port0 port1
 hush
 if can ipvl0 "ipvlan" link up0 type ipvlan mode l2; then
+    # It takes only what is for an address of its own: an ARP reply to HERE4, which is lo's, is not.
+    ns client sh -c 'echo 2 >/proc/sys/net/ipv4/conf/ipvl0/arp_announce'
     over "ipvlan" ipvl0 down0 9
 fi
 gone ipvl0
