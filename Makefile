@@ -82,7 +82,7 @@ $(B)/tests/fuzz/fuzz_%: tests/fuzz/fuzz_%.c FORCE
 	$(Q)$(CLANG) $(CPPFLAGS) -std=c17 -g -O1 -fsanitize=fuzzer,address,undefined -o $@ $< \
 	    $(sort $(wildcard daemon/base/*.c daemon/socks/*.c daemon/dns/*.c)) $(LDLIBS)
 
-$(B)/tests/fuzz/replay_%: tests/fuzz/fuzz_%.c tests/fuzz/replay.c $(B)/libundersock.a
+$(B)/tests/fuzz/replay_%: tests/fuzz/fuzz_%.c tests/fuzz/replay.c $(wildcard tests/fuzz/*.h) $(B)/libundersock.a
 	@mkdir -p $(@D); echo "  TEST  $<"
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< tests/fuzz/replay.c $(B)/libundersock.a $(LDLIBS)
 

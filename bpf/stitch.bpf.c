@@ -47,6 +47,7 @@
 #define CGROUP_PASS 1
 #define PASS        (-1) /* TC_ACT_UNSPEC: the filters behind ours */
 #define SHOT        2
+#define LOST        4 /* TC_ACT_STOLEN */
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -505,16 +506,24 @@ guarded:
     return SHOT;
 }
 
+/* What is dropped is lost in the network for its sender. To be told that this host has dropped it
+ * would be congestion: TCP sends a SYN again after 500 ms then, and counts that, so that connect()
+ * would time out long before its time. */
+static __always_inline int as_lost(int action)
+{
+    return action == SHOT ? LOST : action;
+}
+
 SEC("tc")
 int us_st_out(struct __sk_buff *skb)
 {
-    return outgoing(skb, ETH_HLEN);
+    return as_lost(outgoing(skb, ETH_HLEN));
 }
 
 SEC("tc")
 int us_st_out_bare(struct __sk_buff *skb)
 {
-    return outgoing(skb, 0);
+    return as_lost(outgoing(skb, 0));
 }
 
 /* Whether a packet of such a socket belongs to a handshake that has been granted. */

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# timeout: 300
+#
 # cppcheck over all sources of user space. Suppressed are two checks that gcc does better, with the
 # types and the _Noreturn of the headers known, and the size of an embedded object, which is the
 # distance of two symbols of the assembler. A false alarm elsewhere gets, on the line before it:

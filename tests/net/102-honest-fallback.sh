@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# long
 #
 # What an honest connect() is for. A name with a dead IPv6 and a live IPv4 address: applications fall
 # back at once, whatever makes the IPv6 address dead. A port scan finds open, closed and filtered ports
@@ -163,18 +164,45 @@ by_nmap() { # ADDRESS: the same words
         awk -F/ '$2 == "closed" {c++; next} {n[$2] = n[$2] " " $1} END {print "closed", 100 - split(n["open"] n["filtered"], x, " ")
             for (i in n) print i n[i]}' | sort
 }
-for a in "$NET4" "$NET6"; do
-    want=$(ns client python3 "$TMP/scan.py" socks "$a" "$PROXY4")
-    is "$want" "$(printf 'closed 93\nfiltered 8020 8066\nopen %s' "${OPEN[*]}")" "$a: the scan that speaks SOCKS finds what is there"
-    for hook in output gateway cgroup; do
+# A scan is mostly waiting: those that only connect all at once, nmap for both families.
+scans() { # HOW HOOK...: of both families, to $TMP/HOW.HOOK.FAMILY
+    local how=$1 hook f a pids=()
+    shift
+    for hook; do
         where $hook
-        is "$("${WHERE[@]}" python3 "$TMP/scan.py" connect "$a" "$PROXY4")" "$want" "$a, $hook: so does one that only connects"
-        if command -v nmap >/dev/null; then
-            is "$(by_nmap "$a")" "$want" "$a, $hook: and nmap -sT"
-        else
-            skip "$a, $hook: nmap -sT" "nmap is not installed"
-        fi
+        for f in 4 6; do
+            a=NET$f
+            if [[ $how == nmap ]]; then
+                by_nmap "${!a}" >"$TMP/$how.$hook.$f" &
+            else
+                "${WHERE[@]}" python3 "$TMP/scan.py" $how "${!a}" "$PROXY4" >"$TMP/$how.$hook.$f" 2>&1 &
+            fi
+            pids+=($!)
+        done
     done
+    wait "${pids[@]}"
+}
+ns client python3 "$TMP/scan.py" socks "$NET6" "$PROXY4" >"$TMP/want6" &
+ns client python3 "$TMP/scan.py" socks "$NET4" "$PROXY4" >"$TMP/want4"
+wait $!
+scans connect output gateway cgroup
+for f in 4 6; do
+    a=NET$f
+    is "$(<"$TMP/want$f")" "$(printf 'closed 93\nfiltered 8020 8066\nopen %s' "${OPEN[*]}")" "${!a}: the scan that speaks SOCKS finds what is there"
+    for hook in output gateway cgroup; do
+        is "$(<"$TMP/connect.$hook.$f")" "$(<"$TMP/want$f")" "${!a}, $hook: so does one that only connects"
+    done
+done
+for hook in output gateway cgroup; do
+    if command -v nmap >/dev/null; then
+        scans nmap $hook
+        for f in 4 6; do
+            a=NET$f
+            is "$(<"$TMP/nmap.$hook.$f")" "$(<"$TMP/want$f")" "${!a}, $hook: and nmap -sT"
+        done
+    else
+        skip "$hook: nmap -sT" "nmap is not installed" 2
+    fi
 done
 is "$(leaks who open-8080)" 0 "all of it by the proxy"
 done_testing

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# long
 #
 # A SYN flood from the LAN: 100,000 SYNs that nobody completes, for each family, from addresses that
 # answer nothing and from addresses that nobody has. It costs no more upstream connections than

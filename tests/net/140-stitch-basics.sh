@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# long
 #
 # Stitch without the daemon: the kernel does the SOCKS handshake inside the application's own connection.
 # Both families, each version of SOCKS with and without credentials, names, chains; what the upstream

@@ -41,9 +41,15 @@ for url in "socks5://$NET4:1090" "socks5://[$NET6]:1090"; do
     [[ $url == *[* ]] && to=$NET6
     # As many losses as it takes: the handshake's own time must not be over before connect()'s is.
     stitch -t 100 "$url"
-    is "$(app "$TOOLS/connects" -q -t 120 -n 150 "$to" 20000)" "150 20000 OK" "$to: every tenth segment is lost, each way: all connect, and arrive once"
-    is "$(app "$TOOLS/connects" -q -t 120 -n 100 "$to" 20007)" "100 20007 ECONNREFUSED" "$to: and every refusal is one"
-    is "$(app "$TOOLS/connects" -q -t 120 -n 100 "$to" 20006)" "100 20006 EHOSTUNREACH" "$to: unreachable likewise"
+    waited=()
+    for verdict in "150 20000" "100 20007" "100 20006"; do
+        app "$TOOLS/connects" -q -t 120 -n ${verdict% *} "$to" ${verdict#* } >"$TMP/verdict.${verdict#* }" &
+        waited+=($!)
+    done
+    wait "${waited[@]}"
+    is "$(<"$TMP/verdict.20000")" "150 20000 OK" "$to: every tenth segment is lost, each way: all connect, and arrive once"
+    is "$(<"$TMP/verdict.20007")" "100 20007 ECONNREFUSED" "$to: and every refusal is one"
+    is "$(<"$TMP/verdict.20006")" "100 20006 EHOSTUNREACH" "$to: unreachable likewise"
     unstitch
 done
 stitch "socks5://$NET4:1085"

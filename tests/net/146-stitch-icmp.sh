@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# long
 #
 # ICMP errors about a stitched SYN, which quote another number than the application's kernel knows: what
 # connect() says, and when, is what it says to an application that needs no stitch. Of routers, of
@@ -135,7 +136,7 @@ for kind in whole least port time parameter cut low high code sum size; do
     start forge -- ns proxy python3 "$TMP/forge.py" down0 $kind
     wait_log forge ready || bail "forge $kind"
     start stitch -- ns client "$TOOLS/stitch" "$(cg_path app)" "socks5://$NET4:1090"
-    start stitch6 -- ns client "$TOOLS/stitch" "$(cg_path app6)" "socks5://[$NET6]:1090"
+    start stitch6 -- ns client "$TOOLS/stitch" -i 1 "$(cg_path app6)" "socks5://[$NET6]:1090"
     for s in stitch stitch6; do wait_log $s '^ready' || bail "$s"; done
     if [[ $kind == size ]]; then
         want="$(at_once "native $NET4" "native $NET6") $(mtu_to "$NET4") $(mtu_to "$NET6")"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# long
 #
 # Stitch in each state that the checksum of a packet can be in, on its way out and on its way in: left
 # to the device, computed, verified by the device, summed by it, or by nobody. Whatever is put

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# long
 #
 # Stitch with real SOCKS servers, each with the versions and methods it speaks, over a link and on this
 # host's loopback, both families, by address and by name: files arrive as they are, what the server says
@@ -17,7 +18,7 @@ need python3 nft curl danted microsocks tor ssh sshd setpriv getent
 getent passwd games >/dev/null || skip_all "there is no user games"
 topology
 impatient client
-cg_new app
+. "$LIB_DIR/stitch.sh"
 NOBODY4=203.0.113.99 NOBODY6=2001:db8:113::99
 for n in client proxy; do
     ns $n ip route add unreachable "$NOBODY4/32"
@@ -59,10 +60,6 @@ wait_port net tcp :: 8000
 net_who 9000
 
 # --- the servers: PORT, the same on proxy and on the loopback of client
-secret() { # NAME PASSWORD: a password file
-    printf '%s\n' "$2" >"$TMP/$1.password"
-    chmod 600 "$TMP/$1.password"
-}
 secret dante 'open sesame'
 secret microsocks 's3cret:@/%'
 secret serve 'pass word'
@@ -100,33 +97,7 @@ app() {
     cg app ns client unshare -m --propagation private sh -c "mount --bind '$TMP/hosts.app' /etc/hosts &&
         mount --bind '$TMP/resolv.conf' /etc/resolv.conf && exec \"\$@\"" sh "$@"
 }
-seen() { app timeout 30 "$TOOLS/who" "$@" 2>&1; }
-st() { us_status undersock "s['stitch']['$1']"; }
-stitched() { us_status undersock "s['captures'][0]['stitched']"; }
-stitched_is() { [[ $(stitched) == "$1" ]]; }
-config() { # URL [KEY-OF-UPSTREAM...] [-- KEY-OF-CAPTURE...]
-    local url=$1 keys=()
-    shift
-    while (($#)) && [[ $1 != -- ]]; do
-        keys+=("$1")
-        shift
-    done
-    echo "control = \"$TMP/undersock.sock\""
-    echo 'fast-path = "stitch"'
-    echo "upstream \"${NAME:-up}\" { url = \"$url\""
-    printf '    %s\n' "${keys[@]}"
-    echo '}'
-    echo "capture \"app\" { hook = \"cgroup\" cgroup = \"/$US-app\" upstream = \"${NAME:-up}\" dns = \"fake\" udp = \"reject\""
-    printf '    %s\n' "${@:2}"
-    echo '}'
-}
-# What is known of an upstream outlasts a reload: each gets a name of its own.
-N=0
-use() {
-    N=$((N + 1))
-    NAME=up$N config "$@" >"$TMP/undersock.conf"
-    us_reload undersock >"$TMP/reload.log" 2>&1 || bail "reload: $*: $(<"$TMP/reload.log")"
-}
+CAPTURE_KEYS=('dns = "fake"' 'udp = "reject"')
 us_daemon client < <(config "socks5://$PROXY4:1106")
 
 # said URL ADDRESS PORT: how it refuses that destination, as curl is told: by a code; "closed", without one

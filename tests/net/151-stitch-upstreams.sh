@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# long
 # timeout: 400
 #
 # Stitch and an upstream that is not as one would like it: what has to be relayed because the families
@@ -12,14 +13,11 @@
 need python3 nft danted microsocks
 topology
 impatient client
-cg_new app
+. "$LIB_DIR/stitch.sh"
+CAPTURE_KEYS=('dns = "bypass"' 'udp = "bypass"')
 net_who 9000
 start sink -- ns net "$TOOLS/pattern" serve :: 9004
 wait_port net tcp :: 9004
-secret() { # NAME PASSWORD: a password file
-    printf '%s\n' "$2" >"$TMP/$1.password"
-    chmod 600 "$TMP/$1.password"
-}
 secret microsocks 's3cret:@/%'
 secret wrong 'not this one'
 printf 'carol:pass word\n' >"$TMP/users"
@@ -32,34 +30,6 @@ PEER_NAME=microsocks-password peer_microsocks proxy "$PROXY4" 1104 bob 's3cret:@
 peer_serve proxy "$PROXY4" 1106
 PEER_NAME=serve-password peer_serve proxy "$PROXY4" 1107 "$TMP/users"
 
-app() { cg app ns client "$@"; }
-seen() { app timeout 30 "$TOOLS/who" "$@" 2>&1; }
-st() { us_status undersock "s['stitch']['$1']"; }
-stitched() { us_status undersock "s['captures'][0]['stitched']"; }
-stitched_is() { [[ $(stitched) == "$1" ]]; }
-config() { # URL [KEY-OF-UPSTREAM...] [-- KEY-OF-CAPTURE...]
-    local url=$1 keys=()
-    shift
-    while (($#)) && [[ $1 != -- ]]; do
-        keys+=("$1")
-        shift
-    done
-    echo "control = \"$TMP/undersock.sock\""
-    echo 'fast-path = "stitch"'
-    echo "upstream \"${NAME:-up}\" { url = \"$url\""
-    printf '    %s\n' "${keys[@]}"
-    echo '}'
-    echo "capture \"app\" { hook = \"cgroup\" cgroup = \"/$US-app\" upstream = \"${NAME:-up}\" dns = \"bypass\" udp = \"bypass\""
-    printf '    %s\n' "${@:2}"
-    echo '}'
-}
-# What is known of an upstream outlasts a reload: each gets a name of its own.
-N=0
-use() {
-    N=$((N + 1))
-    NAME=up$N config "$@" >"$TMP/undersock.conf"
-    us_reload undersock >"$TMP/reload.log" 2>&1 || bail "reload: $*: $(<"$TMP/reload.log")"
-}
 us_daemon client < <(config "socks5://$PROXY4:1106")
 
 # --- the other family: relayed
@@ -78,8 +48,8 @@ other() { # WHAT URL RELAYED-ADDRESS FROM STITCHED-ADDRESS FROM
     check "$1, relayed: 2 MiB each way" -- app "$TOOLS/pattern" both -t 60 "$3" 9004 2M
     start hold -- cg app ns client python3 "$TMP/hold.py" "$3"
     wait_log hold connected
-    relayed() { [[ $(us_flows undersock "len([f for f in s if f['upstream'] == 'up$N' and f['engine'] in ('copy', 'splice', 'sockmap')])") == 1 ]]; }
-    check "$1: flows says another engine" -- wait_for 10 relayed
+    relays() { [[ $(us_flows undersock "len([f for f in s if f['upstream'] == 'up$N' and f['engine'] in ('copy', 'splice', 'sockmap')])") == 1 ]]; }
+    check "$1: flows says another engine" -- wait_for 10 relays
     isnt "$(us_flows undersock "[f['engine'] for f in s if f['destination'].endswith(':9004') and f['state'] == 'relay' and f['upstream'] == 'up$N']")" "['stitch']" "$1: flows does not say stitch"
     stop hold
 }
@@ -150,6 +120,14 @@ learnt "a server that says so anyway" 1121
 is "$(grep -c offered "${LOG[none]}") $(sed -n 1p "${LOG[none]}") $(sed -n 2p "${LOG[none]}")" "4 offered [2] offered [0]" "what it was offered"
 learnt "Dante" 1101
 learnt "microsocks" 1103
+stop microsocks
+peer_microsocks proxy "$PROXY4" 1103 somebody something
+is "$(seen "$NET4" 9000)" "connect=ECONNREFUSED" "then it wants it after all: refused, once"
+check "and relayed" -- wait_for 10 stitched_is False
+check "it is answered by a relay: stitched again" -- wait_for 40 back
+is "$(seen "$NET4" 9000)" "$EXIT4" "with the password"
+stop microsocks
+peer_microsocks proxy "$PROXY4" 1103
 learnt "undersock serve" 1106
 # Nothing that we have is good enough.
 PEER_NAME=picky peer_bad proxy "$PROXY4" 1122 no-method

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# long
 # timeout: 400
 #
 # Stitch over whatever leads to the server: devices with and without an Ethernet header, those that

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# long
 #
 # Stitch when there is no room: a full table of handshakes means that what comes is relayed, and what dead
 # daemons have left on the cgroup and the interfaces is taken away by the next one, or leaves room to others.
@@ -8,35 +9,9 @@
 need python3 tc nft
 topology
 net_who 9000
-cg_new app
+. "$LIB_DIR/stitch.sh"
+UPSTREAM_KEYS=('connect-timeout = "60s"')
 PEER_NAME=serve peer_serve proxy "$PROXY4" 1081
-
-app() { cg app ns client "$@"; }
-seen() { app timeout 20 "$TOOLS/who" "$@" 2>&1; }
-st() { us_status undersock "s['stitch']['$1']"; }
-# relayed: connections that a worker has had.
-relayed() { us_status undersock "sum(w['accepted'] for w in s['workers'])"; }
-config() { # URL [LINE]
-    cat <<-CONF
-	control = "$TMP/undersock.sock"
-	fast-path = "stitch"
-	upstream "one" { url = "$1" connect-timeout = "60s" }
-	capture "app" { hook = "cgroup" cgroup = "/$US-app" upstream = "one" }
-	${2:-}
-	CONF
-}
-up() {
-    us_daemon client < <(config "$@")
-    [[ $(us_status undersock "s['captures'][0]['stitched']") == True ]] || bail "not stitched"
-}
-gone() { [[ -z $(ps -o stat= -p "$(tr ' ' , <<<"$*")" | grep -v '^Z') ]]; }
-kill_it() {
-    local all
-    all=$(descendants "${PID[undersock]}")
-    stop undersock KILL 2>/dev/null
-    wait_for 10 gone $all
-}
-ports() { ns client sh -c "echo '$1' >/proc/sys/net/ipv4/ip_local_port_range"; }
 
 # --- no room: 15,360 handshakes wait for an answer, and 1,024 places are left for who was faster
 up "socks5://$PROXY4:1081"
@@ -48,7 +23,6 @@ ns proxy nft -f - <<-'NFT' || skip_all "nft cannot drop by ports here"
 	NFT
 ports "10000 54999"
 start silent -- nofile 20000 cg app ns client "$TOOLS/connects" -q -t 100 -r 5 -n 15360 "$NET4" 9000
-st_is() { test "$(st "$1")" "$2" "$3"; }
 check "15,360 handshakes under way" -- wait_for 60 st_is begun -eq 15360
 ports "55000 60000"
 before=$(relayed)
@@ -114,11 +88,12 @@ else
     stop elsewhere KILL 2>/dev/null
     is "$(seen "$NET4" 9000) $(st granted)" "$EXIT4 1" "and stitches, beside the guards of a namespace that is no business of ours"
     kill_it
-    us_daemon client < <(config "socks5://$PROXY4:1081" | sed 's/ upstream = "one" }/ upstream = "one" when-down = "direct" }/')
+    us_daemon client < <(config "socks5://$PROXY4:1081" -- 'when-down = "direct"')
     is "$(programs) $(filters) $(filters ingress)" "2 0 0" "a start that stitches nothing takes them away, too"
     is "$(ns client tc qdisc show dev up0 | grep -c clsact)" 0 "and the qdisc"
     stop undersock
-    up "socks5://$PROXY4:1081" 'capture "more" { hook = "cgroup" cgroup = "/'"$US"'-app" upstream = "one" tcp-ports = { "7000" } }'
+    MORE="capture \"more\" { hook = \"cgroup\" cgroup = \"/$US-app\" upstream = \"one\" tcp-ports = { \"7000\" } }"
+    up "socks5://$PROXY4:1081"
     is "$(programs)" 4 "two captures of one cgroup share theirs, and leave them in place"
     stop undersock
     is "$(programs)" 2 "and take their own away"

@@ -9,7 +9,8 @@
 need python3 tc
 topology
 net_who 9000
-cg_new app
+. "$LIB_DIR/stitch.sh"
+UPSTREAM_KEYS=('connect-timeout = "60s"' 'handshake-timeout = "60s"')
 # patience N: so often is a SYN repeated, after 1, 2, 4, ... seconds.
 patience() {
     ns client sh -c "cd /proc/sys/net/ipv4 && echo $1 >tcp_syn_retries &&
@@ -19,31 +20,6 @@ patience 5
 start verdicts -- ns proxy "$TOOLS/verdicts" serve :: 1090 1091
 start strict -- ns proxy "$TOOLS/strict" serve -g "$TMP/gate" :: 1095
 for port in 1090 1095; do wait_port proxy tcp :: $port; done
-
-app() { cg app ns client "$@"; }
-st() { us_status undersock "s['stitch']['$1']"; }
-# relayed: connections that a worker has had.
-relayed() { us_status undersock "sum(w['accepted'] for w in s['workers'])"; }
-config() { # URL
-    cat <<-CONF
-	control = "$TMP/undersock.sock"
-	fast-path = "stitch"
-	upstream "one" { url = "$1" connect-timeout = "60s" handshake-timeout = "60s" }
-	capture "app" { hook = "cgroup" cgroup = "/$US-app" upstream = "one" }
-	CONF
-}
-up() {
-    us_daemon client < <(config "$@")
-    [[ $(us_status undersock "s['captures'][0]['stitched']") == True ]] || bail "not stitched"
-}
-gone() { [[ -z $(ps -o stat= -p "$(tr ' ' , <<<"$*")" | grep -v '^Z') ]]; }
-kill_it() {
-    local all
-    all=$(descendants "${PID[undersock]}")
-    stop undersock KILL 2>/dev/null
-    wait_for 10 gone $all
-}
-ports() { ns client sh -c "echo '$1' >/proc/sys/net/ipv4/ip_local_port_range"; }
 
 # --- in the middle of handshakes: eight that wait for the answer to their greeting, eight for the last one
 said() { grep -c "^$1" "${LOG[strict]}"; }
@@ -95,7 +71,7 @@ for to in "$NET4" "$NET6"; do
     is "$(app timeout 20 "$TOOLS/strict" talk -n 10 "$to" 9000)" "10 OK" "$at: the next ones are stitched"
     stop undersock
     at="$family, killed, and somebody takes its filters away"
-    patience 2
+    patience 1
     up "$url"
     between "$to" "$at"
     kill_it

@@ -117,6 +117,38 @@ is "$(capture stitched) $(seen "$NET4" 9000)" "False $EXIT4" "a password that is
 check "stitched from then on" -- wait_for 10 stitched_is True
 is "$(seen "$NET4" 9000) $(ways)" "$EXIT4 stitched 1, relayed 1, failed 0" "without the password: no connection has failed"
 
+# It changes its mind: a connection fails, the next ones are relayed, and stitched as the relay was answered.
+PEER_NAME=fickle peer_microsocks proxy "$PROXY4" 1083 alice sesame
+restart "socks5://alice:sesame@$PROXY4:1083"
+is "$(seen "$NET4" 9000)" "$EXIT4" "a password that is wanted"
+wait_for 10 stitched_is True
+stop fickle
+PEER_NAME=fickle peer_microsocks proxy "$PROXY4" 1083
+is "$(seen "$NET4" 9000) $(capture stitched)" "connect=ECONNREFUSED False" "and then is not: refused once, and relayed"
+again() { [[ $(seen "$NET4" 9000) == "$EXIT4" ]] && stitched_is True; }
+is "$(seen "$NET4" 9000)" "$EXIT4" "which works"
+check "stitched again" -- wait_for 20 again
+is "$(seen "$NET4" 9000)" "$EXIT4" "without it"
+like "$(ways)" '^stitched [1-9][0-9]*, relayed [1-9][0-9]*, failed 1$' "by stitch, and nothing else has failed"
+
+# A chain: what its last one wants is known when that one has answered.
+chain() { # HOP-PORT...: the last one is "one"
+    config "socks5://alice:sesame@$EXIT4:$1" | sed "s|^upstream \"one\" {|upstream \"near\" { url = \"socks5://$PROXY4:1080\" }\n& via = \"near\"|"
+}
+stop undersock
+PEER_NAME=end peer_bad proxy "$EXIT4" 1084 close
+UNDERSOCK=$TMP/alone
+us_daemon client < <(chain 1084)
+UNDERSOCK=$REAL
+like "$(seen "$NET4" 9000)" '^connect=E' "a chain whose end says nothing: relayed, and refused"
+sleep 1
+is "$(capture stitched)" False "its first member's answer is not enough"
+stop end
+PEER_NAME=end peer_microsocks proxy "$EXIT4" 1084
+is "$(seen "$NET4" 9000)" "$EXIT4" "its end answers, and wants no password"
+check "stitched from then on" -- wait_for 10 stitched_is True
+is "$(seen "$NET4" 9000) $(ways)" "$EXIT4 stitched 1, relayed 1, failed 0" "without the password: no connection has failed"
+
 # --- names with several addresses
 restart "socks5://both.test:1080"
 is "$(capture stitched)" False "a proxy with addresses of both versions: relayed at first"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# long
 #
 # How streams begin and end: FIN stays FIN, RST stays RST, half-closed streams live on, whoever speaks
 # first and however the first bytes arrive; with both captures and every fast path, alike.

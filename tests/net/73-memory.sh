@@ -7,7 +7,7 @@
 # read, every byte arrives. With each engine.
 . "$(dirname "$0")/lib.sh"
 
-FLOWS=500 SIZE=2M
+FLOWS=500 SIZE=1M
 topology
 need python3
 cg_new app

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# long
 #
 # doctor: each thing that can stand in the way is broken alone, in namespaces, and doctor names it; where it
 # gives a command that mends it, the command is run and the complaint is gone. Nothing is changed by

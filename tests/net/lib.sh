@@ -250,15 +250,21 @@ start() {
 
 running() { [[ ${PID[$1]:-} ]] && kill -0 "${PID[$1]}" 2>/dev/null; }
 
+# dead PID: there is none, or nobody has waited for it yet.
+dead() {
+    local stat
+    { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
+    [[ ${stat##*) } == [ZX]* ]]
+}
+
 # stop NAME [SIGNAL]: and wait until it is gone, after five seconds with SIGKILL. Returns its status.
 stop() {
     local pid=${PID[$1]:-} i
     [[ $pid ]] || return 0
     kill -s "${2:-TERM}" "$pid" 2>/dev/null
-    for ((i = 0; i < 100; i++)); do
-        kill -0 "$pid" 2>/dev/null || break
-        [[ $(ps -o stat= -p "$pid" 2>/dev/null) == Z* ]] && break
-        sleep 0.05
+    for ((i = 0; i < 250; i++)); do
+        dead "$pid" && break
+        sleep 0.02
     done
     kill -KILL -- "-$pid" 2>/dev/null
     wait "$pid" 2>/dev/null
@@ -267,22 +273,20 @@ stop() {
     return $rc
 }
 
-# wait_for SECONDS CMD...: poll until it succeeds. The bound is for a hang, not a measurement.
+# wait_for SECONDS CMD...: poll until it succeeds, ever more slowly: to look costs more than to wait. The
+# bound is for a hang, not a measurement.
 wait_for() {
-    local limit=$((SECONDS + $1 + 1))
+    local wait_for_limit=$((SECONDS + $1 + 1)) wait_for_looks=0
     shift
     until "$@" >/dev/null 2>&1; do
-        ((SECONDS < limit)) || return 1
-        sleep 0.05
+        ((SECONDS < wait_for_limit)) || return 1
+        if ((wait_for_looks++ < 10)); then sleep 0.02; else sleep 0.1; fi
     done
 }
 
 # wait_exit NAME SECONDS: 0 when it has ended by itself.
 wait_exit() { wait_for "$2" has_ended "$1"; }
-has_ended() {
-    local pid=${PID[$1]:-}
-    [[ ! $pid ]] || ! kill -0 "$pid" 2>/dev/null || [[ $(ps -o stat= -p "$pid") == Z* ]]
-}
+has_ended() { [[ ! ${PID[$1]:-} ]] || dead "${PID[$1]}"; }
 
 # ended NAME SECONDS: waits for its end; ENDED is its exit status, or "hung" (and it is killed).
 ended() {

@@ -51,11 +51,13 @@ request6=0501000501000420010db8011300000000000000000010
 PROLOGUES=()
 for port in 1082 1083; do PROLOGUES+=(-p "4:$port=${request4}232c" -p "6:$port=${request6}232c"); done
 PROLOGUES+=(-p "4:1084=${request4}232d" -p "6:1084=${request6}232d")
-# many N TO PORT BYTES [OPTION...]: so many at a time; how many had every byte of both directions right
+# many N TO PORT BYTES [OPTION...]: so many at a time; how many had every byte of both directions right.
+# APP: `app` of another cgroup, with OUT for what they say.
 many() {
+    local out=${OUT:-$TMP/many}
     # shellcheck disable=SC2016
-    app bash -c 'for ((i = 0; i < $0; i++)); do "$TOOLS/pattern" both -t 150 "${@:4}" "$1" "$2" "$3" & done; wait' "$@" >"$TMP/many" 2>&1
-    grep -c '^both good' "$TMP/many"
+    "${APP:-app}" bash -c 'for ((i = 0; i < $0; i++)); do "$TOOLS/pattern" both -t 150 "${@:4}" "$1" "$2" "$3" & done; wait' "$@" >"$out" 2>&1
+    grep -c '^both good' "$out"
 }
 # What must not be on a wire, by whoever looks at it: wrong checksums, raw octets, options.
 bad() { echo "$(told "${1:-wire}" sum) $(told "${1:-wire}" raw) $(told "${1:-wire}" option)"; }

@@ -3,11 +3,12 @@
  * stitch: the cgroup capture with stitch and nothing else: no daemon, no listener, no relay. What
  * cannot be stitched is refused.
  *
- *     stitch [-n NAME=ADDRESS]... [-N HOP]... [-t SECONDS] CGROUP URL...
+ *     stitch [-n NAME=ADDRESS]... [-N HOP]... [-t SECONDS] [-i INSTANCE] CGROUP URL...
  *
  * CGROUP is a directory of cgroup2; URLs of literal addresses, a chain when there are several. -n:
  * ADDRESS stands for NAME. -N: hop number HOP (from 0) has a user and wants no password. -t: for
- * the SYN-ACK, and for the handshake after it. Prints "ready", then a line for each handshake that
+ * the SYN-ACK, and for the handshake after it. -i: of several in one network namespace each has a
+ * number (capture_set.instance) of its own. Prints "ready", then a line for each handshake that
  * failed ("failed REASON STEP CODE VERDICT"). SIGUSR1: prints the counters. SIGUSR2: nothing is
  * stitched any more, what is under way ends, "drained". SIGTERM: takes everything off. SIGKILL: see
  * what stays.
@@ -147,7 +148,7 @@ int main(int argc, char **argv)
                                     .fake = true,
                                     .stitch = true};
     struct capture_set set = {.policies = &policy, .n_policies = 1};
-    const struct bpf_stitch_options options = {0};
+    struct bpf_stitch_options options = {0};
     struct script_options script_options = {.id = 1};
     struct bpf_capture *capture = NULL;
     struct bpf_stitch *s = NULL;
@@ -159,13 +160,15 @@ int main(int argc, char **argv)
     sigset_t mask;
     bool v4;
 
-    while ((c = getopt(argc, argv, "n:N:t:")) != -1) {
+    while ((c = getopt(argc, argv, "n:N:t:i:")) != -1) {
         if (c == 'n' && n_names < 16)
             names[n_names++] = optarg;
         else if (c == 'N')
             script_options.no_auth |= 1u << atoi(optarg);
         else if (c == 't')
             timeout = (unsigned)atoi(optarg);
+        else if (c == 'i')
+            options.instance = set.instance = (unsigned)atoi(optarg);
         else
             return 2;
     }

@@ -219,6 +219,26 @@ static void test_may_ask(void **state)
     assert_int_equal(no_auth, 0);
     a[0].port++;
     assert_int_equal(stitch_may_ask(&chain, &a[0], &no_auth, &why), -EAGAIN);
+    a[0].port--;
+    snprintf(chain.name, sizeof(chain.name), "another");
+    assert_int_equal(stitch_may_ask(&chain, &a[0], &no_auth, &why), -EAGAIN);
+    /* However many have answered: they are kept in few places, and nobody is taken for another. */
+    for (unsigned port = 1; port < 60000; port++) {
+        a[0].port = (uint16_t)port;
+        upstream_learn(&chain, &a[0], 0);
+    }
+    for (unsigned port = 60000; port < 65536; port++) {
+        a[0].port = (uint16_t)port;
+        assert_int_equal(stitch_may_ask(&chain, &a[0], &no_auth, &why), -EAGAIN);
+    }
+    /* Of the first hop, too, and a user without one. */
+    make_chain("p5");
+    snprintf(chain.name, sizeof(chain.name), "first");
+    addr_parse("192.0.2.9", 1080, &chain.hops[0].addrs[0]);
+    chain.hops[0].n_addrs = 1;
+    assert_int_equal(stitch_may_ask(&chain, &a[0], &no_auth, &why), -EAGAIN);
+    configs[0].url.has_password = false;
+    assert_int_equal(stitch_may_ask(&chain, &a[0], &no_auth, &why), -EAGAIN);
 }
 
 static void test_hold_off(void **state)
