@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# alone
+# long
 #
 # Honest connect: whatever the upstream says, at once or late, is what connect() returns, by every hook,
 # for both families, to every kind of application; a verdict that comes at once costs no second SYN.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# long
+# alone
+# Its flood fills the queue that each CPU has for all namespaces: SYNs of others are dropped there, too.
 #
 # A SYN flood from the LAN: 100,000 SYNs that nobody completes, for each family, from addresses that
 # answer nothing and from addresses that nobody has. It costs no more upstream connections than
