@@ -24,6 +24,7 @@
 
 #define UNKNOWN_MAX 32
 #define OPENING     " opening" /* the hidden option: no key has a blank in its name */
+#define SECTIONS    "; a section is written upstream \"NAME\" { ... }, group and capture alike"
 
 struct unknown_key {
     enum section_kind section;
@@ -73,7 +74,7 @@ static void report_unknown(enum section_kind kind, unsigned line, const char *na
 {
     struct suggestion near = {.written = name};
     char keys[640], hint[80];
-    const char *elsewhere = NULL;
+    const char *elsewhere = NULL, *sections = kind == SECTION_TOP ? SECTIONS : "";
 
     for (size_t i = 0; i < config_n_options; i++) {
         if (config_options[i].section == kind)
@@ -88,17 +89,19 @@ static void report_unknown(enum section_kind kind, unsigned line, const char *na
     }
     if (line_may_hold_secret(line) && !near.best && !elsewhere) { /* perhaps a part of it */
         config_draft_error(current->draft, line, "unknown key", NULL,
-                           "a value with special characters needs quotes; the keys of %s are %s",
+                           "a value with special characters needs quotes; the keys of %s are %s%s",
                            config_section_name(kind),
-                           config_option_list(kind, 0, keys, sizeof(keys)));
+                           config_option_list(kind, 0, keys, sizeof(keys)), sections);
         return;
     }
     config_suggestion_text(&near, hint, sizeof(hint));
-    if (hint[0] == '\0' && elsewhere)
+    if (name[0] == '[') /* as other programs write a section: another name would not mend it */
+        hint[0] = '\0';
+    else if (hint[0] == '\0' && elsewhere)
         snprintf(hint, sizeof(hint), "it is a key of %s; ", elsewhere);
     config_draft_error(current->draft, line, "unknown key", name, "%sthe keys of %s are %s%s", hint,
                        config_section_name(kind), config_option_list(kind, 0, keys, sizeof(keys)),
-                       kind == SECTION_TOP ? "; the sections are upstream, group, capture" : "");
+                       sections);
 }
 
 static void remember_unknown(enum section_kind kind, unsigned line, const char *name)
