@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What keeper/stitch.c keeps, for stitch_report.c to tell of. */
+/* What stitch.c, stitch_scripts.c, stitch_health.c and stitch_report.c of the keeper share. */
 #ifndef UNDERSOCK_KEEPER_STITCH_STATE_H
 #define UNDERSOCK_KEEPER_STITCH_STATE_H
 
@@ -10,7 +10,8 @@
 #include "config/config.h"
 #include "keeper/stitch.h"
 
-#define STITCH_KNOWN 256 /* instances whose connections can be told apart */
+#define STITCH_KNOWN          256 /* instances whose connections can be told apart */
+#define STITCH_SWEEP_INTERVAL INT64_C(2000000000)
 
 /*
  * A script's number. It is always of the same upstream and server, until none is left for a new
@@ -71,5 +72,36 @@ struct stitch {
     } known[STITCH_KNOWN]; /* captures of now and before */
     unsigned next_known;
 };
+
+/* ---- stitch.c ---- */
+
+/* Tells the programs of every capture what to do with new connections, after any change here. */
+void stitch_use(struct stitch *s);
+
+/* ---- stitch_scripts.c ---- */
+
+/* Routes for a generation's upstreams; what is known of an upstream outlasts a reload, by its name.
+ * All the scripts are to be made again. */
+void stitch_make_routes(struct stitch *s, const struct generation *g);
+/* The scripts of route `i`. */
+void stitch_make_scripts(struct stitch *s, size_t i);
+static inline bool stitch_has_line(const struct stitch_route *route)
+{
+    return route->lines[0] || route->lines[1];
+}
+/* What workers have learnt about how an upstream is to be spoken to. Whether to look again soon. */
+bool stitch_learn(struct stitch *s);
+
+/* ---- stitch_health.c; `ctx` is the stitch ---- */
+
+void stitch_on_handshake(void *ctx, const struct stitch_event *e);
+/*
+ * A SYN without an answer for longer than connect-timeout, or a handshake that came to a stop for
+ * longer than its own: programs hear of that with the application's next SYN only, and there may be
+ * none. To be asked of each record every STITCH_SWEEP_INTERVAL.
+ */
+void stitch_find_silence(void *ctx, const struct stitch_key *key, const struct stitch_flow *flow);
+/* Upstreams that answer again are stitched again. */
+void stitch_resume(struct stitch *s);
 
 #endif

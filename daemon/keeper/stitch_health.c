@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * keeper/stitch_state.h: whether upstreams answer.
+ *
+ * A failed handshake comes as an event; an upstream that does not even answer SYNs is found in the
+ * table, as the programs hear of nothing. Either takes the upstream off stitch at once. It comes
+ * back when its time is over, which doubles from failure to failure, and when a worker has been
+ * answered since: so an application's connection is never the probe, and without one that is
+ * relayed well nothing changes.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "keeper/stitch_policy.h"
+#include "keeper/stitch_state.h"
+#include "log.h"
+
+#define GOOD_STRETCH INT64_C(60000000000) /* without a failure: the next one is a first one */
+
+static struct stitch_route *route_of(const struct stitch *s, uint32_t id)
+{
+    for (size_t i = 0; i < s->n_routes; i++) {
+        for (size_t k = 0; k < 2; k++) {
+            unsigned n = s->routes[i].lines[k];
+
+            if (n && s->lines[n].current && s->lines[n].id == id)
+                return &s->routes[i];
+        }
+    }
+    return NULL;
+}
+
+static void hold(struct stitch *s, struct stitch_route *route)
+{
+    int64_t now = loop_now(s->loop);
+
+    if (now - route->resumed_at > GOOD_STRETCH)
+        route->failures = 0;
+    route->held = true;
+    route->failed_at = now;
+    route->retry_at = now + stitch_hold_off(++route->failures);
+    stitch_use(s);
+}
+
+static void judge(struct stitch *s, const struct stitch_event *e)
+{
+    struct stitch_route *route = route_of(s, e->id);
+    unsigned hop;
+    char line[400];
+
+    if (!route || route->held)
+        return;
+    size_t i = (size_t)(route - s->routes);
+    struct upstream *u = &s->generation->upstreams[i];
+    enum stitch_blame blame = stitch_judge(u, route->no_auth, e, &hop);
+
+    if (blame == STITCH_BLAME_METHOD && s->forced) {
+        log_info("upstream %s: it wants no password: stitched without", u->name);
+        route->no_auth |= 1u << hop;
+        stitch_make_scripts(s, i);
+        stitch_use(s);
+        return;
+    }
+    stitch_describe(u, route->no_auth, e, line, sizeof(line));
+    if (blame != STITCH_BLAME_NOBODY) {
+        size_t n = strlen(line);
+
+        snprintf(line + n, sizeof(line) - n, "; relayed, not stitched, until it answers");
+    }
+    if (stitch_worth_a_line(u, e))
+        upstream_complain(u, line, loop_now(s->loop));
+    if (blame == STITCH_BLAME_NOBODY)
+        return;
+    if (route->no_auth) {
+        route->no_auth = 0; /* it may have been taken to want a password since */
+        stitch_make_scripts(s, i);
+    }
+    hold(s, route);
+}
+
+void stitch_on_handshake(void *ctx, const struct stitch_event *e)
+{
+    judge(ctx, e);
+}
+
+void stitch_find_silence(void *ctx, const struct stitch_key *key, const struct stitch_flow *flow)
+{
+    struct stitch *s = ctx;
+    bool waits = flow->state == STITCH_SYN || flow->state == STITCH_STEP;
+    const struct stitch_route *route = waits ? route_of(s, flow->id) : NULL;
+    const struct stitch_event e = {.id = flow->id,
+                                   .reason = flow->state == STITCH_SYN ? STITCH_BY_SILENCE
+                                                                       : STITCH_BY_TIMEOUT,
+                                   .step = flow->step};
+    unsigned hop;
+
+    (void)key;
+    if (!route || route->held || (int64_t)flow->began < route->resumed_at)
+        return;
+    const struct upstream *u = &s->generation->upstreams[route - s->routes];
+    int64_t age = loop_now(s->loop) - (int64_t)flow->deadline;
+
+    /* What is older is of somebody who has given up, and has been seen. */
+    if (age > 0 && age < 3 * STITCH_SWEEP_INTERVAL &&
+        stitch_judge(u, route->no_auth, &e, &hop) == STITCH_BLAME_UPSTREAM)
+        judge(s, &e);
+}
+
+void stitch_resume(struct stitch *s)
+{
+    int64_t now = loop_now(s->loop);
+    bool changed = false;
+
+    for (size_t i = 0; i < s->n_routes; i++) {
+        struct stitch_route *route = &s->routes[i];
+
+        if (!route->held || now < route->retry_at ||
+            upstream_answered_at(&s->generation->upstreams[i]) <= route->failed_at)
+            continue;
+        route->held = false;
+        route->resumed_at = now;
+        stitch_make_scripts(s, i); /* it may have been seen to want another method */
+        changed = true;
+        log_info("upstream %s: answers: stitched again", route->name);
+    }
+    if (changed)
+        stitch_use(s);
+}
