@@ -142,24 +142,39 @@ static int claim(struct nft_owner *owner, char *why, size_t size)
     return r;
 }
 
-int nft_owner_claim(struct nft_owner **ret, unsigned *ret_instance, char *why, size_t size)
+static int open_and_claim(unsigned instance, struct nft_owner **ret, char *why, size_t size)
 {
     char table[NFT_TABLE_SIZE];
     struct nft_owner *owner;
+
+    nft_table_name(instance, table);
+    int r = nft_owner_open_table(table, &owner, why, size);
+
+    if (r < 0)
+        return r;
+    r = claim(owner, why, size);
+    if (r == 0)
+        *ret = owner;
+    else
+        nft_owner_close(owner);
+    return r;
+}
+
+int nft_owner_take(struct nft_owner **ret, char *why, size_t size)
+{
+    return open_and_claim(0, ret, why, size);
+}
+
+int nft_owner_claim(struct nft_owner **ret, unsigned *ret_instance, char *why, size_t size)
+{
     int r = -EBUSY;
 
     for (unsigned i = 1; i < CAPTURE_INSTANCES; i++) {
-        nft_table_name(i, table);
-        r = nft_owner_open_table(table, &owner, why, size);
-        if (r < 0)
-            return r;
-        r = claim(owner, why, size);
+        r = open_and_claim(i, ret, why, size);
         if (r == 0) {
-            *ret = owner;
             *ret_instance = i;
             return 0;
         }
-        nft_owner_close(owner);
         /* Somebody has it, or something of that name is left. */
         if (r != -EBUSY && r != -EEXIST)
             return r;

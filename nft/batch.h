@@ -32,6 +32,12 @@ int nft_owner_open(struct nft_owner **ret, char *why, size_t size);
 int nft_owner_open_table(const char *table, struct nft_owner **ret, char *why, size_t size);
 
 /*
+ * For a daemon: makes the table, still empty, so that no other daemon has this network namespace.
+ * Errors as nft_owner_open(), nft_owner_replace().
+ */
+int nft_owner_take(struct nft_owner **ret, char *why, size_t size);
+
+/*
  * For a `run`: takes the first number of 1..CAPTURE_INSTANCES-1 that is free in this network
  * namespace (struct capture_set.instance), by making its table, still empty. The number is free
  * again when the table is gone. -EBUSY: all are taken; otherwise as nft_owner_open(),

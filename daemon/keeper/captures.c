@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "base/fd.h"
 #include "bpf/cgroup.h"
@@ -20,6 +21,11 @@
 #include "nft/ruleset.h"
 
 #define CAPTURES_MAX 64
+#define ANOTHER_DAEMON                                                                        \
+    "another undersock daemon has this network namespace; captures of one configuration are " \
+    "stitched together"
+#define TAKE_STEPS 50
+#define TAKE_STEP  20000000 /* ns */
 
 /* One attached cgroup capture. */
 struct attached {
@@ -37,6 +43,9 @@ struct captures {
     struct nft_owner *nft;
     unsigned instance; /* capture_set.instance */
     bool routed;
+    bool applied; /* something, once */
+    bool ruled;   /* the table has had rules */
+    bool others;  /* another daemon has this network namespace */
     struct attached attached[CAPTURES_MAX];
 };
 
@@ -183,9 +192,47 @@ static int apply_rules(struct captures *c, struct generation *g, char *why, size
         r = nft_owner_open(&c->nft, why, why_size);
     if (r == 0 && c->nft)
         r = nft_owner_replace(c->nft, rs, why, why_size);
+    c->ruled |= !nft_ruleset_empty(rs);
     nft_ruleset_free(rs);
     g->hold = c->nft ? nft_owner_fd(c->nft) : -1;
     return r;
+}
+
+/*
+ * A daemon takes the table before it has anything to put into it: two daemons whose captures need
+ * no rules get along, but filters for stitch there are for one. Whoever was killed just now may not
+ * have gone yet.
+ */
+static int take_namespace(struct captures *c, char *why, size_t why_size)
+{
+    int tries = c->applied ? 1 : TAKE_STEPS, r = -EBUSY;
+
+    while (!c->nft && r == -EBUSY && tries-- > 0) {
+        r = nft_owner_take(&c->nft, why, why_size);
+        if (r == -EBUSY)
+            nanosleep(&(struct timespec){.tv_nsec = TAKE_STEP}, NULL);
+    }
+    c->others = !c->nft && (r == -EBUSY || r == -EEXIST);
+    return c->others ? r : 0;
+}
+
+static bool makes_rules(const struct generation *g)
+{
+    struct nft_ruleset *rs = NULL;
+    bool some = nft_ruleset_build(&g->set, &rs) < 0 || !nft_ruleset_empty(rs);
+
+    nft_ruleset_free(rs);
+    return some;
+}
+
+/* Who has put nothing into it leaves it to others. Later, workers have copies of its descriptor. */
+static void give_back(struct captures *c, struct generation *g)
+{
+    if (c->applied || c->ruled || g->set.stitch || !g->marked)
+        return;
+    nft_owner_close(c->nft);
+    c->nft = NULL;
+    g->hold = -1;
 }
 
 /* A `run` has a table, marks and routes of its own, for its UDP, and filters of its own for stitch:
@@ -196,7 +243,17 @@ static int claim(struct captures *c, struct generation *g, char *why, size_t why
     char cause[400] = "";
     int r = 0;
 
-    if (!g->marked && c->instance == 0 && (needed || stitch_wanted(c->stitch, g))) {
+    g->set.instance = c->instance;
+    if (g->marked) {
+        r = take_namespace(c, cause, sizeof(cause));
+        if (r < 0 && makes_rules(g)) {
+            snprintf(why, why_size, "%s", cause);
+            return r;
+        }
+        stitch_offer(c->stitch, g, r == 0 ? NULL : r == -EBUSY ? ANOTHER_DAEMON : cause);
+        return 0;
+    }
+    if (c->instance == 0 && (needed || stitch_wanted(c->stitch, g))) {
         r = nft_owner_claim(&c->nft, &c->instance, cause, sizeof(cause));
         if (r < 0 && needed)
             snprintf(why, why_size,
@@ -294,8 +351,11 @@ int captures_apply(struct captures *c, struct generation *g, int transient, char
         if (c->attached[i].bpf && !c->attached[i].wanted)
             detach(c, &c->attached[i]);
     }
-    if (r == 0)
-        stitch_engage(c->stitch);
+    if (r == 0) {
+        stitch_engage(c->stitch, !c->others);
+        give_back(c, g);
+    }
+    c->applied = true;
     return r;
 }
 

@@ -216,10 +216,10 @@ void stitch_bind(struct stitch *s, size_t policy, const struct bpf_capture *bpf)
     s->next_known = (s->next_known + 1) % STITCH_KNOWN;
 }
 
-void stitch_engage(struct stitch *s)
+void stitch_engage(struct stitch *s, bool ours)
 {
-    /* By now the namespace is ours: what a daemon before us has left is of no use any more. */
-    if (!s->bpf && !s->cleared && s->generation && s->generation->marked)
+    /* What a daemon before us has left is of no use any more. */
+    if (!s->bpf && !s->cleared && ours && s->generation && s->generation->marked)
         bpf_stitch_clean(s->generation->set.instance);
     s->cleared = true;
     s->engaged = true;

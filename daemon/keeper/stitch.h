@@ -41,8 +41,8 @@ void stitch_offer(struct stitch *s, struct generation *g, const char *no_instanc
 /* Capture `policy` of the generation is in force. `bpf` stays the caller's, until stitch_unbind().
  */
 void stitch_bind(struct stitch *s, size_t policy, const struct bpf_capture *bpf);
-/* All captures of the generation are. */
-void stitch_engage(struct stitch *s);
+/* All captures of the generation are. `ours`: no other daemon has this network namespace. */
+void stitch_engage(struct stitch *s, bool ours);
 /* Before bpf_capture_detach(). */
 void stitch_unbind(struct stitch *s, const struct bpf_capture *bpf);
 /* bpf_capture_detach() has left guards: the filters stay, too. */
