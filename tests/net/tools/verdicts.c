@@ -421,6 +421,16 @@ static void watch(int fd, void *what)
         die(3, "epoll: %s", strerror(errno));
 }
 
+/* A reset is sent once, and what a flood drops of it, nobody repeats: then nobody answers here. */
+static void set_keepalive(int fd)
+{
+    const int one = 1, idle_s = 5, interval_s = 1;
+
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s));
+}
+
 static void accepted(void)
 {
     for (int i = 0; i < BATCH; i++) {
@@ -432,6 +442,7 @@ static void accepted(void)
         if (!c)
             die(3, "no memory");
         set_nodelay(fd);
+        set_keepalive(fd);
         c->fd = fd;
         seen.open++;
         seen.total++;
