@@ -62,4 +62,23 @@ num "$(count accepted)" -lt 40 "no flood of flows"
 is "$(count refused_loop)" 0 "no loop was met anywhere"
 us_stop=$(bounded 20 "$UNDERSOCK" stop -s "$TMP/undersock.sock" 2>&1)
 is "$us_stop" "" "stopped"
+
+# The same of a cgroup whose connections are stitched: the server is in it, and nothing is tried by the kernel
+# either before it is known whose it is.
+. "$LIB_DIR/stitch.sh"
+stop proxy
+us_daemon client < <(config "socks5://127.0.0.1:1080")
+in_it() { # UID
+    start proxy -- cg app ns client setpriv --reuid "$1" --regid "$1" --clear-groups \
+        microsocks -i 127.0.0.1 -p 1080
+    wait_port client tcp 127.0.0.1 1080
+}
+in_it 0
+is "$(seen "$NET4" 9000) $(st begun)" "connect=ECONNREFUSED 0" "cgroup: root's server comes up in it: refused, and never stitched"
+like "$(us_status undersock "s['captures'][0]['why_relayed']")" 'on this host, and not known yet' "status says why"
+stop proxy
+in_it 65533
+is "$(seen "$NET4" 9000)" "$CLIENT4" "cgroup: another user's: served"
+check "and stitched from then on" -- wait_for 20 stitched_is True
+is "$(seen "$NET4" 9000) $(st begun) $(st granted)" "$CLIENT4 1 1" "once: its own connection to the target is direct"
 done_testing
