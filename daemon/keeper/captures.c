@@ -198,24 +198,6 @@ static int apply_rules(struct captures *c, struct generation *g, char *why, size
     return r;
 }
 
-/*
- * A daemon takes the table before it has anything to put into it: two daemons whose captures need
- * no rules get along, but filters for stitch there are for one. Whoever was killed just now may not
- * have gone yet.
- */
-static int take_namespace(struct captures *c, char *why, size_t why_size)
-{
-    int tries = c->applied ? 1 : TAKE_STEPS, r = -EBUSY;
-
-    while (!c->nft && r == -EBUSY && tries-- > 0) {
-        r = nft_owner_take(&c->nft, why, why_size);
-        if (r == -EBUSY)
-            nanosleep(&(struct timespec){.tv_nsec = TAKE_STEP}, NULL);
-    }
-    c->others = !c->nft && (r == -EBUSY || r == -EEXIST);
-    return c->others ? r : 0;
-}
-
 static bool makes_rules(const struct generation *g)
 {
     struct nft_ruleset *rs = NULL;
@@ -223,6 +205,28 @@ static bool makes_rules(const struct generation *g)
 
     nft_ruleset_free(rs);
     return some;
+}
+
+/*
+ * A daemon takes the table before it has anything to put into it: two daemons whose captures need
+ * no rules get along, but filters for stitch there are for one. The first time it is asked in any
+ * case, as what was left behind is cleared away only by who is alone. Whoever was killed just now
+ * may not have gone yet.
+ */
+static int take_namespace(struct captures *c, const struct generation *g, char *why,
+                          size_t why_size)
+{
+    int tries = c->applied ? 1 : TAKE_STEPS, r = -EBUSY;
+
+    if (c->nft || (c->applied && !makes_rules(g) && !stitch_wanted(c->stitch, g)))
+        return 0;
+    while (r == -EBUSY && tries-- > 0) {
+        r = nft_owner_take(&c->nft, why, why_size);
+        if (r == -EBUSY)
+            nanosleep(&(struct timespec){.tv_nsec = TAKE_STEP}, NULL);
+    }
+    c->others = r == -EBUSY || r == -EEXIST;
+    return c->others ? r : 0;
 }
 
 /* Who has put nothing into it leaves it to others. Later, workers have copies of its descriptor. */
@@ -245,7 +249,7 @@ static int claim(struct captures *c, struct generation *g, char *why, size_t why
 
     g->set.instance = c->instance;
     if (g->marked) {
-        r = take_namespace(c, cause, sizeof(cause));
+        r = take_namespace(c, g, cause, sizeof(cause));
         if (r < 0 && makes_rules(g)) {
             snprintf(why, why_size, "%s", cause);
             return r;

@@ -70,6 +70,8 @@ is "$(tables_of client)" "" "and no table is left"
 # Nobody stitches: two get along, and hold no table.
 us_daemon client < <(config "socks5://$PROXY4:1080" | sed 's/"stitch"/"copy"/')
 is "$(tables_of client)" "" "a daemon that needs no rules, and no filters, has no table"
+us_reload undersock >"$TMP/reload.log" 2>&1 || bail "reload: $(<"$TMP/reload.log")"
+is "$(tables_of client)" "" "nor after a reload"
 second stitch
 is "$(second_way)" "True None" "and leaves stitching to another one"
 is "$(second_seen "$NET4" 9000) $(seen "$NET4" 9000)" "$EXIT4 $EXIT4" "both work"
