@@ -365,6 +365,7 @@ int bpf_stitch_sweep(struct bpf_stitch *s, int64_t now)
 
 void bpf_stitch_clean(unsigned instance)
 {
+    bpf_object_log_through_us(); /* an interface without clsact is an error for libbpf */
     stitch_links_clean(instance);
 }
 

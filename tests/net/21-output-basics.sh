@@ -50,6 +50,7 @@ before_tables=$(tables_of client)
 before_pids=$(ns_pids client)
 is "$(seen "$NET4" 9000)" "$CLIENT4" "without us the target sees the client"
 us_daemon client < <(config)
+is "$(grep -Ev '^undersock: (ready: |at most .* flows a worker)' "${LOG[undersock]}")" "" "it starts without a word that is not its own"
 is "$(tables_of client)" "$before_tables${before_tables:+ }table inet undersock" "it has one nft table"
 is "$(seen -p "$NET4" 9000)" "$EXIT4 peer=$NET4:9000" "IPv4: through the proxy, peer as asked for"
 is "$(seen -p "$NET6" 9000)" "$EXIT6 peer=[$NET6]:9000" "IPv6: through the proxy, peer as asked for"
