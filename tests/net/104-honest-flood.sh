@@ -93,6 +93,7 @@ flood() { # WHAT ADDRESS PREFIX
     stop flood
     rm -f "${LOG[other]}" "${LOG[flood]}"
     check "$1: when it is over, nothing of it stays upstream" -- wait_for 60 verdicts_are open -eq $KEPT
+    diag "$1: $(verdicts seen), $(us_sum undersock flows) flows"
     is "$(ns one "$TOOLS/connects" -t 20 "$NET4" 45000 | awk '{print $2}') $(ns one "$TOOLS/connects" -t 20 "$NET6" 45007 | awk '{print $2}')" \
         "OK ECONNREFUSED" "$1: new connections are as before"
 }
