@@ -9,8 +9,8 @@
  *
  * Ends. A flow that fails or is reset closes sockets that carry SO_LINGER 0: the kernel resets
  * them, as it would if we died. Only FIN on both sides makes an orderly close. A reset waits, for a
- * few seconds at most, until the surviving side has been handed what was sent before the reset:
- * closing at once would throw away what is still in our send queue.
+ * few seconds at most, until the surviving side has taken what was sent before the reset, and then
+ * until it has been handed that: closing at once would throw away what is still in our send queue.
  *
  * Nothing is freed inside an event: an ended flow goes to the reap list and is released after the
  * batch.
@@ -200,6 +200,11 @@ static void pump(struct flow_table *t, struct flow *f)
     }
     if (f->state == FLOW_RELAY && relay_half_closed(&f->relay))
         flow_set_state(t, f, FLOW_HALF_CLOSED);
+    if (relay_dying(&f->relay) && !f->dying) {
+        f->dying = true;
+        if (loop_timer_set(t->o.loop, &f->timer, RELAY_DYING_TIME, flow_ref(t, f, KIND_CLIENT)) < 0)
+            flow_abort(t, f);
+    }
 }
 
 static void begin_relay(struct flow_table *t, struct flow *f)
@@ -493,7 +498,10 @@ void flow_event(struct flow_table *t, uint64_t ref, uint32_t events)
             linger(t, f);
     } else if (relaying(f)) {
         if (events & LOOP_TIMEOUT) {
-            idle_check(t, f);
+            if (f->dying)
+                flow_abort(t, f); /* the survivor has had its time */
+            else
+                idle_check(t, f);
             return;
         }
         f->active = loop_now(t->o.loop);

@@ -46,6 +46,7 @@ struct flow {
     uint8_t linger_left; /* CLOSING: looks at the survivor's queue that remain */
     bool orderly;        /* ended with FIN both ways */
     bool keepalive;      /* set on the upstream's socket */
+    bool dying;          /* relay_dying(): the timer is for its end */
     int fd[2];           /* SIDE_CLIENT, SIDE_UPSTREAM; -1: none */
     struct addr client;
     uint32_t name_slot;

@@ -210,6 +210,11 @@ enum relay_status relay_pump(struct relay *r, struct relay_pool *p)
     return more ? RELAY_MORE : r->soon ? RELAY_SOON : RELAY_IDLE;
 }
 
+bool relay_dying(const struct relay *r)
+{
+    return r->dead[0] || r->dead[1];
+}
+
 bool relay_half_closed(const struct relay *r)
 {
     return r->dir[0].fin_sent != r->dir[1].fin_sent;

@@ -9,6 +9,7 @@
  * Ends: a FIN becomes shutdown(SHUT_WR) on the other side once every byte before it is there. A
  * reset is reported as RELAY_RESET after what the dying side had sent was passed on as far as the
  * other side takes it; the owner then closes both sockets, which carry SO_LINGER 0 and so reset.
+ * A side that takes nothing must not keep the dead one for ever: relay_dying().
  *
  * Memory: bytes that the receiver did not take wait in a pipe (at most the pool's number of pipes)
  * or in a stash (at most the pool's budget); when neither is to be had, they stay in the sender's
@@ -29,6 +30,9 @@
 /* What is bulk to the in-kernel fast path (relay/sockmap.c): nanoseconds, bytes within them. */
 #define RELAY_BURST_TIME  10000000u
 #define RELAY_BURST_BYTES (1024u * 1024u)
+
+/* Nanoseconds; see relay_dying(). */
+#define RELAY_DYING_TIME INT64_C(5000000000)
 
 /* How the bytes of one direction are moved just now. */
 enum relay_engine { RELAY_COPY, RELAY_SPLICE, RELAY_SOCKMAP };
@@ -131,6 +135,9 @@ uint64_t relay_bytes(const struct relay *r, const struct relay_pool *p, unsigned
 /* When the kernel moved bytes last (CLOCK_MONOTONIC, nanoseconds); 0: never. */
 int64_t relay_kernel_active(const struct relay *r, const struct relay_pool *p);
 
+/* One side was reset, and what it had sent before still waits for the other to take it. The owner
+ * waits for that RELAY_DYING_TIME at most, and resets both then. */
+bool relay_dying(const struct relay *r);
 /* Either direction has ended, the other has not. */
 bool relay_half_closed(const struct relay *r);
 /* The engine to show for the flow: the sockmap if one direction is in it, splice if one uses it. */

@@ -74,6 +74,7 @@ static void session_open(struct serve *sv, int fd)
     s->target = -1;
     s->version = 0;
     s->client_hangup = false;
+    s->dying = false;
     s->drained = 0;
     session_set_state(s, SESSION_GREETING);
     sv->counters.accepted++;
@@ -250,10 +251,35 @@ static void on_timer(void *ctx, uint64_t ref, uint32_t events)
         session_associate_idle(sv, s);
         break;
     case SESSION_DRAINING:
+    case SESSION_RELAY: /* was reset, and the other side has had its time */
         session_close(sv, s, false);
         break;
     default:
         break;
+    }
+}
+
+static void pump(struct serve *sv, struct session *s)
+{
+    switch (relay_pump(&s->relay, sv->pool)) {
+    case RELAY_IDLE:
+    case RELAY_SOON: /* never: no kernel here */
+        break;
+    case RELAY_MORE:
+        session_ready(sv, s);
+        break;
+    case RELAY_DONE:
+        session_close(sv, s, true);
+        return;
+    case RELAY_RESET:
+        session_close(sv, s, false);
+        return;
+    }
+    if (relay_dying(&s->relay) && !s->dying) {
+        s->dying = true;
+        if (loop_timer_set(sv->loop, &s->timer, RELAY_DYING_TIME,
+                           session_ref(sv, s, SERVE_KIND_TIMER)) < 0)
+            session_close(sv, s, false);
     }
 }
 
@@ -268,22 +294,8 @@ static bool on_batch_end(void *ctx)
 
         i = s->next_ready;
         s->ready = false;
-        if (s->state != SESSION_RELAY)
-            continue;
-        switch (relay_pump(&s->relay, sv->pool)) {
-        case RELAY_IDLE:
-        case RELAY_SOON: /* never: no kernel here */
-            break;
-        case RELAY_MORE:
-            session_ready(sv, s);
-            break;
-        case RELAY_DONE:
-            session_close(sv, s, true);
-            break;
-        case RELAY_RESET:
-            session_close(sv, s, false);
-            break;
-        }
+        if (s->state == SESSION_RELAY)
+            pump(sv, s);
     }
     for (i = sv->closed; i != SESSION_NONE;) {
         struct session *s = &sv->sessions[i];

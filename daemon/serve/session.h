@@ -88,6 +88,7 @@ struct session {
     uint8_t version;     /* SOCKS4_VERSION, SOCKS5_VERSION, or 0: not known yet */
     bool ready;          /* in the list */
     bool client_hangup;  /* the client's FIN was seen */
+    bool dying;          /* RELAY: relay_dying(), the timer is for its end */
     uint32_t drained;    /* ASSOCIATED, DRAINING: bytes read away */
     union {
         struct session_dial dial;        /* RESOLVING, DIALING, BINDING */

@@ -26,7 +26,7 @@ peer_serve proxy "$PROXY4" 1084
 config() { # FAST-PATH
     local up hook
     echo "fast-path = \"$1\""
-    for up in good:1081:9001-9004 glued:1082:9102 late:1083:9201-9203 own:1084:9301; do
+    for up in good:1081:9001-9004 glued:1082:9102 late:1083:9201-9203 own:1084:9301-9302; do
         IFS=: read -r name server ports <<<"$up"
         echo "upstream \"$name\" { url = \"socks5://$PROXY4:$server\" }"
         for hook in cgroup output; do
@@ -44,8 +44,9 @@ start first-glued -- ns net "$TOOLS/pattern" serve -B :: 9102
 start end-late -- ns net "$TOOLS/end" serve :: 9201
 start first-late -- ns net "$TOOLS/pattern" serve -B :: 9202
 start end-own -- ns net "$TOOLS/end" serve :: 9301
+start echo-own -- ns net "$TOOLS/load" server :: 9302
 start sink-late -- ns net "$TOOLS/pattern" serve :: 9203
-for port in 9102 9201 9202 9203 9301; do wait_port net tcp :: $port; done
+for port in 9102 9201 9202 9203 9301 9302; do wait_port net tcp :: $port; done
 
 # What the server's side of each mode is to see: bytes and end. (A side that only sends sees nothing.)
 declare -A SERVER_SEES=(
@@ -79,11 +80,24 @@ one_end() {
     [[ $out == *" $want "* ]] || ENDED="$out; want: $want"
 }
 
+# Sends to a server that echoes until nothing moves any more, as nobody reads the echo.
+cat >"$TMP/unread.py" <<'PY'
+import select, socket, sys, time
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+s.sendall(b'e')
+s.setblocking(False)
+while select.select([], [s], [], 1)[1]:
+    s.send(bytes(1 << 18))
+print('full', flush=True)
+time.sleep(600)
+PY
+
 for FAST in copy splice auto sockmap; do
     us_daemon client "undersock-$FAST" < <(config "$FAST")
     for HOOK in cgroup output; do
-        app() { ns client "$@"; }
-        [[ $HOOK == cgroup ]] && app() { cg app ns client "$@"; }
+        APP=(ns client)
+        [[ $HOOK == cgroup ]] && APP=(cg app ns client)
+        app() { "${APP[@]}" "$@"; }
         at="$FAST, $HOOK"
         for mode in client-fin server-fin client-rst server-rst client-fin-server-rst \
             server-fin-client-rst client-exit server-unread server-close; do
@@ -118,6 +132,16 @@ for FAST in copy splice auto sockmap; do
         is "$ENDED" "" "$at: FIN long before the reply"
         one_end client-exit 1 "$NET4" 9201 end-late
         is "$ENDED" "" "$at: one byte and the end, before the reply"
+        # An application that dies while its server takes nothing: the server is not to be kept.
+        for f in 4 6; do
+            target=NET$f
+            start unread$f -- "${APP[@]}" python3 "$TMP/unread.py" "${!target}" 9302
+            wait_log unread$f '^full' 60 || bail "never full"
+            kill -KILL "${PID[unread$f]}"
+            ended unread$f 5 2>/dev/null
+        done
+        check "$at: an application that dies takes its server with it, though that does not read" -- wait_for 15 eval '[[ $(us_sum "undersock-$FAST" flows) == 0 ]]'
+        check "$at: which then serves others" -- app "$TOOLS/load" rr -n 10 "$NET4" 9302
     done
     engines=$(us_status "undersock-$FAST" "[sum(w[k] for w in s['workers']) > 0 for k in ('bytes_copied', 'bytes_spliced')]")
     case $FAST in
