@@ -339,6 +339,7 @@ static int prepare(struct config *config, bool marked, struct generation **ret, 
     g->config = config;
     g->marked = marked;
     g->hold = -1;
+    g->watched = -1;
     g->stitch_names_fd = -1;
     g->n_workers = config->workers > 0 ? config->workers : cpus > 0 ? (unsigned)cpus : 1;
     if (g->n_workers > WORKERS_MAX)

@@ -28,6 +28,7 @@ struct generation {
     struct capture_set set;
     uint32_t **not_uids; /* lists that were extended, owned; one for each policy or NULL */
     int hold;            /* a descriptor that workers keep open as long as they live; -1: none */
+    int watched;         /* likewise: the janitor sees that all of them are gone */
 
     int stitch_names_fd; /* for the workers, from captures_apply(); -1: none */
 

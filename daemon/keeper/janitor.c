@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,23 +15,38 @@
 #include "base/fd.h"
 #include "bpf/stitch.h"
 #include "keeper/cgroup.h"
+#include "keeper/timewait.h"
 #include "nft/routes.h"
 
-_Noreturn static void janitor(const char *dir, unsigned instance, int wait_on, const int *links,
-                              size_t n_links)
+#define WORD_SWEEP 's'
+#define WORD_QUIT  'q'
+
+static void clean_up(const struct janitor_work *w)
+{
+    if (w->dir)
+        cgroup_destroy(w->dir);
+    if (w->instance != 0) {
+        bpf_stitch_clean(w->instance);
+        routes_remove(w->instance);
+    }
+    if (w->timewait)
+        (void)timewait_remove();
+}
+
+_Noreturn static void janitor(const struct janitor_work *w, int wait_on)
 {
     /* The copy of the writing end must go too, or the end of the keeper would not be seen. */
-    int *keep = calloc(n_links + 1, sizeof(int));
+    int *keep = calloc(w->n_links + 1, sizeof(int));
     sigset_t all;
     char word;
     ssize_t n;
 
     if (!keep)
         _exit(1);
-    if (n_links > 0)
-        memcpy(keep, links, n_links * sizeof(int));
-    keep[n_links] = wait_on;
-    fd_close_others(keep, n_links + 1);
+    if (w->n_links > 0)
+        memcpy(keep, w->links, w->n_links * sizeof(int));
+    keep[w->n_links] = wait_on;
+    fd_close_others(keep, w->n_links + 1);
     setsid();
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
@@ -42,21 +58,17 @@ _Noreturn static void janitor(const char *dir, unsigned instance, int wait_on, c
 
     for (int fd = 0; null >= 0 && fd < 3; fd++)
         dup2(null, fd);
-    do
-        n = read(wait_on, &word, 1);
-    while (n < 0 && errno == EINTR);
-    if (n <= 0) {
-        cgroup_destroy(dir);
-        if (instance != 0) {
-            bpf_stitch_clean(instance);
-            routes_remove(instance);
-        }
+    while ((n = read(wait_on, &word, 1)) > 0 || (n < 0 && errno == EINTR)) {
+        if (n > 0 && word == WORD_QUIT)
+            _exit(0);
+        if (n > 0 && w->timewait)
+            (void)timewait_remove(); /* where it cannot be, nothing can: see its header */
     }
+    clean_up(w);
     _exit(0);
 }
 
-int janitor_start(const char *dir, unsigned instance, const int *links, size_t n_links,
-                  struct janitor *ret)
+int janitor_start(const struct janitor_work *work, struct janitor *ret)
 {
     int pipe_fd[2];
 
@@ -65,7 +77,7 @@ int janitor_start(const char *dir, unsigned instance, const int *links, size_t n
     pid_t pid = fork();
 
     if (pid == 0)
-        janitor(dir, instance, pipe_fd[0], links, n_links);
+        janitor(work, pipe_fd[0]);
     int r = pid < 0 ? -errno : 0;
 
     fd_close(&pipe_fd[0]);
@@ -76,11 +88,26 @@ int janitor_start(const char *dir, unsigned instance, const int *links, size_t n
     return r;
 }
 
+/* Fails when it is gone: then there is nobody to tell. */
+static void tell(const struct janitor *j, char word)
+{
+    (void)!write(j->hold, &word, 1);
+}
+
+void janitor_sweep(struct janitor *j)
+{
+    struct pollfd room = {.fd = j->hold, .events = POLLOUT};
+
+    /* When thousands of them wait to be read, one more is not needed. */
+    if (j->hold >= 0 && poll(&room, 1, 0) == 1)
+        tell(j, WORD_SWEEP);
+}
+
 void janitor_dismiss(struct janitor *j)
 {
     if (j->hold < 0)
         return;
-    (void)!write(j->hold, "q", 1); /* fails when it is gone: then there is nothing to dismiss */
+    tell(j, WORD_QUIT);
     fd_close(&j->hold);
     while (waitpid(j->pid, NULL, 0) < 0 && errno == EINTR)
         ;

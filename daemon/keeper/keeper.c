@@ -74,10 +74,12 @@ struct keeper {
     bool up;
     bool lift; /* asked to stop by the administrator: on-exit = "closed" does not apply */
 
+    struct janitor janitor; /* of `run`, and of a daemon that has had a gateway */
+    unsigned draining;      /* generations */
+
     /* of `run` */
     char cgroup[CGROUP_PATH_MAX];
     int cgroup_fd;
-    struct janitor janitor;
     pid_t command;
 };
 
@@ -102,8 +104,11 @@ static void generation_idle(void *ctx, struct generation *g)
 {
     struct keeper *k = ctx;
 
-    if (g != k->generation)
-        generation_free(g);
+    if (g == k->generation)
+        return;
+    generation_free(g);
+    k->draining--;
+    janitor_sweep(&k->janitor);
 }
 
 static int raise_signals(struct keeper *k)
@@ -187,6 +192,36 @@ static int provide_names(struct keeper *k, struct generation *g, char *why, size
     return r;
 }
 
+static bool has_gateway(const struct generation *g)
+{
+    for (size_t i = 0; i < g->set.n_policies; i++) {
+        if (g->set.policies[i].hook == CAPTURE_GATEWAY)
+            return true;
+    }
+    return false;
+}
+
+/* Before the generation's workers start, as they hold its pipe. */
+static int provide_janitor(struct keeper *k, struct generation *g, char *why, size_t why_size)
+{
+    struct janitor_work work = {.timewait = !k->o->command};
+    int links[64], r = 0;
+
+    if (k->o->command) {
+        work.dir = k->cgroup;
+        work.instance = g->set.instance;
+        work.links = links;
+        work.n_links = captures_link_fds(k->captures, links, 64);
+    }
+    if (k->janitor.hold < 0 && (k->o->command || has_gateway(g)))
+        r = janitor_start(&work, &k->janitor);
+    if (!k->o->command)
+        g->watched = k->janitor.hold;
+    if (r < 0)
+        snprintf(why, why_size, "cannot start a helper process: %s", strerror(-r));
+    return r;
+}
+
 /* `client`: who asked, for the error lines; -1: a signal. The daemon goes on as it was after a
  * failure. */
 static int reload(struct keeper *k, int client)
@@ -242,11 +277,15 @@ static int reload(struct keeper *k, int client)
     if (r < 0)
         keep_listeners_of(k, old);
     if (r == 0) {
+        if (provide_janitor(k, fresh, why, sizeof(why)) < 0)
+            log_warning("%s", why);
         r = workers_start(k->workers, fresh);
         if (r < 0)
             log_error("cannot start the new workers: %s", strerror(-r));
         k->generation = fresh;
+        k->draining++;
         workers_drain(k->workers, old);
+        janitor_sweep(&k->janitor);
         listeners_prune(k->listeners);
         log_info("reloaded %s", k->o->file);
     }
@@ -289,7 +328,11 @@ static void recheck(void *ctx)
     }
 }
 
-/* Every second, as long as there is an upstream on this host: does the same socket listen there? */
+/*
+ * Every second. As long as there is an upstream on this host: does the same socket listen there? As
+ * long as workers finish what an earlier generation has taken: what they leave behind is in the way
+ * of those that are not taken any more.
+ */
 static void on_owners(void *ctx, uint64_t ref, uint32_t events)
 {
     struct keeper *k = ctx;
@@ -301,6 +344,8 @@ static void on_owners(void *ctx, uint64_t ref, uint32_t events)
         k->next_recheck = k->next_complaint = 0; /* this is news */
         recheck(k);
     }
+    if (k->draining > 0)
+        janitor_sweep(&k->janitor);
     loop_timer_set(k->loop, &k->owners, OWNERS_INTERVAL, ref);
 }
 
@@ -494,18 +539,6 @@ static int name_cgroup(const struct keeper *k, struct config *config)
     return config->captures[0].policy.cgroup ? 0 : -ENOMEM;
 }
 
-static int start_janitor(struct keeper *k, char *why, size_t why_size)
-{
-    int links[64];
-    size_t n = captures_link_fds(k->captures, links, 64);
-
-    int r = janitor_start(k->cgroup, k->generation->set.instance, links, n, &k->janitor);
-
-    if (r < 0)
-        snprintf(why, why_size, "cannot start a helper process: %s", strerror(-r));
-    return r;
-}
-
 static int bring_up(struct keeper *k, char *why, size_t why_size)
 {
     const struct keeper_options *o = k->o;
@@ -544,8 +577,8 @@ static int bring_up(struct keeper *k, char *why, size_t why_size)
         r = captures_create(k->loop, KIND_CAPTURE, k->stitch, &k->captures);
     if (r == 0)
         r = captures_apply(k->captures, k->generation, k->cgroup_fd, why, why_size);
-    if (r == 0 && o->command)
-        r = start_janitor(k, why, why_size);
+    if (r == 0)
+        r = provide_janitor(k, k->generation, why, why_size);
     if (r == 0) {
         r = workers_start(k->workers, k->generation);
         if (r < 0)
@@ -565,6 +598,7 @@ static void take_down(struct keeper *k)
     listeners_destroy(k->listeners);
     captures_remove(k->captures, k->lift);
     stitch_destroy(k->stitch);
+    janitor_sweep(&k->janitor);
     janitor_dismiss(&k->janitor);
     fd_close(&k->cgroup_fd);
     generation_free(k->generation);

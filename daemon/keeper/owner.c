@@ -33,6 +33,7 @@
 #include <libmnl/libmnl.h>
 
 #include "base/fd.h"
+#include "base/sock_diag.h"
 
 #define INODES_MAX 64
 
@@ -82,10 +83,7 @@ static int on_socket(const struct nlmsghdr *nlh, void *ctx)
     if (m->idiag_state != TCP_LISTEN || (m->id.idiag_if > 1 && m->id.idiag_if != s->wanted->scope))
         return MNL_CB_OK;
     v6 = m->idiag_family == AF_INET6;
-    if (v6)
-        addr_set_v6(&at, m->id.idiag_src, ntohs(m->id.idiag_sport));
-    else
-        addr_set_v4(&at, m->id.idiag_src, ntohs(m->id.idiag_sport));
+    at = sock_diag_local(m);
     mnl_attr_parse(nlh, sizeof(*m), on_attribute, &v6_only);
     enum rank rank = rank_of(s->wanted, &at, v6, v6_only);
 
@@ -102,48 +100,17 @@ static int on_socket(const struct nlmsghdr *nlh, void *ctx)
     return MNL_CB_OK;
 }
 
-/* Sends the request that `nlh` holds and hands each message of the answer to `on_message`. */
-static int ask(int bus, struct nlmsghdr *nlh, mnl_cb_t on_message, void *ctx)
+static int search_family(struct search *s, int family)
 {
-    struct mnl_socket *nl = mnl_socket_open2(bus, SOCK_CLOEXEC);
-    char *buf = malloc(32768);
-    int r = nl && buf ? 0 : -errno;
+    const struct sock_diag_query query = {
+        .family = family, .states = 1u << TCP_LISTEN, .storage_map = -1};
+    struct mnl_socket *nl;
+    int r = sock_diag_open(&nl);
 
-    nlh->nlmsg_seq = (uint32_t)time(NULL);
-    if (r == 0 && (mnl_socket_bind(nl, 0, MNL_SOCKET_AUTOPID) < 0 ||
-                   mnl_socket_sendto(nl, nlh, nlh->nlmsg_len) < 0))
-        r = -errno;
-    while (r == 0) {
-        ssize_t n = mnl_socket_recvfrom(nl, buf, 32768);
-        int end = n < 0 ? -1
-                        : mnl_cb_run(buf, (size_t)n, nlh->nlmsg_seq, mnl_socket_get_portid(nl),
-                                     on_message, ctx);
-
-        if (end < 0)
-            r = errno == EINTR ? 0 : -errno;
-        else if (end == MNL_CB_STOP || !(nlh->nlmsg_flags & NLM_F_DUMP))
-            break;
-    }
-    free(buf);
-    if (nl)
+    if (r == 0) {
+        r = sock_diag_dump(nl, &query, on_socket, s);
         mnl_socket_close(nl);
-    return r;
-}
-
-static int search_family(struct search *s, uint8_t family)
-{
-    char buf[256] __attribute__((aligned(8)));
-    struct nlmsghdr *nlh = mnl_nlmsg_put_header(buf);
-    struct inet_diag_req_v2 *req;
-
-    nlh->nlmsg_type = SOCK_DIAG_BY_FAMILY;
-    nlh->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-    req = mnl_nlmsg_put_extra_header(nlh, sizeof(*req));
-    req->sdiag_family = family;
-    req->sdiag_protocol = IPPROTO_TCP;
-    req->idiag_states = 1u << TCP_LISTEN;
-    int r = ask(NETLINK_SOCK_DIAG, nlh, on_socket, s);
-
+    }
     return r == -ENOENT || r == -EPROTONOSUPPORT ? -EOPNOTSUPP : r;
 }
 
@@ -373,6 +340,27 @@ static int on_route(const struct nlmsghdr *nlh, void *ctx)
     return MNL_CB_STOP;
 }
 
+static int ask_route(struct nlmsghdr *request, int *ret_local)
+{
+    char buf[4096] __attribute__((aligned(8)));
+    struct mnl_socket *nl = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
+    ssize_t n = -1;
+
+    if (nl == NULL)
+        return -errno;
+    request->nlmsg_seq = (uint32_t)time(NULL);
+    if (mnl_socket_bind(nl, 0, MNL_SOCKET_AUTOPID) == 0 &&
+        mnl_socket_sendto(nl, request, request->nlmsg_len) >= 0)
+        n = mnl_socket_recvfrom(nl, buf, sizeof(buf));
+    if (n >= 0)
+        n = mnl_cb_run(buf, (size_t)n, request->nlmsg_seq, mnl_socket_get_portid(nl), on_route,
+                       ret_local);
+    int r = n < 0 ? -errno : 0;
+
+    mnl_socket_close(nl);
+    return r;
+}
+
 int owner_address_is_local(const struct addr *a)
 {
     char buf[256] __attribute__((aligned(8)));
@@ -389,7 +377,7 @@ int owner_address_is_local(const struct addr *a)
     mnl_attr_put(nlh, RTA_DST, v4 ? 4 : 16, v4 ? a->ip + 12 : a->ip);
     if (a->scope != 0)
         mnl_attr_put_u32(nlh, RTA_OIF, a->scope);
-    int r = ask(NETLINK_ROUTE, nlh, on_route, &local);
+    int r = ask_route(nlh, &local);
 
     /* No way there at all: nobody here. */
     if (r == -ENETUNREACH || r == -EHOSTUNREACH || r == -ESRCH)

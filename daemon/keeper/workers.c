@@ -130,6 +130,7 @@ static int spawn(struct workers *w, struct slot *s)
         .needs_mark = g->marked,
         .stitch_names_fd = g->stitch_names_fd,
         .hold = g->hold,
+        .watched = g->watched,
         .uid = w->uid,
         .gid = w->gid,
     };

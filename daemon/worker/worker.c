@@ -407,24 +407,36 @@ static int set_up(struct worker *w)
     return loop_add(w->loop, o->channel, EPOLLIN, loop_ref(KIND_CHANNEL, 0, 0));
 }
 
+/* To the lowest number that is free. */
+static void move_down(int fd)
+{
+    int lowest = fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : -1;
+
+    if (lowest >= 0 && lowest < fd)
+        fd_close(&fd);
+    else
+        fd_close(&lowest);
+}
+
 /*
- * Keeps our own descriptors and the one to hold. That one is the owner of the nftables table:
- * without the table the kernel stops translating addresses, and the resets of redirected
- * connections would not reach their applications. A dying process finishes its descriptors from the
- * highest number down (fput() puts them on a last-in-first-out list), so it moves below those of
- * the flows.
+ * Keeps our own descriptors and those to hold. The first of them is the owner of the nftables
+ * table: without the table the kernel stops translating addresses, and the resets of redirected
+ * connections would not reach their applications. The other tells the janitor that we are gone, and
+ * our connections with us. A dying process finishes its descriptors from the highest number down
+ * (fput() puts them on a last-in-first-out list), so they move below those of the flows.
  */
 static void close_the_rest(const struct worker_options *o)
 {
-    int hold = o->hold;
-    int *keep = calloc(2 * o->n_listeners + o->n_holds + 3, sizeof(int));
+    int *keep = calloc(2 * o->n_listeners + o->n_holds + 4, sizeof(int));
     size_t n = 0;
 
     if (!keep)
         die(o, "start", -ENOMEM);
     keep[n++] = o->channel;
-    if (hold >= 0)
-        keep[n++] = hold;
+    if (o->hold >= 0)
+        keep[n++] = o->hold;
+    if (o->watched >= 0)
+        keep[n++] = o->watched;
     if (o->stitch_names_fd >= 0)
         keep[n++] = o->stitch_names_fd;
     for (size_t i = 0; i < o->n_listeners; i++) {
@@ -436,14 +448,8 @@ static void close_the_rest(const struct worker_options *o)
         keep[n++] = o->holds[i].fd;
     fd_close_others(keep, n);
     free(keep);
-    if (hold >= 0) {
-        int lowest = fcntl(hold, F_DUPFD_CLOEXEC, 3);
-
-        if (lowest >= 0 && lowest < hold)
-            fd_close(&hold);
-        else
-            fd_close(&lowest);
-    }
+    move_down(o->watched);
+    move_down(o->hold);
 }
 
 static void reset_signals(void)

@@ -78,6 +78,7 @@ struct worker_options {
     bool needs_mark;     /* SO_MARK is used: keep CAP_NET_RAW */
     int stitch_names_fd; /* the map of names for stitch (bpf_stitch_set_name()); -1: none */
     int hold;            /* kept open until the last flow's sockets are closed; -1: none */
+    int watched;         /* likewise */
     uid_t uid;           /* becomes this user; 0: stays (not root anyway) */
     gid_t gid;
 };

@@ -41,7 +41,7 @@ static void a_dismissed_janitor_goes_and_touches_nothing(void **state)
     make();
     pid_t pid = sleeper(dir, false);
 
-    assert_int_equal(janitor_start(dir, 0, NULL, 0, &j), 0);
+    assert_int_equal(janitor_start(&(struct janitor_work){.dir = dir}, &j), 0);
     assert_true(j.pid > 0);
     assert_true(fcntl(j.hold, F_GETFD) & FD_CLOEXEC);
     assert_int_equal(kill(j.pid, 0), 0);
@@ -65,7 +65,7 @@ static void signals_do_not_move_it(void **state)
     (void)state;
     NEEDS_CGROUP();
     make();
-    assert_int_equal(janitor_start(dir, 0, NULL, 0, &j), 0);
+    assert_int_equal(janitor_start(&(struct janitor_work){.dir = dir}, &j), 0);
     usleep(50000);
     for (unsigned i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
         assert_int_equal(kill(j.pid, signals[i]), 0);
@@ -98,7 +98,8 @@ static void the_death_of_the_keeper_is_cleaned_up_after(void **state)
         struct janitor j;
 
         dup2(output[1], STDOUT_FILENO);
-        if (janitor_start(dir, 0, &link[1], 1, &j) < 0)
+        if (janitor_start(&(struct janitor_work){.dir = dir, .links = &link[1], .n_links = 1}, &j) <
+            0)
             _exit(1);
         close(link[1]);
         if (fork() == 0) {
@@ -148,7 +149,7 @@ static void it_holds_no_stream_of_the_keepers(void **state)
     int saved = dup(STDOUT_FILENO);
 
     dup2(output[1], STDOUT_FILENO);
-    int r = janitor_start(dir, 0, NULL, 0, &j);
+    int r = janitor_start(&(struct janitor_work){.dir = dir}, &j);
 
     dup2(saved, STDOUT_FILENO);
     close(saved);
