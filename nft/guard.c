@@ -145,12 +145,14 @@ static int append_udp(struct nft_maker *m, unsigned chain, const char *name, uns
     return r < 0 ? r : append_captures(m, udp, NFT_UDP, hooks, false);
 }
 
-/* What is known already, and what is no SYN, then the captures. */
+/* What is no SYN, then the captures. A SYN that connection tracking takes for one of an established
+ * connection is a new one all the same, in the place of one whose end was never seen. */
 static int append_selection(struct nft_maker *m, unsigned chain, const char *udp, unsigned hooks)
 {
     struct nft_rule rule = {.n_exprs = 0};
     int r = append_udp(m, chain, udp, hooks);
 
+    nft_rule_match(&rule, NFT_FIELD_META_L4PROTO, NFT_OP_NEQ, IPPROTO_TCP);
     nft_rule_match_any(&rule, NFT_FIELD_CT_STATE, NF_CT_STATE_BIT(IP_CT_ESTABLISHED));
     if (r == 0)
         r = nft_append_return(m, chain, &rule);

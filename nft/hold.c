@@ -41,7 +41,8 @@
  *
  * nat looks at a connection once. A SYN that connection tracking has let out already, before these
  * rules were there, can no longer be redirected: at output it is not held, and goes on as such
- * connections do; and `select` drops it if it is sent again all the same.
+ * connections do; and `select` drops it if it is sent again all the same. That is a connection
+ * which nobody has answered yet. One that was answered is refused: nft_match_stale().
  *
  * If the mark was overwritten and could not be mended, a SYN with an address of this host goes
  * through the ordinary rules of nat, and is connected early. One with a foreign address, of a
@@ -136,6 +137,10 @@ static int add_hold(struct nft_maker *m, size_t capture, const char *name, unsig
     struct nft_rule rule = {.n_exprs = 0};
 
     if (set->policies[capture].hook == CAPTURE_OUTPUT) {
+        nft_match_stale(&rule);
+        if (r == 0)
+            r = nft_rule_refuse(m, &rule, NFT_TCP);
+        r = append(m, chain, &rule, r);
         match_older(&rule);
         nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
         r = append(m, chain, &rule, r);

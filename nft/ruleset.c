@@ -4,8 +4,9 @@
  *
  * Theory of operation. Two base chains at the output hook see each packet of this host:
  *
- *   select  priority -120        rejects and holds (nft/hold.h); only there when some capture does
- *   output  nat, priority -110   redirects to 127.0.0.1 or ::1, before the -100 of others
+ *   select  priority -120        rejects and holds (nft/hold.h); rejects what nat would let out as
+ * it is (nft_match_stale()) output  nat, priority -110   redirects to 127.0.0.1 or ::1, before the
+ * -100 of others
  *
  * Both walk the captures in order, and the first rule that matches ends the walk: nat can neither
  * reject nor hold, and others cannot redirect, so each chain does what it can and returns for the
@@ -58,6 +59,8 @@
 #define PRIORITY_SELECT (-120)
 #define PRIORITY_OUTPUT (-110)
 
+#define REDIRECTED "redirected"
+
 static int append_not_syn_return(struct nft_maker *m, unsigned chain)
 {
     struct nft_rule rule = {.n_exprs = 0};
@@ -93,6 +96,25 @@ static int finish_nat(const struct capture_policy *p, enum nft_family f, enum nf
     return 0;
 }
 
+/* To the chain for what nat can redirect, unless it has looked at it before. */
+static int leave_to_nat(struct nft_maker *m, struct nft_rule *rule)
+{
+    struct nft_rule stale = {.n_exprs = 0};
+    unsigned chain;
+    int r = 0;
+
+    if (!nft_form_find_chain(m->rs, REDIRECTED, &chain)) {
+        r = nft_form_add_chain(m->rs, REDIRECTED, NFT_CHAIN_REGULAR, 0, 0, &chain);
+        nft_match_stale(&stale);
+        if (r == 0)
+            r = nft_rule_refuse(m, &stale, NFT_TCP);
+        if (r == 0)
+            r = nft_chain_append(&m->rs->chains[chain], &stale);
+    }
+    nft_rule_verdict(rule, NFT_VERDICT_GOTO, chain);
+    return r;
+}
+
 /* What the chain `select` makes of it. */
 static int finish_select(struct nft_maker *m, size_t i, enum nft_treatment t, struct nft_rule *rule)
 {
@@ -100,6 +122,8 @@ static int finish_select(struct nft_maker *m, size_t i, enum nft_treatment t, st
         return nft_rule_hold(m, i, rule);
     if (t == NFT_TREAT_REFUSE)
         return nft_rule_refuse(m, rule, NFT_TCP);
+    if (t == NFT_TREAT_REDIRECT)
+        return leave_to_nat(m, rule);
     nft_rule_verdict(rule, NFT_VERDICT_RETURN, 0);
     return 0;
 }
@@ -235,14 +259,13 @@ static size_t max(size_t a, size_t b)
 
 static int make(struct nft_maker *m)
 {
-    size_t refusing = captures_up_to(m, NFT_TREAT_REFUSE);
-    size_t selecting = max(refusing, captures_up_to(m, NFT_TREAT_HOLD));
-    size_t n = max(selecting, captures_up_to(m, NFT_TREAT_REDIRECT));
+    size_t n = max(captures_up_to(m, NFT_TREAT_REFUSE), captures_up_to(m, NFT_TREAT_HOLD));
     size_t n_gateway = nft_gateway_captures(m);
     struct nft_udp_counts udp = nft_udp_captures(m);
     bool ends, seats = nft_has_seats(m->set);
     int r = 0;
 
+    n = max(n, captures_up_to(m, NFT_TREAT_REDIRECT));
     if (n == 0)
         m->scope.hooks &= ~(1u << CAPTURE_OUTPUT);
     if (n_gateway == 0)
@@ -263,10 +286,10 @@ static int make(struct nft_maker *m)
     }
     if (r == 0 && (n > 0 || seats))
         r = add_output(m, n);
-    if (r == 0 && (refusing > 0 || ends))
+    if (r == 0 && (n > 0 || ends))
         r = nft_need_refusing(m, NFT_TCP);
-    if (r == 0 && (selecting > 0 || ends || seats))
-        r = add_select(m, selecting, ends);
+    if (r == 0 && (n > 0 || ends || seats))
+        r = add_select(m, n, ends);
     if (r == 0 && seats)
         r = nft_add_injected(m, n_gateway > 0);
     if (r == 0 && n_gateway > 0)

@@ -301,6 +301,12 @@ int nft_need_refusing(struct nft_maker *m, enum nft_transport transport)
     return *chain == NFT_NO_CHAIN ? add_refusing_chain(m, transport, chain) : 0;
 }
 
+void nft_match_stale(struct nft_rule *rule)
+{
+    nft_rule_match_any(rule, NFT_FIELD_CT_STATE, NF_CT_STATE_BIT(IP_CT_ESTABLISHED));
+    nft_rule_match_masked(rule, NFT_FIELD_CT_STATUS, NFT_OP_EQ, 0, IPS_DST_NAT);
+}
+
 int nft_rule_refuse(struct nft_maker *m, struct nft_rule *rule, enum nft_transport transport)
 {
     int r = nft_need_refusing(m, transport);

@@ -112,6 +112,13 @@ int nft_match_selection(struct nft_maker *m, size_t capture, struct nft_way way,
 int nft_append_udp_reply_return(struct nft_maker *m, unsigned chain);
 /* The chain that rejects is made when it is first needed, or here. */
 int nft_need_refusing(struct nft_maker *m, enum nft_transport transport);
+/*
+ * A SYN at output that connection tracking takes for one of an established connection, as the end
+ * of an earlier one between these addresses and ports was never seen: of a laptop that was moved,
+ * or a peer that has vanished. nat has looked at that one, and would let this one out as it is.
+ * Newer kernels forget the entry ten seconds after the reset (nf_ct_set_closing()).
+ */
+void nft_match_stale(struct nft_rule *rule);
 /* Ends the rule with a rejection. */
 int nft_rule_refuse(struct nft_maker *m, struct nft_rule *rule, enum nft_transport transport);
 /*

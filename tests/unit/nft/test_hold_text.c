@@ -85,7 +85,10 @@ static const char one_seat_chains[] = NAT_HEAD
     "\t\tmeta nfproto ipv6 meta mark 0x55538002 meta l4proto tcp redirect to :41102\n"
     "\t\tmeta nfproto ipv4 meta mark 0x55538200 meta l4proto tcp redirect to :12345\n"
     "\t\tmeta nfproto ipv6 meta mark 0x55538200 meta l4proto tcp redirect to :12346\n" GRANTED_TAIL
-        SELECT_HEAD "\t\tmeta mark 0x55530000/16 return\n"
+    "\tchain refuse_tcp {\n"
+    "\t\tmeta l4proto tcp reject with tcp reset\n"
+    "\t}\n"
+    "\n" SELECT_HEAD "\t\tmeta mark 0x55530000/16 return\n"
     "\t\tip daddr . tcp dport @listeners4 return\n"
     "\t\tip6 daddr . tcp dport @listeners6 return\n"
     "\t\tip daddr != @private4 meta l4proto tcp goto hold_0\n"
@@ -93,6 +96,7 @@ static const char one_seat_chains[] = NAT_HEAD
     "\t}\n"
     "\n"
     "\tchain hold_0 {\n"
+    "\t\tct state established ct status ! dnat jump refuse_tcp\n"
     "\t\tct status confirmed ct status ! dnat return\n"
     "\t\tlog prefix \"all\" group 21762 snaplen 256 queue-threshold 1\n"
     "\t\tdrop\n"
@@ -314,8 +318,10 @@ static void test_the_first_match_wins(void **state)
                  "\t\tip daddr @quiet_to4 ip daddr != @private4 meta l4proto tcp return\n"
                  "\t\tip daddr != @private4 tcp dport @web_tcp goto hold_1\n"
                  "\t\tip6 daddr != @private6 tcp dport @web_tcp goto hold_1\n"
-                 "\t\tip daddr != @private4 meta skuid @early_uid meta l4proto tcp return\n"
-                 "\t\tip6 daddr != @private6 meta skuid @early_uid meta l4proto tcp return\n"
+                 "\t\tip daddr != @private4 meta skuid @early_uid meta l4proto tcp goto "
+                 "redirected\n"
+                 "\t\tip6 daddr != @private6 meta skuid @early_uid meta l4proto tcp goto "
+                 "redirected\n"
                  "\t\tip daddr != @private4 meta skuid @deaf_early_uid meta l4proto tcp goto "
                  "hold_3\n"
                  "\t\tip6 daddr != @private6 meta skuid @deaf_early_uid meta l4proto tcp goto "
@@ -332,6 +338,7 @@ static void test_seats_that_serve_share_and_all_accept(void **state)
 
     (void)state;
     expect_rules(set, "hold_1",
+                 "\t\tct state established ct status ! dnat jump refuse_tcp\n"
                  "\t\tct status confirmed ct status ! dnat return\n"
                  "\t\tjhash tcp sport mod 3 seed 0x5553 0 log prefix \"web\" group 21760 snaplen "
                  "256 queue-threshold 1\n"

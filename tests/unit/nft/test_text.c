@@ -78,6 +78,26 @@ static const char everything_text[] =
     "\t\tip daddr != @private4 meta l4proto tcp redirect to :12345\n"
     "\t\tip6 daddr != @private6 meta l4proto tcp redirect to :12346\n"
     "\t}\n"
+    "\n"
+    "\tchain refuse_tcp {\n"
+    "\t\tmeta l4proto tcp reject with tcp reset\n"
+    "\t}\n"
+    "\n"
+    "\tchain select {\n"
+    "\t\ttype route hook output priority -120; policy accept;\n"
+    "\t\ttcp flags != syn / fin,syn,rst,ack return\n"
+    "\t\tmeta mark 0x55530000/16 return\n"
+    "\t\tip daddr . tcp dport @upstreams4 return\n"
+    "\t\tip6 daddr . tcp dport @upstreams6 return\n"
+    "\t\tip daddr . tcp dport @listeners4 return\n"
+    "\t\tip6 daddr . tcp dport @listeners6 return\n"
+    "\t\tip daddr != @private4 meta l4proto tcp goto redirected\n"
+    "\t\tip6 daddr != @private6 meta l4proto tcp goto redirected\n"
+    "\t}\n"
+    "\n"
+    "\tchain redirected {\n"
+    "\t\tct state established ct status ! dnat jump refuse_tcp\n"
+    "\t}\n"
     "}\n";
 
 static const char to4_text[] =
@@ -118,6 +138,23 @@ static const char to4_text[] =
     "\t\tip daddr . tcp dport @listeners4 return\n"
     "\t\tip6 daddr . tcp dport @listeners6 return\n"
     "\t\tip daddr @v4_to4 ip daddr != @private4 meta l4proto tcp redirect to :12345\n"
+    "\t}\n"
+    "\n"
+    "\tchain refuse_tcp {\n"
+    "\t\tmeta l4proto tcp reject with tcp reset\n"
+    "\t}\n"
+    "\n"
+    "\tchain select {\n"
+    "\t\ttype route hook output priority -120; policy accept;\n"
+    "\t\ttcp flags != syn / fin,syn,rst,ack return\n"
+    "\t\tmeta mark 0x55530000/16 return\n"
+    "\t\tip daddr . tcp dport @listeners4 return\n"
+    "\t\tip6 daddr . tcp dport @listeners6 return\n"
+    "\t\tip daddr @v4_to4 ip daddr != @private4 meta l4proto tcp goto redirected\n"
+    "\t}\n"
+    "\n"
+    "\tchain redirected {\n"
+    "\t\tct state established ct status ! dnat jump refuse_tcp\n"
     "\t}\n"
     "}\n";
 
@@ -191,10 +228,14 @@ static const char refuse_last_text[] =
     "\t\tip daddr . tcp dport @listeners4 return\n"
     "\t\tip6 daddr . tcp dport @listeners6 return\n"
     "\t\tip daddr @direct_to4 meta l4proto tcp return\n"
-    "\t\tip daddr != @private4 tcp dport @web_tcp return\n"
-    "\t\tip6 daddr != @private6 tcp dport @web_tcp return\n"
+    "\t\tip daddr != @private4 tcp dport @web_tcp goto redirected\n"
+    "\t\tip6 daddr != @private6 tcp dport @web_tcp goto redirected\n"
     "\t\tmeta nfproto ipv4 meta l4proto tcp jump refuse_tcp\n"
     "\t\tmeta nfproto ipv6 meta l4proto tcp jump refuse_tcp\n"
+    "\t}\n"
+    "\n"
+    "\tchain redirected {\n"
+    "\t\tct state established ct status ! dnat jump refuse_tcp\n"
     "\t}\n"
     "}\n";
 
@@ -317,7 +358,7 @@ static const char guard_chains[] =
     "\t\ttype filter hook output priority filter + 10; policy accept;\n"
     "\t\tmeta mark 0x55530000/16 return\n"
     "\t\tfib daddr type local return\n"
-    "\t\tct state established return\n"
+    "\t\tmeta l4proto != tcp ct state established return\n"
     "\t\ttcp flags != syn / fin,syn,rst,ack return\n"
     "\t\tip daddr . tcp dport @upstreams4 return\n"
     "\t\tip6 daddr . tcp dport @upstreams6 return\n"
@@ -334,7 +375,7 @@ static const char guard_chains[] =
     "\t\tct status dnat return\n"
     "\t\ttcp flags != syn / fin,syn,rst,ack ct label 85 jump refuse_tcp\n"
     "\t\tmeta l4proto udp goto forward_udp\n"
-    "\t\tct state established return\n"
+    "\t\tmeta l4proto != tcp ct state established return\n"
     "\t\ttcp flags != syn / fin,syn,rst,ack return\n"
     "\t\tip daddr . tcp dport @upstreams4 return\n"
     "\t\tip6 daddr . tcp dport @upstreams6 return\n"
@@ -491,7 +532,7 @@ static void test_interfaces_are_of_the_gateway_alone(void **state)
     expect_lines(&two, "ip daddr !=",
                  "ip daddr != @private4 tcp dport @host_tcp redirect to :12345\n"
                  "ip daddr != @private4 meta l4proto tcp drop\n"
-                 "ip daddr != @private4 tcp dport @host_tcp return\n"
+                 "ip daddr != @private4 tcp dport @host_tcp goto redirected\n"
                  "ip daddr != @private4 meta l4proto tcp jump refuse_tcp\n");
 }
 
@@ -503,11 +544,17 @@ static void test_all_selectors_are_in_one_rule(void **state)
     expect_lines(&set, "ip daddr @strict",
                  "ip daddr @strict_to4 ip daddr != @strict_not4 ip daddr != @private4 meta mark "
                  "0xfedcba98 meta skuid @strict_uid meta skuid != @strict_notuid tcp dport "
-                 "@strict_tcp redirect to :12345\n");
+                 "@strict_tcp redirect to :12345\n"
+                 "ip daddr @strict_to4 ip daddr != @strict_not4 ip daddr != @private4 meta mark "
+                 "0xfedcba98 meta skuid @strict_uid meta skuid != @strict_notuid tcp dport "
+                 "@strict_tcp goto redirected\n");
     expect_lines(&set, "ip6 daddr @strict",
                  "ip6 daddr @strict_to6 ip6 daddr != @strict_not6 ip6 daddr != @private6 meta mark "
                  "0xfedcba98 meta skuid @strict_uid meta skuid != @strict_notuid tcp dport "
-                 "@strict_tcp redirect to :12346\n");
+                 "@strict_tcp redirect to :12346\n"
+                 "ip6 daddr @strict_to6 ip6 daddr != @strict_not6 ip6 daddr != @private6 meta mark "
+                 "0xfedcba98 meta skuid @strict_uid meta skuid != @strict_notuid tcp dport "
+                 "@strict_tcp goto redirected\n");
 }
 
 static void test_a_private_capture_without_selectors_names_its_family(void **state)
@@ -515,9 +562,11 @@ static void test_a_private_capture_without_selectors_names_its_family(void **sta
     const struct capture_set set = {POLICIES(private_too)};
 
     (void)state;
-    expect_lines(&set, "meta",
+    expect_lines(&set, "meta nfproto",
                  "meta nfproto ipv4 meta l4proto tcp redirect to :12345\n"
-                 "meta nfproto ipv6 meta l4proto tcp redirect to :12346\n");
+                 "meta nfproto ipv6 meta l4proto tcp redirect to :12346\n"
+                 "meta nfproto ipv4 meta l4proto tcp goto redirected\n"
+                 "meta nfproto ipv6 meta l4proto tcp goto redirected\n");
     expect_lines(&set, "set private", "");
 }
 
@@ -529,7 +578,7 @@ static void test_a_family_without_listener_is_refused(void **state)
     expect_lines(&half, "meta nfproto",
                  "meta nfproto ipv4 meta l4proto tcp redirect to :12345\n"
                  "meta nfproto ipv6 meta l4proto tcp drop\n"
-                 "meta nfproto ipv4 meta l4proto tcp return\n"
+                 "meta nfproto ipv4 meta l4proto tcp goto redirected\n"
                  "meta nfproto ipv6 meta l4proto tcp jump refuse_tcp\n");
     expect_lines(&none, "ip daddr !=",
                  "ip daddr != @private4 meta l4proto tcp drop\n"
@@ -548,7 +597,10 @@ static void test_a_direct_capture_ends_the_walk(void **state)
     expect_lines(&set, "ip daddr ",
                  "ip daddr . tcp dport @listeners4 return\n"
                  "ip daddr @ssh_to4 ip daddr != @private4 meta l4proto tcp return\n"
-                 "ip daddr != @private4 meta l4proto tcp redirect to :12345\n");
+                 "ip daddr != @private4 meta l4proto tcp redirect to :12345\n"
+                 "ip daddr . tcp dport @listeners4 return\n"
+                 "ip daddr @ssh_to4 ip daddr != @private4 meta l4proto tcp return\n"
+                 "ip daddr != @private4 meta l4proto tcp goto redirected\n");
 }
 
 static void test_names_become_distinct_identifiers(void **state)
@@ -585,8 +637,9 @@ static void test_udp_ports_alone_select_no_tcp(void **state)
     const struct capture_set set = {POLICIES(mixed_hooks)};
 
     (void)state;
-    expect_lines(&set,
-                 "ip daddr !=", "ip daddr != @private4 tcp dport @host_tcp redirect to :12345\n");
+    expect_lines(&set, "ip daddr !=",
+                 "ip daddr != @private4 tcp dport @host_tcp redirect to :12345\n"
+                 "ip daddr != @private4 tcp dport @host_tcp goto redirected\n");
 }
 
 static void test_the_own_mark_is_masked(void **state)
@@ -594,9 +647,13 @@ static void test_the_own_mark_is_masked(void **state)
     struct capture_set set = {POLICIES(private_too), .own_mark = 0x5500, .own_mask = 0xff00};
 
     (void)state;
-    expect_lines(&set, "meta mark", "meta mark & 0x0000ff00 == 0x00005500 return\n");
+    expect_lines(&set, "meta mark",
+                 "meta mark & 0x0000ff00 == 0x00005500 return\n"
+                 "meta mark & 0x0000ff00 == 0x00005500 return\n");
     set.own_mask = 0xffffffff;
-    expect_lines(&set, "meta mark", "meta mark 0x00005500 return\n");
+    expect_lines(&set, "meta mark",
+                 "meta mark 0x00005500 return\n"
+                 "meta mark 0x00005500 return\n");
     set.own_mask = set.own_mark = 0;
     expect_lines(&set, "meta mark", "");
 }
