@@ -38,7 +38,7 @@ _Noreturn static void janitor(const struct janitor_work *w, int wait_on)
     /* The copy of the writing end must go too, or the end of the keeper would not be seen. */
     int *keep = calloc(w->n_links + 1, sizeof(int));
     sigset_t all;
-    char word;
+    char words[256];
     ssize_t n;
 
     if (!keep)
@@ -58,11 +58,12 @@ _Noreturn static void janitor(const struct janitor_work *w, int wait_on)
 
     for (int fd = 0; null >= 0 && fd < 3; fd++)
         dup2(null, fd);
-    while ((n = read(wait_on, &word, 1)) > 0 || (n < 0 && errno == EINTR)) {
-        if (n > 0 && word == WORD_QUIT)
-            _exit(0);
+    while ((n = read(wait_on, words, sizeof(words))) > 0 || (n < 0 && errno == EINTR)) {
+        /* Once, however often it was told; where it cannot be, nothing can: see its header. */
         if (n > 0 && w->timewait)
-            (void)timewait_remove(); /* where it cannot be, nothing can: see its header */
+            (void)timewait_remove();
+        if (n > 0 && memchr(words, WORD_QUIT, (size_t)n))
+            _exit(0);
     }
     clean_up(w);
     _exit(0);

@@ -36,7 +36,8 @@ struct janitor_work {
 int janitor_start(const struct janitor_work *work, struct janitor *ret);
 /* With `timewait`: it does that now, beside the keeper. */
 void janitor_sweep(struct janitor *j);
-/* The keeper cleans up itself: the janitor ends with what it was told, and is waited for. */
+/* The keeper cleans up itself: the janitor ends, with `timewait` after it has done that once more,
+ * and is waited for. */
 void janitor_dismiss(struct janitor *j);
 
 #endif

@@ -598,7 +598,6 @@ static void take_down(struct keeper *k)
     listeners_destroy(k->listeners);
     captures_remove(k->captures, k->lift);
     stitch_destroy(k->stitch);
-    janitor_sweep(&k->janitor);
     janitor_dismiss(&k->janitor);
     fd_close(&k->cgroup_fd);
     generation_free(k->generation);
