@@ -4,9 +4,9 @@
  *
  * Theory of operation. Two base chains at the output hook see each packet of this host:
  *
- *   select  priority -120        rejects and holds (nft/hold.h); rejects what nat would let out as
- * it is (nft_match_stale()) output  nat, priority -110   redirects to 127.0.0.1 or ::1, before the
- * -100 of others
+ *   select  priority -120        rejects and holds (nft/hold.h), and rejects what nat would not
+ *                                look at any more (nft_match_stale())
+ *   output  nat, priority -110   redirects to 127.0.0.1 or ::1, before the -100 of others
  *
  * Both walk the captures in order, and the first rule that matches ends the walk: nat can neither
  * reject nor hold, and others cannot redirect, so each chain does what it can and returns for the
