@@ -702,8 +702,15 @@ us_daemon() {
 answers() { bounded 10 "$UNDERSOCK" status -s "$TMP/$1.sock"; }
 answers_or_ended() { has_ended "$1" || answers "$1"; }
 
-# us_workers NAME: the pids of its children.
-us_workers() { cat /proc/"${PID[$1]}"/task/*/children 2>/dev/null; }
+# us_workers NAME: the pids of its workers, each with a space behind it.
+us_workers() {
+    local pid
+    for pid in $(cat /proc/"${PID[$1]}"/task/*/children 2>/dev/null); do
+        # What has just been forked has no name of its own yet; a janitor has another.
+        [[ $(cat "/proc/$pid/comm" 2>/dev/null) == undersock-worke ]] && printf '%s ' "$pid"
+    done
+    return 0
+}
 
 # us_status NAME EXPRESSION, us_flows NAME EXPRESSION: what the daemon answers, as the Python
 # expression sees it in `s`. us_sum NAME COUNTER: a counter of all workers, and of what is stitched.
