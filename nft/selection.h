@@ -116,7 +116,7 @@ int nft_need_refusing(struct nft_maker *m, enum nft_transport transport);
  * A SYN at output that connection tracking takes for one of an established connection, as the end
  * of an earlier one between these addresses and ports was never seen: of a laptop that was moved,
  * or a peer that has vanished. nat has looked at that one, and would let this one out as it is.
- * Newer kernels forget the entry ten seconds after the reset (nf_ct_set_closing()).
+ * The kernel forgets the entry ten seconds after the reset (nf_ct_set_closing()).
  */
 void nft_match_stale(struct nft_rule *rule);
 /* Ends the rule with a rejection. */
