@@ -314,11 +314,16 @@ static void recheck(void *ctx)
     if (now_ms() < k->next_recheck)
         return;
     k->next_recheck = now_ms() + RECHECK_INTERVAL;
-    bool changed = false;
+    /* Who listens now is looked at below: the next second need not find him new. */
+    bool changed = false, moved = generation_owners_changed(g);
     int r = generation_recheck(g, &changed, why, sizeof(why));
 
     if (r == 0 && changed)
         r = captures_apply(k->captures, g, -1, why, sizeof(why));
+    if (r < 0 && moved) {
+        workers_tell(k->workers, g, MESSAGE_UNPROVEN);
+        stitch_set_proven(k->stitch, false);
+    }
     if (r == 0) {
         workers_tell(k->workers, g, MESSAGE_PROVEN);
         stitch_set_proven(k->stitch, true);
