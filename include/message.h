@@ -22,8 +22,8 @@ enum message_type {
     MESSAGE_STOP,   /* request; answered by MESSAGE_END, then the daemon stops */
     MESSAGE_DRAIN,  /* keeper to worker: accept no more, end when the last flow has ended */
     MESSAGE_RECHECK,  /* worker to keeper: an unproven upstream has come up */
-    MESSAGE_PROVEN,   /* keeper to worker: they are proven now */
-    MESSAGE_UNPROVEN, /* keeper to worker: somebody else listens for one on this host */
+    MESSAGE_PROVEN,   /* keeper to worker: one is proven now */
+    MESSAGE_UNPROVEN, /* keeper to worker: somebody else listens for one on this host: none is */
     MESSAGE_STATUS_REPLY,
     MESSAGE_FLOW,
     MESSAGE_CAPTURE,  /* status: one per capture */
@@ -209,6 +209,12 @@ struct message_end {
     uint32_t unused;
 };
 
+struct message_proven {
+    struct message_header header;
+    uint32_t upstream; /* its index in the configuration */
+    uint32_t unused;
+};
+
 union message {
     struct message_header header;
     struct message_status_reply status;
@@ -217,6 +223,7 @@ union message {
     struct message_upstream upstream;
     struct message_text text;
     struct message_end end;
+    struct message_proven proven;
     struct message_hello hello;
     struct message_sockmap_proof sockmap_proof;
     struct message_stitch stitch;

@@ -255,28 +255,22 @@ static bool could_loop(const struct generation *g)
     return false;
 }
 
-/* Marks the upstreams that belong on this host and are not there yet. Returns their number. */
-static size_t find_unproven(struct generation *g)
+/* Whether the upstream belongs on this host, and some of it is not there. */
+static bool is_absent(struct generation *g, size_t i)
 {
-    size_t n = 0;
+    const struct upstream_hop *hop = &g->upstreams[i].hops[0];
+    bool absent = false, local = false;
 
-    for (size_t i = 0; i < g->config->n_upstreams; i++) {
-        const struct upstream_hop *hop = &g->upstreams[i].hops[0];
-        bool absent = false, local = false;
+    for (unsigned k = 0; k < hop->n_addrs; k++) {
+        struct owner o;
 
-        for (unsigned k = 0; k < hop->n_addrs; k++) {
-            struct owner o;
-
-            if (owner_address_is_local(&hop->addrs[k]) != 1)
-                continue;
-            local = true;
-            absent |= owner_find(&hop->addrs[k], &o) == -ENOENT;
-        }
-        g->upstreams[i].local = local && could_loop(g);
-        g->upstreams[i].unproven = absent && could_loop(g);
-        n += g->upstreams[i].unproven ? 1 : 0;
+        if (owner_address_is_local(&hop->addrs[k]) != 1)
+            continue;
+        local = true;
+        absent |= owner_find(&hop->addrs[k], &o) == -ENOENT;
     }
-    return n;
+    g->upstreams[i].local = local && could_loop(g);
+    return absent && could_loop(g);
 }
 
 /* Adds users to a policy's not-uid. */
@@ -352,11 +346,12 @@ static int prepare(struct config *config, bool marked, struct generation **ret, 
         r = describe_captures(g);
     if (r == 0)
         set_honesty(g);
-    if (r == 0 && marked)
-        r = part_local_upstreams(g, &changed, why, why_size);
+    /* In this order: who comes, or is replaced, in between is looked at again. */
+    for (size_t i = 0; r == 0 && marked && i < config->n_upstreams; i++)
+        g->upstreams[i].unproven = is_absent(g, i);
     if (r == 0 && marked) {
-        find_unproven(g);
         generation_owners_changed(g);
+        r = part_local_upstreams(g, &changed, why, why_size);
     }
     if (r < 0) {
         generation_free(g);
@@ -386,11 +381,24 @@ bool generation_owners_changed(struct generation *g)
 
 int generation_recheck(struct generation *g, bool *ret_changed, char *why, size_t why_size)
 {
+    bool *absent = calloc(g->config->n_upstreams + 1, sizeof(*absent));
+
+    if (!absent)
+        return -ENOMEM;
+    for (size_t i = 0; i < g->config->n_upstreams; i++)
+        absent[i] = is_absent(g, i);
     int r = part_local_upstreams(g, ret_changed, why, why_size);
 
-    if (r < 0)
-        return r;
-    return find_unproven(g) > 0 ? -EAGAIN : 0;
+    for (size_t i = 0; r == 0 && i < g->config->n_upstreams; i++)
+        g->upstreams[i].unproven = absent[i];
+    free(absent);
+    return r;
+}
+
+void generation_unprove(struct generation *g)
+{
+    for (size_t i = 0; i < g->config->n_upstreams; i++)
+        g->upstreams[i].unproven = g->upstreams[i].local;
 }
 
 int generation_plan(struct config *config, struct generation **ret, char *why, size_t why_size)

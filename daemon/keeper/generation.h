@@ -68,13 +68,15 @@ int generation_create(struct config *config, bool marked, struct listeners *pool
 const char *generation_why_early(const struct generation *g, size_t capture);
 /*
  * Looks again for the owners of upstreams on this host: one that has come up since may have to be
- * excluded. 0: all is known, and when `ret_changed` became true captures_apply() makes it so;
- * -EAGAIN: some are still not there; -ELOOP or -errno with `why`.
+ * excluded. 0: those that are there are proven (upstream.unproven), once captures_apply() has made
+ * it so if `ret_changed` became true; -ELOOP or -errno with `why`, and all are as they were.
  */
 int generation_recheck(struct generation *g, bool *ret_changed, char *why, size_t why_size);
 /* Whether the sockets that listen for upstreams on this host are others than when this was last
  * asked (or the generation made). Cheap. */
 bool generation_owners_changed(struct generation *g);
+/* None of the upstreams on this host is proven any more. */
+void generation_unprove(struct generation *g);
 /* The listeners stay. NULL is allowed. */
 void generation_free(struct generation *g);
 

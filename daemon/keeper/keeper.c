@@ -301,6 +301,15 @@ static int64_t now_ms(void)
     return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
+/* Somebody else listens for an upstream on this host: nothing is asked of any until it is known
+ * who. */
+static void unprove(struct keeper *k)
+{
+    generation_unprove(k->generation);
+    workers_unprove(k->workers, k->generation);
+    stitch_use(k->stitch);
+}
+
 /*
  * A worker found an upstream on this host answering that was not there before. Flows to it wait
  * until its own connections are excluded, or fail when they cannot be.
@@ -318,16 +327,18 @@ static void recheck(void *ctx)
     bool changed = false, moved = generation_owners_changed(g);
     int r = generation_recheck(g, &changed, why, sizeof(why));
 
-    if (r == 0 && changed)
+    if (r == 0 && changed) {
         r = captures_apply(k->captures, g, -1, why, sizeof(why));
-    if (r < 0 && moved) {
-        workers_tell(k->workers, g, MESSAGE_UNPROVEN);
-        stitch_set_proven(k->stitch, false);
+        moved |= r < 0; /* what is proven is not excluded */
     }
     if (r == 0) {
-        workers_tell(k->workers, g, MESSAGE_PROVEN);
-        stitch_set_proven(k->stitch, true);
-    } else if (r != -EAGAIN && now_ms() >= k->next_complaint) {
+        workers_prove(k->workers, g);
+        stitch_use(k->stitch);
+        return;
+    }
+    if (moved)
+        unprove(k);
+    if (now_ms() >= k->next_complaint) {
         log_error("%s", why[0] ? why : strerror(-r));
         k->next_complaint = now_ms() + COMPLAINT_INTERVAL;
     }
@@ -344,8 +355,7 @@ static void on_owners(void *ctx, uint64_t ref, uint32_t events)
 
     (void)events;
     if (generation_owners_changed(k->generation)) {
-        workers_tell(k->workers, k->generation, MESSAGE_UNPROVEN);
-        stitch_set_proven(k->stitch, false);
+        unprove(k);
         k->next_recheck = k->next_complaint = 0; /* this is news */
         recheck(k);
     }

@@ -93,9 +93,9 @@ void stitch_use(struct stitch *s)
                          ? "an interface cannot have its filters (the log names it)"
                      : bpf_capture_is_enclosed(b->bpf)
                          ? "another program looks at the connections of a cgroup around this one"
-                     : u->local && !s->proven ? "its upstream is on this host, and not known yet"
-                     : !s->engaged            ? "it is being put in force"
-                                              : NULL;
+                     : u->unproven ? "its upstream is on this host, and not known yet"
+                     : !s->engaged ? "it is being put in force"
+                                   : NULL;
             v4 = b->why ? 0 : route->lines[0];
             v6 = b->why ? 0 : route->lines[1];
         }
@@ -173,9 +173,6 @@ void stitch_offer(struct stitch *s, struct generation *g, const char *no_instanc
         free(s->bound);
         s->bound = calloc(g->set.n_policies + 1, sizeof(*s->bound));
         s->n_bound = s->bound ? g->set.n_policies : 0;
-        s->proven = true;
-        for (size_t i = 0; i < g->config->n_upstreams; i++)
-            s->proven &= !g->upstreams[i].unproven;
     }
     g->set.stitch = s->bpf;
     g->stitch_names_fd = s->bpf ? bpf_stitch_names_fd(s->bpf) : -1;
@@ -240,12 +237,6 @@ void stitch_unbind(struct stitch *s, const struct bpf_capture *bpf)
 void stitch_leave_filters(struct stitch *s)
 {
     s->filters_stay = true;
-}
-
-void stitch_set_proven(struct stitch *s, bool proven)
-{
-    s->proven = proven;
-    stitch_use(s);
 }
 
 static void on_timer(struct stitch *s)

@@ -50,8 +50,9 @@ void stitch_leave_filters(struct stitch *s);
 
 /* Events of `kind`. */
 void stitch_event(struct stitch *s, uint64_t ref, uint32_t events);
-/* Whether it is known who listens for the upstreams on this host (MESSAGE_UNPROVEN, _PROVEN). */
-void stitch_set_proven(struct stitch *s, bool proven);
+/* Tells captures anew what to use: it is known now who listens for an upstream on this host, or no
+ * longer (upstream.unproven), among other reasons. */
+void stitch_use(struct stitch *s);
 /* Nothing more is stitched, and what is under way is given a second to end. NULL is allowed. */
 void stitch_finish(struct stitch *s);
 /* Takes the filters off, and frees. NULL is allowed. */

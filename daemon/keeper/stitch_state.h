@@ -55,7 +55,6 @@ struct stitch {
     bool wanted; /* some capture of it could be stitched, and fast-path does not say no */
     bool forced, engaged, filters_stay;
     bool cleared;           /* of a daemon before us, if we have nothing to put in its place */
-    bool proven;            /* who the upstreams on this host are */
     bool proved, disproved; /* that the kernel can */
     int64_t tried;          /* when that was tried last; 0: never */
     char unproved[192];     /* why it is not */
@@ -72,11 +71,6 @@ struct stitch {
     } known[STITCH_KNOWN]; /* captures of now and before */
     unsigned next_known;
 };
-
-/* ---- stitch.c ---- */
-
-/* Tells the programs of every capture what to do with new connections, after any change here. */
-void stitch_use(struct stitch *s);
 
 /* ---- stitch_scripts.c ---- */
 

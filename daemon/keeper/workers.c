@@ -279,13 +279,29 @@ void workers_settle(struct workers *w)
     w->settled = true;
 }
 
-void workers_tell(struct workers *w, const struct generation *g, unsigned message_type)
+static void tell(struct workers *w, const struct generation *g, const void *message, size_t len)
 {
-    struct message_header m = MESSAGE_HEADER(message_type, sizeof(m));
-
     for (size_t i = 0; i < SLOTS; i++) {
         if (w->slots[i].generation == g && w->slots[i].channel >= 0)
-            fd_send_message(w->slots[i].channel, &m, sizeof(m), NULL, 0);
+            fd_send_message(w->slots[i].channel, message, len, NULL, 0);
+    }
+}
+
+void workers_unprove(struct workers *w, const struct generation *g)
+{
+    struct message_header m = MESSAGE_HEADER(MESSAGE_UNPROVEN, sizeof(m));
+
+    tell(w, g, &m, sizeof(m));
+}
+
+void workers_prove(struct workers *w, const struct generation *g)
+{
+    for (size_t i = 0; i < g->config->n_upstreams; i++) {
+        struct message_proven m = {.header = MESSAGE_HEADER(MESSAGE_PROVEN, sizeof(m)),
+                                   .upstream = (uint32_t)i};
+
+        if (g->upstreams[i].local && !g->upstreams[i].unproven)
+            tell(w, g, &m, sizeof(m));
     }
 }
 

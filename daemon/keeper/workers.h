@@ -24,8 +24,9 @@ int workers_create(struct loop *loop, unsigned kind, const struct workers_calls 
                    struct workers **ret);
 /* The first generation is ready: from here on a worker that cannot start is tried again. */
 void workers_settle(struct workers *w);
-/* Sends a message without content to every worker of `g`. */
-void workers_tell(struct workers *w, const struct generation *g, unsigned message_type);
+/* Tells the workers of `g` that no upstream on this host is proven any more, or which are. */
+void workers_unprove(struct workers *w, const struct generation *g);
+void workers_prove(struct workers *w, const struct generation *g);
 /* Whether n more can be started beside those there are, draining ones included. */
 bool workers_room(const struct workers *w, unsigned n);
 /* Starts all workers of `g`. 0 or -errno. They count as ready when each has said so. */

@@ -251,10 +251,10 @@ static void on_unproven(void *ctx)
     fd_send_message(w->o->channel, &m, sizeof(m), NULL, 0);
 }
 
-static void set_proven(struct worker *w, bool proven)
+static void unprove(struct worker *w)
 {
     for (size_t i = 0; i < w->o->config->n_upstreams; i++)
-        w->o->upstreams[i].unproven = !proven && w->o->upstreams[i].local;
+        w->o->upstreams[i].unproven = w->o->upstreams[i].local;
 }
 
 static void on_channel(void *ctx, uint64_t ref, uint32_t events)
@@ -275,10 +275,11 @@ static void on_channel(void *ctx, uint64_t ref, uint32_t events)
         if (m.header.type == MESSAGE_DRAIN) {
             datagrams_drain(w->datagrams);
             flow_table_drain(w->flows);
-        } else if (m.header.type == MESSAGE_PROVEN)
-            set_proven(w, true);
+        } else if (m.header.type == MESSAGE_PROVEN && (size_t)n == sizeof(m.proven) &&
+                   m.proven.upstream < w->o->config->n_upstreams)
+            w->o->upstreams[m.proven.upstream].unproven = false;
         else if (m.header.type == MESSAGE_UNPROVEN)
-            set_proven(w, false);
+            unprove(w);
         else if (n_fds == 1 && queries_add(&w->queries, m.header.type, fds[0]))
             return;
     }

@@ -63,6 +63,31 @@ is "$(count refused_loop)" 0 "no loop was met anywhere"
 us_stop=$(bounded 20 "$UNDERSOCK" stop -s "$TMP/undersock.sock" 2>&1)
 is "$us_stop" "" "stopped"
 
+# One of two is not there at all, which is no reason to ask nothing of the other.
+stop proxy
+us_daemon client <<CONF
+workers = 1
+upstream "u" { url = "socks5://127.0.0.1:1080" }
+upstream "absent" { url = "socks5://127.0.0.1:1081" }
+group "g" {
+    policy  = "failover"
+    members = { "u", "absent" }
+}
+capture "host" {
+    hook     = "output"
+    upstream = "g"
+}
+CONF
+is "$(ask)" "connect=ECONNREFUSED" "two, and none is there: refused"
+as 65531
+is "$(ask)" "$CLIENT4" "one comes up: served"
+stop proxy
+is "$(ask)" "connect=ECONNREFUSED" "it goes: refused"
+as 65530
+is "$(ask)" "$CLIENT4" "another user's in its place: served, though the second is still not there"
+is "$(count refused_loop)" 0 "and no loop was met"
+stop undersock
+
 # The same of a cgroup whose connections are stitched: the server is in it, and nothing is tried by the kernel
 # either before it is known whose it is.
 . "$LIB_DIR/stitch.sh"
