@@ -107,7 +107,8 @@ int timewait_remove(void)
     if (r < 0)
         return r;
     v4 = remove_family(nl, AF_INET);
-    v6 = remove_family(nl, AF_INET6);
+    /* After a failure the rest of an answer may still be in the socket. */
+    v6 = v4 < 0 ? v4 : remove_family(nl, AF_INET6);
     mnl_socket_close(nl);
-    return v4 < 0 ? v4 : v6 < 0 ? v6 : v4 + v6;
+    return v6 < 0 ? v6 : v4 + v6;
 }

@@ -141,7 +141,7 @@ for FAST in copy splice auto sockmap; do
             ended unread$f 5 2>/dev/null
         done
         check "$at: an application that dies takes its server with it, though that does not read" -- wait_for 15 eval '[[ $(us_sum "undersock-$FAST" flows) == 0 ]]'
-        check "$at: which then serves others" -- app "$TOOLS/load" rr -n 10 "$NET4" 9302
+        check "$at: which then serves others" -- app timeout 20 "$TOOLS/load" rr -n 10 "$NET4" 9302
     done
     engines=$(us_status "undersock-$FAST" "[sum(w[k] for w in s['workers']) > 0 for k in ('bytes_copied', 'bytes_spliced')]")
     case $FAST in

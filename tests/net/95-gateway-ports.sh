@@ -15,11 +15,13 @@ net_who 9000
 # Ends a connection when it is asked to.
 start ends -- ns net python3 -c "
 import socket
-l = socket.create_server(('$NET4', 9001))
-while True:
-    s, _ = l.accept()
+import threading
+def end(s):
     s.recv(1)
     s.close()
+l = socket.create_server(('$NET4', 9001))
+while True:
+    threading.Thread(target=end, args=(l.accept()[0],), daemon=True).start()
 "
 wait_port net tcp "$NET4" 9001
 peer_serve proxy "$PROXY4" 1080
@@ -99,15 +101,24 @@ s.sendall(b'q')
 assert s.recv(1) == b''
 print('done', flush=True)
 PY
-mkfifo "$TMP/late"
-start late -- ns one sh -c "exec python3 -u '$TMP/late.py' $NET4 $PORT <>'$TMP/late'"
-wait_log late '^open' 20 || bail "no connection"
+# The second one stays, and its worker with it: what the first leaves does not wait for that.
+for n in late stays; do
+    mkfifo "$TMP/$n"
+    start $n -- ns one sh -c "exec python3 -u '$TMP/late.py' $NET4 $PORT <>'$TMP/$n'"
+    wait_log $n '^open' 20 || bail "no connection"
+    PORT=$((PORT + 1))
+done
 config open '"9002"' >"$TMP/undersock.conf"
 check "a reload under an open connection" -- us_reload undersock
 echo >"$TMP/late"
 check "it ends as it began" -- wait_log late '^done' 20
 check "nor does that stay" -- wait_for 10 eval '[[ -z $(ns client ss -tanH state time-wait "sport = :9001") ]]'
+check "though another is still open" -- running stays
 stop late
+echo >"$TMP/stays"
+check "the last one ends" -- wait_log stays '^done' 20
+check "and leaves nothing either" -- wait_for 10 eval '[[ -z $(ns client ss -tanH state time-wait "sport = :9001") ]]'
+stop stays
 check "stop" -- "$UNDERSOCK" stop -s "$TMP/undersock.sock"
 ended undersock 10
 
@@ -145,7 +156,11 @@ while s.recv(100):
     pass
 PY
 own=$(ns client ss -tanH state time-wait 'sport = :9500' | wc -l)
+# Each worker holds the pipe on whose end the janitor waits: it must not look before they are gone.
+janitor=$(pgrep -P "${PID[undersock]}" -x undersock-clean) || bail "no janitor"
+pipe=$(readlink -f "/proc/$janitor/fd/"* | grep -o 'pipe:\[[0-9]*\]' | sort -u)
+is "$(for w in $(us_workers undersock); do ls -l "/proc/$w/fd" | grep -cF "$pipe"; done | paste -sd ' ')" "1 1" "its workers hold the janitor's pipe"
 kill_keeper
-sleep 0.3
+check "the janitor ends" -- wait_for 10 eval '! kill -0 $janitor 2>/dev/null'
 is "$own $(ns client ss -tanH state time-wait 'sport = :9500' | wc -l)" "1 1" "a TIME-WAIT of this host's own stays"
 done_testing
