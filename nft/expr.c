@@ -445,7 +445,8 @@ static void add_keep(struct writer *w, bool destination, bool v6)
     nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_REG_ADDR_MIN, NFT_REG32_00);
 }
 
-static void add_to_set(struct writer *w, const struct nft_set *set, enum nft_field field)
+static void change_set(struct writer *w, uint32_t op, const struct nft_set *set,
+                       enum nft_field field)
 {
     require(w, field);
     load(w, field, NFT_REG32_00);
@@ -453,7 +454,7 @@ static void add_to_set(struct writer *w, const struct nft_set *set, enum nft_fie
 
     if (!e)
         return;
-    nftnl_expr_set_u32(e, NFTNL_EXPR_DYNSET_OP, NFT_DYNSET_OP_ADD);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_DYNSET_OP, op);
     nftnl_expr_set_u32(e, NFTNL_EXPR_DYNSET_SREG_KEY, NFT_REG32_00);
     put_set_name(w, e, NFTNL_EXPR_DYNSET_SET_NAME, set);
 }
@@ -515,7 +516,9 @@ int nft_expr_add_all(const struct nft_ruleset *rs, const char *suffix, const str
             add_keep(&w, true, x->v6);
             break;
         case NFT_EXPR_ADD:
-            add_to_set(&w, &rs->sets[x->match.set], x->match.fields[0]);
+        case NFT_EXPR_DELETE:
+            change_set(&w, x->kind == NFT_EXPR_ADD ? NFT_DYNSET_OP_ADD : NFT_DYNSET_OP_DELETE,
+                       &rs->sets[x->match.set], x->match.fields[0]);
             break;
         }
     }

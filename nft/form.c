@@ -285,7 +285,8 @@ static int translate(struct nft_ruleset *rs, const struct nft_ruleset *old, stru
     if (e->kind == NFT_EXPR_VERDICT &&
         (e->verdict == NFT_VERDICT_JUMP || e->verdict == NFT_VERDICT_GOTO))
         e->chain = (unsigned)find_chain(rs, old->chains[e->chain].name);
-    if (e->kind == NFT_EXPR_ADD || (e->kind == NFT_EXPR_MATCH && e->match.in_set))
+    if (e->kind == NFT_EXPR_ADD || e->kind == NFT_EXPR_DELETE ||
+        (e->kind == NFT_EXPR_MATCH && e->match.in_set))
         return find_or_copy_set(rs, &old->sets[e->match.set], &e->match.set);
     return 0;
 }
@@ -519,13 +520,24 @@ void nft_rule_match_pair(struct nft_rule *rule, enum nft_field a, enum nft_field
     m->set = set;
 }
 
-void nft_rule_add_to_set(struct nft_rule *rule, enum nft_field field, unsigned set)
+static void change_set(struct nft_rule *rule, enum nft_expr_kind kind, enum nft_field field,
+                       unsigned set)
 {
-    struct nft_match *m = &nft_rule_add(rule, NFT_EXPR_ADD)->match;
+    struct nft_match *m = &nft_rule_add(rule, kind)->match;
 
     m->fields[0] = field;
     m->n_fields = 1;
     m->set = set;
+}
+
+void nft_rule_add_to_set(struct nft_rule *rule, enum nft_field field, unsigned set)
+{
+    change_set(rule, NFT_EXPR_ADD, field, set);
+}
+
+void nft_rule_delete_from_set(struct nft_rule *rule, enum nft_field field, unsigned set)
+{
+    change_set(rule, NFT_EXPR_DELETE, field, set);
 }
 
 void nft_rule_verdict(struct nft_rule *rule, enum nft_verdict verdict, unsigned chain)

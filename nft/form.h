@@ -117,6 +117,7 @@ enum nft_expr_kind {
     NFT_EXPR_KEEP_DESTINATION, /* nat chains at output: dnat, likewise */
     NFT_EXPR_ADD,              /* the match's field to its set, a dynamic one; the rule goes on,
                                   unless the set is full */
+    NFT_EXPR_DELETE,           /* likewise, from its set */
 };
 
 struct nft_expr {
@@ -240,8 +241,9 @@ void nft_rule_match_any(struct nft_rule *rule, enum nft_field field, uint32_t va
 void nft_rule_match_none(struct nft_rule *rule, enum nft_field field, uint32_t value);
 void nft_rule_match_set(struct nft_rule *rule, enum nft_field field, enum nft_op op, unsigned set);
 void nft_rule_match_pair(struct nft_rule *rule, enum nft_field a, enum nft_field b, unsigned set);
-/* NFT_EXPR_ADD */
+/* NFT_EXPR_ADD, NFT_EXPR_DELETE */
 void nft_rule_add_to_set(struct nft_rule *rule, enum nft_field field, unsigned set);
+void nft_rule_delete_from_set(struct nft_rule *rule, enum nft_field field, unsigned set);
 void nft_rule_verdict(struct nft_rule *rule, enum nft_verdict verdict, unsigned chain);
 
 #endif

@@ -23,9 +23,11 @@
  *                  sends RST and ACK.
  *
  * What is gone indeed, such as a handshake that had expired, is reset 200 ms later than it would
- * have been. No longer than that moment: who has received a reset that is not exactly in sequence,
- * as its window is full, asks with a bare ACK, once, and the bare reset that answers is the only
- * one that it believes. With a full set, or right after a reload, nothing is dropped.
+ * have been. But who has received a reset that is not exactly in sequence, as its window was nearly
+ * full, asks with a bare ACK, once (RFC 5961, 3.2), and the bare reset that answers is the only one
+ * that it believes. So a RST with ACK, by which the worker ends a connection, or its death does,
+ * ends the moment, too: the port leaves the set. With a full set, or right after a reload, nothing
+ * is dropped.
  *
  * Ours are those from a seat's listener. At output it has its own address here, as the address of
  * the destination is put there later, by nat; it goes out by lo. A gateway's has the destination's
@@ -107,7 +109,11 @@ int nft_add_hasty(struct nft_maker *m, unsigned ports, bool gateway)
     nft_rule_match(&rule, NFT_FIELD_META_L4PROTO, NFT_OP_NEQ, IPPROTO_TCP);
     nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
     r = append(m, chain, &rule, r);
-    nft_match_not_bare_reset(&rule);
+    nft_rule_match_masked(&rule, NFT_FIELD_TCP_FLAGS, NFT_OP_EQ, 0, NFT_TCP_RST);
+    nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
+    r = append(m, chain, &rule, r);
+    nft_rule_match_masked(&rule, NFT_FIELD_TCP_FLAGS, NFT_OP_EQ, NFT_TCP_ACK, NFT_TCP_ACK);
+    nft_rule_delete_from_set(&rule, NFT_FIELD_TCP_DPORT, ports);
     nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
     r = append(m, chain, &rule, r);
     nft_rule_match_set(&rule, NFT_FIELD_TCP_DPORT, NFT_OP_NEQ, ports);

@@ -182,12 +182,6 @@ void nft_match_not_syn(struct nft_rule *rule)
                           NFT_TCP_FIN_SYN_RST_ACK);
 }
 
-void nft_match_not_bare_reset(struct nft_rule *rule)
-{
-    nft_rule_match_masked(rule, NFT_FIELD_TCP_FLAGS, NFT_OP_NEQ, NFT_TCP_RST,
-                          NFT_TCP_FIN_SYN_RST_ACK);
-}
-
 void nft_match_mark(struct nft_rule *rule, uint32_t mark, uint32_t mask)
 {
     nft_rule_match_masked(rule, NFT_FIELD_META_MARK, NFT_OP_EQ, mark, mask);

@@ -14,6 +14,7 @@
 /* As flags of TCP. */
 #define NFT_TCP_SYN             0x02
 #define NFT_TCP_RST             0x04
+#define NFT_TCP_ACK             0x10
 #define NFT_TCP_FIN_SYN_RST_ACK 0x17
 
 #define NFT_NO_CHAIN UINT32_MAX
@@ -100,8 +101,6 @@ int nft_append_pairs_return(struct nft_maker *m, unsigned chain,
                             const unsigned sets[NFT_N_FAMILIES]);
 /* Packets that do not open a connection. */
 void nft_match_not_syn(struct nft_rule *rule);
-/* Packets that are no RST without ACK. */
-void nft_match_not_bare_reset(struct nft_rule *rule);
 /* A part of the mark. */
 void nft_match_mark(struct nft_rule *rule, uint32_t mark, uint32_t mask);
 /* All that a capture asks of a packet. */

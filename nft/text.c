@@ -373,8 +373,9 @@ static void print_rule(FILE *out, const struct nft_ruleset *rs, const struct nft
             fputs(e->v6 ? "dnat ip6 to ip6 daddr" : "dnat ip to ip daddr", out);
             break;
         case NFT_EXPR_ADD:
-            fprintf(out, "add @%s { %s }", rs->sets[e->match.set].name,
-                    nft_fields[e->match.fields[0]].name);
+        case NFT_EXPR_DELETE:
+            fprintf(out, "%s @%s { %s }", e->kind == NFT_EXPR_ADD ? "add" : "delete",
+                    rs->sets[e->match.set].name, nft_fields[e->match.fields[0]].name);
             break;
         }
     }

@@ -180,6 +180,28 @@ static inline void count_resets(void)
                  "EOF") == 0);
 }
 
+/* From here on what this host sends itself is lost when it is long. */
+static inline void lose_data(void)
+{
+    CHECK(system("nft -f - <<'EOF'\n"
+                 "table inet loss {\n"
+                 "  chain i { type filter hook input priority -310; meta length > 500 drop; }\n"
+                 "}\n"
+                 "EOF") == 0);
+}
+
+/* Resets a connection in the middle of what it says: not where the other side has got to, which
+ * asks whether that is meant. */
+static inline void break_off(int fd)
+{
+    struct linger now = {.l_onoff = 1};
+    char lost[1000] = "";
+
+    CHECK(send(fd, lost, sizeof(lost), MSG_NOSIGNAL) == sizeof(lost));
+    CHECK(setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now)) == 0);
+    close(fd);
+}
+
 static inline long resets(const char *which)
 {
     char command[128];

@@ -144,6 +144,25 @@ static void hasty_resets_are_dropped(void)
     }
 }
 
+/* Who asks whether a reset is meant asks once: the answer must not be lost, nor ever come late. */
+static void a_reset_that_is_meant_is_told(void)
+{
+    set_up(&host, NULL);
+    lose_data();
+    count_resets();
+    for (unsigned f = 0; f < 2; f++) {
+        struct held h;
+        int fd = hold_host(f, &h);
+
+        CHECK(send_again(&h, capture_injected_mark(INJECTED_ACCEPT_NAT, SEAT)) == 0);
+        CHECK(connected(fd) == 0);
+        break_off(accept_in(seat[f], PATIENCE_MS));
+        CHECK(recv_in(fd, PATIENCE_MS) == -ECONNRESET);
+        close(fd);
+        CHECK(resets("before") == f + 1 && resets("after") == f + 1);
+    }
+}
+
 /* Those of a listener that is no seat's are nobody's business. */
 static void other_resets_pass(void)
 {
@@ -501,6 +520,7 @@ static void this_kernel_can_hold(void)
 
 NETNS_TEST(host_is_granted)
 NETNS_TEST(hasty_resets_are_dropped)
+NETNS_TEST(a_reset_that_is_meant_is_told)
 NETNS_TEST(other_resets_pass)
 NETNS_TEST(host_is_rejected)
 NETNS_TEST(host_is_connected_early)
@@ -522,6 +542,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_host_is_granted),
         cmocka_unit_test(test_hasty_resets_are_dropped),
+        cmocka_unit_test(test_a_reset_that_is_meant_is_told),
         cmocka_unit_test(test_other_resets_pass),
         cmocka_unit_test(test_host_is_rejected),
         cmocka_unit_test(test_host_is_connected_early),

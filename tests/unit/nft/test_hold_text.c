@@ -17,14 +17,15 @@
 #include "nft/ruleset.h"
 #include "nft/text.h"
 
-#define HASTY_CHAIN                                              \
-    "\tchain hasty {\n"                                          \
-    "\t\ttype filter hook output priority raw; policy accept;\n" \
-    "\t\tmeta l4proto != tcp return\n"                           \
-    "\t\ttcp flags != rst / fin,syn,rst,ack return\n"            \
-    "\t\ttcp dport != @hasty_ports return\n"                     \
-    "\t\toifname \"lo\" tcp sport 41002 drop\n"                  \
-    "\t\toifname \"lo\" tcp sport 41102 drop\n"                  \
+#define HASTY_CHAIN                                                         \
+    "\tchain hasty {\n"                                                     \
+    "\t\ttype filter hook output priority raw; policy accept;\n"            \
+    "\t\tmeta l4proto != tcp return\n"                                      \
+    "\t\ttcp flags ! rst return\n"                                          \
+    "\t\ttcp flags & ack == ack delete @hasty_ports { tcp dport } return\n" \
+    "\t\ttcp dport != @hasty_ports return\n"                                \
+    "\t\toifname \"lo\" tcp sport 41002 drop\n"                             \
+    "\t\toifname \"lo\" tcp sport 41102 drop\n"                             \
     "\t}\n\n"
 
 /* What is sent again, with one seat. */
@@ -265,12 +266,14 @@ static void test_a_gateway_with_several_seats(void **state)
 
 static void test_hasty_resets(void **state)
 {
-    static const char output[] = "\t\ttype filter hook output priority raw; policy accept;\n"
-                                 "\t\tmeta l4proto != tcp return\n"
-                                 "\t\ttcp flags != rst / fin,syn,rst,ack return\n"
-                                 "\t\ttcp dport != @hasty_ports return\n"
-                                 "\t\toifname \"lo\" tcp sport 41002 drop\n"
-                                 "\t\toifname \"lo\" tcp sport 41102 drop\n";
+    static const char output[] =
+        "\t\ttype filter hook output priority raw; policy accept;\n"
+        "\t\tmeta l4proto != tcp return\n"
+        "\t\ttcp flags ! rst return\n"
+        "\t\ttcp flags & ack == ack delete @hasty_ports { tcp dport } return\n"
+        "\t\ttcp dport != @hasty_ports return\n"
+        "\t\toifname \"lo\" tcp sport 41002 drop\n"
+        "\t\toifname \"lo\" tcp sport 41102 drop\n";
     const struct capture_set *gateway = case_named("honest gateway, one seat");
     char both[1024];
 
@@ -295,7 +298,8 @@ static void test_hasty_resets(void **state)
     expect_rules(&set, "hasty",
                  "\t\ttype filter hook output priority raw; policy accept;\n"
                  "\t\tmeta l4proto != tcp return\n"
-                 "\t\ttcp flags != rst / fin,syn,rst,ack return\n"
+                 "\t\ttcp flags ! rst return\n"
+                 "\t\ttcp flags & ack == ack delete @hasty_ports { tcp dport } return\n"
                  "\t\ttcp dport != @hasty_ports return\n"
                  "\t\toifname \"lo\" tcp sport 41002 drop\n");
 }
