@@ -72,7 +72,8 @@ struct keeper {
     struct timer owners;
     int exit_code;
     bool up;
-    bool lift; /* asked to stop by the administrator: on-exit = "closed" does not apply */
+    bool lift;   /* asked to stop by the administrator: on-exit = "closed" does not apply */
+    int stopper; /* the socket on which, open until nothing of us is left: another may be started */
 
     struct janitor janitor; /* of `run`, and of a daemon that has had a gateway */
     unsigned draining;      /* generations */
@@ -444,6 +445,8 @@ static void answer(void *ctx, unsigned type, int client)
     case MESSAGE_STOP:
         log_info("stopping: asked to by undersock stop");
         k->lift = true;
+        fd_close(&k->stopper);
+        k->stopper = fcntl(client, F_DUPFD_CLOEXEC, 0);
         send_end(client, 0);
         stop(k, 0);
         break;
@@ -620,12 +623,13 @@ static void take_down(struct keeper *k)
     fake_free(k->fake);
     fd_close(&k->signals);
     loop_destroy(k->loop);
+    fd_close(&k->stopper);
 }
 
 int keeper_run(const struct keeper_options *o)
 {
     static const struct workers_calls calls = {.idle = generation_idle, .recheck = recheck};
-    struct keeper k = {.o = o, .cgroup_fd = -1, .janitor.hold = -1, .signals = -1};
+    struct keeper k = {.o = o, .cgroup_fd = -1, .janitor.hold = -1, .signals = -1, .stopper = -1};
     char why[512] = "";
 
     k.started = now_ms();

@@ -238,6 +238,23 @@ check "and its socket is gone" -- test ! -e "$TMP/undersock.sock"
 
 us_daemon client < <(config)
 is "$(seen "$NET4" 9000)" "$EXIT4" "it comes up again"
+
+# A small one is up soon, and must not meet what is left of the one before.
+cat >"$TMP/small.conf" <<CONF
+control = "$TMP/undersock.sock"
+workers = 1
+upstream "u" { url = "socks5://$PROXY4" }
+capture "host" { hook = "output" upstream = "u" }
+CONF
+for ((i = 0; i < 20; i++)); do
+    "$UNDERSOCK" stop -s "$TMP/undersock.sock" || break
+    start undersock -- ns client "$UNDERSOCK" daemon -c "$TMP/small.conf"
+    wait_for 20 answers_or_ended undersock
+    has_ended undersock && break
+done
+is "$i $(seen "$NET4" 9000)" "20 $EXIT4" "when stop returns the next one can start, twenty times"
+"$UNDERSOCK" stop -s "$TMP/undersock.sock"
+us_daemon client < <(config)
 kill -TERM "${PID[undersock]}"
 ended undersock 10
 is "$ENDED" 0 "SIGTERM: status 0"
