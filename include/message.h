@@ -22,7 +22,7 @@ enum message_type {
     MESSAGE_STOP,   /* request; answered by MESSAGE_END, then the daemon stops */
     MESSAGE_DRAIN,  /* keeper to worker: accept no more, end when the last flow has ended */
     MESSAGE_RECHECK,  /* worker to keeper: an unproven upstream has come up */
-    MESSAGE_PROVEN,   /* keeper to worker: one is proven now */
+    MESSAGE_PROVEN,   /* keeper to worker: addresses of one are proven now */
     MESSAGE_UNPROVEN, /* keeper to worker: somebody else listens for one on this host: none is */
     MESSAGE_STATUS_REPLY,
     MESSAGE_FLOW,
@@ -211,8 +211,8 @@ struct message_end {
 
 struct message_proven {
     struct message_header header;
-    uint32_t upstream; /* its index in the configuration */
-    uint32_t unused;
+    uint32_t upstream;  /* its index in the configuration */
+    uint32_t addresses; /* bit i: the first hop's address i */
 };
 
 union message {

@@ -232,8 +232,6 @@ static void dial_failed(struct flow_table *t, struct flow *f)
     char why[200], to[ADDR_STRLEN];
     bool at_fault = dial_upstream_at_fault(d);
 
-    if (d->fault == DIAL_CONNECT && d->upstream->local)
-        d->upstream->unproven = true;
     dial_describe(d, why, sizeof(why));
     log_flow(LOG_LEVEL_DEBUG, flow_id(t, f), "%s through %s: %s",
              addr_format(&f->origin.destination, to), d->upstream->name, why);

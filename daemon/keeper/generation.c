@@ -255,22 +255,23 @@ static bool could_loop(const struct generation *g)
     return false;
 }
 
-/* Whether the upstream belongs on this host, and some of it is not there. */
-static bool is_absent(struct generation *g, size_t i)
+/* Notes which of an upstream's addresses are on this host. Those where nobody listens. */
+static uint8_t find_absent(struct generation *g, size_t i)
 {
-    const struct upstream_hop *hop = &g->upstreams[i].hops[0];
-    bool absent = false, local = false;
+    struct upstream *u = &g->upstreams[i];
+    uint8_t absent = 0;
 
-    for (unsigned k = 0; k < hop->n_addrs; k++) {
+    u->local = 0;
+    for (unsigned k = 0; could_loop(g) && k < u->hops[0].n_addrs; k++) {
         struct owner o;
 
-        if (owner_address_is_local(&hop->addrs[k]) != 1)
+        if (owner_address_is_local(&u->hops[0].addrs[k]) != 1)
             continue;
-        local = true;
-        absent |= owner_find(&hop->addrs[k], &o) == -ENOENT;
+        u->local |= 1u << k;
+        if (owner_find(&u->hops[0].addrs[k], &o) == -ENOENT)
+            absent |= 1u << k;
     }
-    g->upstreams[i].local = local && could_loop(g);
-    return absent && could_loop(g);
+    return absent;
 }
 
 /* Adds users to a policy's not-uid. */
@@ -291,8 +292,10 @@ static int extend_not_uids(struct generation *g, size_t policy, const uint32_t *
     return 0;
 }
 
-/* An upstream on this host must not have its own connections captured: excluded, or not started. */
-static int part_local_upstreams(struct generation *g, bool *ret_changed, char *why, size_t why_size)
+/* Upstreams on this host, of those in `set`, must not have their own connections captured: they are
+ * excluded, or -ELOOP. */
+static int part_local_upstreams(struct generation *g, const struct capture_set *set,
+                                bool *ret_changed, char *why, size_t why_size)
 {
     if (!g->not_uids)
         g->not_uids = calloc(g->set.n_policies + 1, sizeof(*g->not_uids));
@@ -300,7 +303,7 @@ static int part_local_upstreams(struct generation *g, bool *ret_changed, char *w
         return -ENOMEM;
     for (size_t i = 0; i < g->set.n_policies; i++) {
         struct local_upstream found;
-        int r = local_upstream_check(&g->set, i, &found, why, why_size);
+        int r = local_upstream_check(set, i, &found, why, why_size);
 
         if (r < 0) {
             log_warning("%s", why);
@@ -348,10 +351,10 @@ static int prepare(struct config *config, bool marked, struct generation **ret, 
         set_honesty(g);
     /* In this order: who comes, or is replaced, in between is looked at again. */
     for (size_t i = 0; r == 0 && marked && i < config->n_upstreams; i++)
-        g->upstreams[i].unproven = is_absent(g, i);
+        g->upstreams[i].unproven = find_absent(g, i);
     if (r == 0 && marked) {
         generation_owners_changed(g);
-        r = part_local_upstreams(g, &changed, why, why_size);
+        r = part_local_upstreams(g, &g->set, &changed, why, why_size);
     }
     if (r < 0) {
         generation_free(g);
@@ -369,8 +372,8 @@ bool generation_owners_changed(struct generation *g)
         struct upstream *u = &g->upstreams[i];
         uint32_t sum = 0, inode;
 
-        for (unsigned k = 0; u->local && k < u->hops[0].n_addrs; k++) {
-            if (owner_inode(&u->hops[0].addrs[k], &inode) == 0)
+        for (unsigned k = 0; k < u->hops[0].n_addrs; k++) {
+            if (u->local & 1u << k && owner_inode(&u->hops[0].addrs[k], &inode) == 0)
                 sum += inode;
         }
         changed |= sum != u->owner;
@@ -381,18 +384,31 @@ bool generation_owners_changed(struct generation *g)
 
 int generation_recheck(struct generation *g, bool *ret_changed, char *why, size_t why_size)
 {
-    bool *absent = calloc(g->config->n_upstreams + 1, sizeof(*absent));
+    struct capture_set one = g->set;
+    char other[512] = "";
+    int ret = 0;
 
-    if (!absent)
-        return -ENOMEM;
-    for (size_t i = 0; i < g->config->n_upstreams; i++)
-        absent[i] = is_absent(g, i);
-    int r = part_local_upstreams(g, ret_changed, why, why_size);
+    for (size_t i = 0; i < g->config->n_upstreams; i++) {
+        struct upstream *u = &g->upstreams[i];
+        uint8_t absent = find_absent(g, i);
 
-    for (size_t i = 0; r == 0 && i < g->config->n_upstreams; i++)
-        g->upstreams[i].unproven = absent[i];
-    free(absent);
-    return r;
+        for (unsigned k = 0; k < u->hops[0].n_addrs; k++) {
+            if (!(u->local & ~absent & 1u << k))
+                continue;
+            one.upstreams = &u->hops[0].addrs[k];
+            one.n_upstreams = 1;
+            int r = part_local_upstreams(g, &one, ret_changed, ret == 0 ? why : other,
+                                         ret == 0 ? why_size : sizeof(other));
+
+            if (r == 0)
+                u->unproven &= ~(1u << k);
+            else
+                u->unproven |= 1u << k;
+            ret = ret == 0 ? r : ret;
+        }
+        u->unproven = (u->unproven | absent) & u->local;
+    }
+    return ret;
 }
 
 void generation_unprove(struct generation *g)

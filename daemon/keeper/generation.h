@@ -68,8 +68,9 @@ int generation_create(struct config *config, bool marked, struct listeners *pool
 const char *generation_why_early(const struct generation *g, size_t capture);
 /*
  * Looks again for the owners of upstreams on this host: one that has come up since may have to be
- * excluded. 0: those that are there are proven (upstream.unproven), once captures_apply() has made
- * it so if `ret_changed` became true; -ELOOP or -errno with `why`, and all are as they were.
+ * excluded. Those that are there are proven then (upstream.unproven), if `ret_changed` became true
+ * once captures_apply() has made it so. 0; or -ELOOP or -errno, with `why`, of the first that
+ * cannot be; the others are proven all the same.
  */
 int generation_recheck(struct generation *g, bool *ret_changed, char *why, size_t why_size);
 /* Whether the sockets that listen for upstreams on this host are others than when this was last

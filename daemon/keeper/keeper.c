@@ -69,6 +69,7 @@ struct keeper {
     int signals;
     sigset_t old_mask;
     int64_t started, next_recheck, next_complaint; /* milliseconds */
+    bool unapplied; /* somebody has to be excluded, and the kernel has refused to */
     struct timer owners;
     int exit_code;
     bool up;
@@ -325,21 +326,21 @@ static void recheck(void *ctx)
         return;
     k->next_recheck = now_ms() + RECHECK_INTERVAL;
     /* Who listens now is looked at below: the next second need not find him new. */
-    bool changed = false, moved = generation_owners_changed(g);
+    if (generation_owners_changed(g))
+        unprove(k);
+    bool changed = k->unapplied;
     int r = generation_recheck(g, &changed, why, sizeof(why));
+    int applied = changed ? captures_apply(k->captures, g, -1, why, sizeof(why)) : 0;
 
-    if (r == 0 && changed) {
-        r = captures_apply(k->captures, g, -1, why, sizeof(why));
-        moved |= r < 0; /* what is proven is not excluded */
-    }
-    if (r == 0) {
+    k->unapplied = applied < 0;
+    if (applied < 0) {
+        unprove(k);
+        r = applied;
+    } else {
         workers_prove(k->workers, g);
         stitch_use(k->stitch);
-        return;
     }
-    if (moved)
-        unprove(k);
-    if (now_ms() >= k->next_complaint) {
+    if (r < 0 && now_ms() >= k->next_complaint) {
         log_error("%s", why[0] ? why : strerror(-r));
         k->next_complaint = now_ms() + COMPLAINT_INTERVAL;
     }

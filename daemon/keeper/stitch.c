@@ -75,6 +75,12 @@ bool stitch_wanted(struct stitch *s, const struct generation *g)
 
 /* ---- use ---- */
 
+/* A route's line for a family, unless it is not known who listens there. */
+static unsigned known_line(const struct stitch_route *route, const struct upstream *u, bool v4)
+{
+    return u->unproven & 1u << stitch_address(u, v4) ? 0 : route->lines[v4 ? 0 : 1];
+}
+
 void stitch_use(struct stitch *s)
 {
     for (size_t i = 0; i < s->n_bound; i++) {
@@ -87,17 +93,19 @@ void stitch_use(struct stitch *s)
             const struct stitch_route *route = &s->routes[b->route];
             const struct upstream *u = &s->generation->upstreams[b->route];
 
+            v4 = known_line(route, u, true);
+            v6 = known_line(route, u, false);
             b->why = route->held               ? "its upstream failed: relayed until it answers"
                      : !stitch_has_line(route) ? route->why
                      : bpf_stitch_is_uncovered(s->bpf)
                          ? "an interface cannot have its filters (the log names it)"
                      : bpf_capture_is_enclosed(b->bpf)
                          ? "another program looks at the connections of a cgroup around this one"
-                     : u->unproven ? "its upstream is on this host, and not known yet"
+                     : !v4 && !v6  ? "its upstream is on this host, and not known yet"
                      : !s->engaged ? "it is being put in force"
                                    : NULL;
-            v4 = b->why ? 0 : route->lines[0];
-            v6 = b->why ? 0 : route->lines[1];
+            if (b->why)
+                v4 = v6 = 0;
         }
         int r = bpf_capture_use(b->bpf, v4, v6);
 

@@ -35,18 +35,27 @@ static unsigned line_for(struct stitch *s, const char *name, const struct addr *
     return n;
 }
 
+unsigned stitch_address(const struct upstream *u, bool v4)
+{
+    const struct upstream_hop *hop = &u->hops[0];
+    unsigned i = 0;
+
+    while (i < hop->n_addrs && addr_is_v4(&hop->addrs[i]) != v4)
+        i++;
+    return i;
+}
+
 /* The script of a route for the first address of a family, if there is one. */
 static void make_script(struct stitch *s, struct stitch_route *route, const struct upstream *u,
                         bool v4)
 {
     unsigned *number = &route->lines[v4 ? 0 : 1];
-    struct script_options o = {.no_auth = route->no_auth, .id = ++s->last_id};
+    struct script_options o = {
+        .address = stitch_address(u, v4), .no_auth = route->no_auth, .id = ++s->last_id};
     const struct upstream_hop *hop = &u->hops[0];
     struct stitch_script script;
 
     *number = 0;
-    while (o.address < hop->n_addrs && addr_is_v4(&hop->addrs[o.address]) != v4)
-        o.address++;
     if (o.address == hop->n_addrs)
         return;
     if (!s->forced) {

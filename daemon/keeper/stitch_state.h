@@ -77,6 +77,8 @@ struct stitch {
 /* Routes for a generation's upstreams; what is known of an upstream outlasts a reload, by its name.
  * All the scripts are to be made again. */
 void stitch_make_routes(struct stitch *s, const struct generation *g);
+/* The address of the first hop that a route's line for a family is for. n_addrs: there is none. */
+unsigned stitch_address(const struct upstream *u, bool v4);
 /* The scripts of route `i`. */
 void stitch_make_scripts(struct stitch *s, size_t i);
 static inline bool stitch_has_line(const struct stitch_route *route)

@@ -298,10 +298,10 @@ void workers_prove(struct workers *w, const struct generation *g)
 {
     for (size_t i = 0; i < g->config->n_upstreams; i++) {
         struct message_proven m = {.header = MESSAGE_HEADER(MESSAGE_PROVEN, sizeof(m)),
-                                   .upstream = (uint32_t)i};
+                                   .upstream = (uint32_t)i,
+                                   .addresses = (uint8_t)~g->upstreams[i].unproven};
 
-        if (g->upstreams[i].local && !g->upstreams[i].unproven)
-            tell(w, g, &m, sizeof(m));
+        tell(w, g, &m, sizeof(m));
     }
 }
 

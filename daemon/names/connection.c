@@ -110,8 +110,6 @@ static bool dial_failed(struct names *n, struct names_connection *c)
     bool at_fault = dial_upstream_at_fault(d);
     char why[WHY_SIZE], to[ADDR_STRLEN];
 
-    if (d->fault == DIAL_CONNECT && u->local)
-        u->unproven = true;
     dial_describe(d, why, sizeof(why));
     log_debug("DNS server %s through %s: %s", addr_format(&names_server_of(n, c)->at, to), u->name,
               why);

@@ -218,8 +218,6 @@ static bool dial_failed(struct udp_table *t, struct udp_association *a)
     char why[WHY_SIZE], from[ADDR_STRLEN];
     bool denied = dial_udp_denied(d);
 
-    if (d->fault == DIAL_CONNECT && u->local)
-        u->unproven = true;
     dial_describe(d, why, sizeof(why));
     log_flow(LOG_LEVEL_DEBUG, udp_id(t, a), "UDP of %s through %s: %s",
              addr_format(&a->client, from), u->name, why);

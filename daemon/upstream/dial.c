@@ -64,6 +64,14 @@ static int open_socket(const struct addr *a, uint32_t mark)
     return fd;
 }
 
+/* Somebody else may listen there the next time. */
+static void note_failure(struct dial *d, int error)
+{
+    _Static_assert(UPSTREAM_ADDRS <= 8 * sizeof(d->upstream->local), "a bit for each address");
+    if (error != ETIMEDOUT)
+        d->upstream->unproven |= d->upstream->local & 1u << d->address;
+}
+
 /* Dials the addresses from d->address on; the first that does not fail at once is waited for. */
 static enum dial_result connect_next(struct dial *d, int last_error, const struct dial_env *env)
 {
@@ -88,6 +96,7 @@ static enum dial_result connect_next(struct dial *d, int last_error, const struc
 
         if (r != 0 && r != EINPROGRESS) {
             fd_close(&fd);
+            note_failure(d, r);
             last_error = r;
             continue;
         }
@@ -105,6 +114,7 @@ static enum dial_result connect_next(struct dial *d, int last_error, const struc
 static enum dial_result try_next_address(struct dial *d, int error, const struct dial_env *env)
 {
     fd_close(&d->fd);
+    note_failure(d, error);
     d->address++;
     return connect_next(d, error, env);
 }
@@ -298,7 +308,7 @@ enum dial_result dial_event(struct dial *d, uint32_t events, const struct dial_e
         d->connected = true;
         if (upstream_is_direct(d->upstream))
             return DIAL_GRANTED;
-        if (d->upstream->unproven)
+        if (d->upstream->unproven & 1u << d->address)
             return DIAL_UNPROVEN;
         d->buffer = malloc(sizeof(*d->buffer));
         if (!d->buffer)

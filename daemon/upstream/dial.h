@@ -17,7 +17,7 @@
 #include "upstream/handshake.h"
 #include "upstream/upstream.h"
 
-/* DIAL_UNPROVEN: connected to an upstream that may not be asked yet; not a byte was sent. */
+/* DIAL_UNPROVEN: connected to an address that may not be asked yet; not a byte was sent. */
 enum dial_result { DIAL_PENDING, DIAL_GRANTED, DIAL_FAILED, DIAL_UNPROVEN };
 
 /* What failed, when it was not an answer of the handshake. */

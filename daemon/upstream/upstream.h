@@ -29,9 +29,10 @@ struct upstream {
     unsigned n_hops;
     uint32_t mark;  /* SO_MARK of our sockets, 0: none */
     uint32_t owner; /* local: a sum over the sockets that listen for it */
-    bool local;     /* on this host: after it has been away, somebody else may listen there */
-    bool unproven;  /* on this host and not there at the start: whether its own connections would be
-                     * captured is not known, so nothing is asked of it yet */
+    /* Of the first hop; bit i: addrs[i]. */
+    uint8_t local;    /* on this host: after it has been away, somebody else may listen there */
+    uint8_t unproven; /* on this host and has not been there: whether its own connections would be
+                       * captured is not known, so nothing is asked of it yet */
 
     int64_t retry_at; /* while it is not healthy: one flow asks it again after this time */
     bool healthy;     /* the last attempt got an answer from it */

@@ -277,7 +277,7 @@ static void on_channel(void *ctx, uint64_t ref, uint32_t events)
             flow_table_drain(w->flows);
         } else if (m.header.type == MESSAGE_PROVEN && (size_t)n == sizeof(m.proven) &&
                    m.proven.upstream < w->o->config->n_upstreams)
-            w->o->upstreams[m.proven.upstream].unproven = false;
+            w->o->upstreams[m.proven.upstream].unproven &= (uint8_t)~m.proven.addresses;
         else if (m.header.type == MESSAGE_UNPROVEN)
             unprove(w);
         else if (n_fds == 1 && queries_add(&w->queries, m.header.type, fds[0]))

@@ -4,6 +4,11 @@
 # A SOCKS server on the captured host that starts after the daemon, or is replaced by another user's:
 # nothing is asked of it before it is known whose it is. An ordinary user's own connections are then
 # left alone; root's cannot be, and flows fail with the line to add. Never a loop.
+
+# A hosts file of our own, for the daemon alone.
+if ((EUID == 0)) && [[ ${UNDERSOCK_PRIVATE:-} != "$$" ]]; then
+    UNDERSOCK_PRIVATE=$$ exec unshare -m --propagation slave bash "$0" "$@"
+fi
 . "$(dirname "$0")/lib.sh"
 
 need setpriv microsocks
@@ -85,7 +90,42 @@ stop proxy
 is "$(ask)" "connect=ECONNREFUSED" "it goes: refused"
 as 65530
 is "$(ask)" "$CLIENT4" "another user's in its place: served, though the second is still not there"
+complaints=$(lines 'uid 0.*add not-uid')
+start bad -- ns client microsocks -i 127.0.0.1 -p 1081
+check "root's comes up as the second, and it says so" -- wait_for 20 seen_again
+is "$(ask)" "$CLIENT4" "the first is asked all the same"
+stop proxy
+is "$(ask)" "connect=ECONNREFUSED" "without it: refused, the second is not asked"
 is "$(count refused_loop)" 0 "and no loop was met"
+stop undersock
+stop bad
+
+# A name with an address of each family, and a server that has one of them, as tor and many others do.
+printf '%s\n' '127.0.0.1 localhost' '::1 localhost' >"$TMP/hosts"
+mount --bind "$TMP/hosts" /etc/hosts || bail "hosts"
+as 65529
+us_daemon client <<CONF
+workers = 1
+upstream "u" { url = "socks5://localhost:1080" }
+capture "host" {
+    hook     = "output"
+    upstream = "u"
+}
+CONF
+is "$(ask)" "$CLIENT4" "localhost, and only 127.0.0.1 is there: served"
+stop proxy
+is "$(ask)" "connect=ECONNREFUSED" "it goes: refused"
+as 65528
+is "$(ask)" "$CLIENT4" "it comes again: served"
+before=$(count accepted)
+start six -- ns client setpriv --reuid 65527 --regid 65527 --clear-groups microsocks -i ::1 -p 1080
+wait_port client tcp ::1 1080
+is "$(ask)" "$CLIENT4" "a server of another user's has the other address now: served"
+is $(($(count accepted) - before)) 1 "and that is one flow, whichever was asked"
+stop proxy
+is "$(ask)" "$CLIENT4" "and alone"
+stop six
+is "$(count refused_loop)" 0 "no loop was met"
 stop undersock
 
 # The same of a cgroup whose connections are stitched: the server is in it, and nothing is tried by the kernel

@@ -51,6 +51,30 @@ static void when_all_addresses_refuse_the_upstream_is_down(void **state)
     expect_failed(r, DIAL_CONNECT, ECONNREFUSED, true);
 }
 
+/* Of an upstream on this host each address is known, or not, by itself. */
+static void an_address_that_was_away_is_not_asked_before_it_is_proven(void **state)
+{
+    struct rig *r = *state;
+    char byte;
+
+    set_addresses(r, 2, true);
+    r->all[0].local = 0x6;
+    begin_and_accept(r, 1);
+    expect_handshake(r);
+    put(r->server, SUCCEEDED);
+    expect_granted(r, "");
+    assert_int_equal(r->all[0].unproven, 0x2); /* the first refused, too, but is elsewhere */
+
+    set_addresses(r, 2, true);
+    r->all[0].local = 0x7;
+    r->all[0].unproven = 0x4;
+    begin_and_accept(r, 1);
+    wait_for(r, DIAL_UNPROVEN);
+    assert_int_equal(r->all[0].unproven, 0x7);
+    assert_int_equal(recv(r->server, &byte, 1, MSG_DONTWAIT), -1);
+    assert_int_equal(errno, EAGAIN);
+}
+
 /* An address without a route or a family here is passed over at once. */
 static void an_address_that_cannot_be_dialled_is_passed_over(void **state)
 {
@@ -369,6 +393,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         ON_A_RIG(the_next_address_is_tried_when_one_refuses),
         ON_A_RIG(when_all_addresses_refuse_the_upstream_is_down),
+        ON_A_RIG(an_address_that_was_away_is_not_asked_before_it_is_proven),
         ON_A_RIG(an_address_that_cannot_be_dialled_is_passed_over),
         ON_A_RIG(an_address_that_hangs_has_connect_timeout),
         ON_A_RIG(a_server_that_hangs_has_handshake_timeout),
