@@ -310,7 +310,7 @@ static int part_local_upstreams(struct generation *g, const struct capture_set *
         } else if (found.verdict == LOCAL_UPSTREAM_REFUSE) {
             return -ELOOP;
         } else if (found.verdict == LOCAL_UPSTREAM_EXCLUDE) {
-            log_info("%s", why);
+            log_write(found.person ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "%s", why);
             r = extend_not_uids(g, i, found.uids, found.n_uids);
             if (r < 0)
                 return r;

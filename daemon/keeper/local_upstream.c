@@ -9,6 +9,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* Whom login.defs and systemd take for a person: services have numbers below and above. */
+#define FIRST_PERSON 1000
+#define LAST_PERSON  60000
+
 static bool contains(const uint32_t *list, size_t n, uint32_t uid)
 {
     for (size_t i = 0; i < n; i++) {
@@ -60,6 +64,7 @@ static bool exclude(const struct capture_policy *p, uint32_t uid, struct local_u
     if (uid == 0 || contains(p->uids, p->n_uids, uid) || ret->n_uids == LOCAL_UPSTREAM_UIDS)
         return false;
     ret->uids[ret->n_uids++] = uid;
+    ret->person = uid >= FIRST_PERSON && uid <= LAST_PERSON;
     return true;
 }
 
@@ -148,9 +153,12 @@ static void say_excluded(const struct capture_policy *p, const struct owner *o,
     snprintf(why, size,
              "capture %s: the upstream %s is %s on this host: connections of the user %s are left "
              "alone, "
-             "as by not-uid = { \"%s\" }",
+             "as by not-uid = { \"%s\" }%s",
              p->name, addr_format(at, where), owner_describe(o, who, sizeof(who)),
-             user_name(l->uids[l->n_uids - 1], user, sizeof(user)), user);
+             user_name(l->uids[l->n_uids - 1], user, sizeof(user)), user,
+             l->person ? ": all that this user does goes direct; where that is not meant, run the "
+                         "upstream as a user of its own"
+                       : "");
 }
 
 /* Nobody can be asked: only who has excluded somebody has thought of it. */

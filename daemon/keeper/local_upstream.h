@@ -6,6 +6,7 @@
 #ifndef UNDERSOCK_KEEPER_LOCAL_UPSTREAM_H
 #define UNDERSOCK_KEEPER_LOCAL_UPSTREAM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,6 +25,7 @@ struct local_upstream {
     enum local_upstream_verdict verdict;
     uint32_t uids[LOCAL_UPSTREAM_UIDS];
     size_t n_uids;
+    bool person;    /* whoever is excluded last is no service: most likely not meant */
     struct addr at; /* the upstream that the verdict is about */
 };
 

@@ -54,9 +54,10 @@ num "$(lines 'uid 0.*add not-uid = . "root" .')" -ge 1 "and the log has the line
 num "$(count accepted)" -lt 20 "no flood of flows"
 stop proxy
 
-as 65532
-is "$(ask)" "$CLIENT4" "another user's server: served"
-num "$(lines 'uid 65532.*left alone')" -ge 1 "and excluded"
+is "$(lines 'warning: capture')" 0 "(to leave a service alone is worth no warning)"
+as 12345
+is "$(ask)" "$CLIENT4" "another user's server, a person's: served"
+num "$(lines 'warning: capture host: .*uid 12345.*left alone.*"12345".*goes direct')" -ge 1 "excluded, and warned of"
 stop proxy
 complaints=$(lines 'uid 0.*add not-uid')
 as 0
