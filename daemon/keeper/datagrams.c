@@ -7,7 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dns/name.h"
 #include "dns/real.h"
+#include "upstream/upstream.h"
 
 #define DNS_PORT 53
 
@@ -117,6 +119,92 @@ int datagrams_list_real(const struct config *c, struct real **ret)
     free(list);
     return r;
 }
+
+/* ---- names of upstreams ---- */
+
+struct name_list {
+    char **names; /* ends with NULL */
+    size_t n;
+};
+
+/* `host` below `domain`, or by itself where that is NULL; once. What is no plain name is left out.
+ */
+static int add_name(struct name_list *l, const char *host, const char *domain)
+{
+    char name[DNS_PLAIN_MAX + 3];
+    int len = snprintf(name, sizeof(name), "%s%s%s", host, domain ? "." : "", domain ? domain : "");
+
+    if (len > 0 && (size_t)len < sizeof(name) && name[len - 1] == '.')
+        name[--len] = '\0';
+    for (int i = 0; i < len && (size_t)i < sizeof(name); i++)
+        name[i] = (char)(name[i] >= 'A' && name[i] <= 'Z' ? name[i] + 'a' - 'A' : name[i]);
+    if (len <= 0 || (size_t)len >= sizeof(name) || !dns_name_is_plain(name, (size_t)len))
+        return 0;
+    for (size_t i = 0; i < l->n; i++)
+        if (strcmp(l->names[i], name) == 0)
+            return 0;
+    char **more = realloc(l->names, (l->n + 2) * sizeof(*more));
+
+    if (!more)
+        return -ENOMEM;
+    l->names = more;
+    more[l->n] = strdup(name);
+    more[l->n + 1] = NULL;
+    return more[l->n++] ? 0 : -ENOMEM;
+}
+
+/* By every domain that the system's resolver may search: "search" and "domain" of resolv.conf(5).
+ */
+static int add_searched(struct name_list *l, const char *host)
+{
+    FILE *f = fopen("/etc/resolv.conf", "re");
+    char line[1024], *next;
+    int r = 0;
+
+    while (f && r == 0 && fgets(line, sizeof(line), f)) {
+        const char *word = strtok_r(line, " \t\n", &next);
+
+        if (!word || (strcmp(word, "search") != 0 && strcmp(word, "domain") != 0))
+            continue;
+        while (r == 0 && (word = strtok_r(NULL, " \t\n", &next)))
+            r = add_name(l, host, word);
+    }
+    if (f)
+        fclose(f);
+    return r;
+}
+
+int datagrams_list_direct(const struct config *c, const struct upstream *upstreams, char ***ret)
+{
+    struct name_list l = {.names = calloc(1, sizeof(*l.names))};
+    int r = l.names ? 0 : -ENOMEM;
+
+    for (size_t i = 0; r == 0 && i < c->n_upstreams; i++) {
+        for (unsigned k = 0; r == 0 && k < upstreams[i].n_hops; k++) {
+            const char *host = upstreams[i].hops[k].config->url.host;
+
+            if (!upstream_resolves(&upstreams[i], k))
+                continue;
+            r = add_name(&l, host, NULL);
+            if (r == 0 && !strchr(host, '.'))
+                r = add_searched(&l, host);
+        }
+    }
+    if (r < 0)
+        datagrams_free_names(l.names);
+    else
+        *ret = l.names;
+    return r;
+}
+
+void datagrams_free_names(char **names)
+{
+    for (char **name = names; name && *name; name++)
+        free(*name);
+    free(names);
+}
+
+/* ---- the resolver ---- */
 
 /* The first "nameserver" of the file that is not on loopback. */
 static bool find_in(const char *path, struct addr *ret)

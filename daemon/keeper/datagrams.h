@@ -23,6 +23,13 @@ bool datagrams_needs_listener(const struct capture_policy *policy);
 /* The names that keep their addresses: those of the configuration, and the upstreams' own, which we
  * have to resolve ourselves at each reload. 0 or -ENOMEM. */
 int datagrams_list_real(const struct config *c, struct real **ret);
+/*
+ * The plain names by which upstream_resolve() asks for the upstreams' addresses: of a host without
+ * a dot also those in the search domains of /etc/resolv.conf. They are asked for past the upstreams
+ * (names.h). `*ret` ends with NULL; datagrams_free_names(). 0 or -ENOMEM.
+ */
+int datagrams_list_direct(const struct config *c, const struct upstream *upstreams, char ***ret);
+void datagrams_free_names(char **names); /* NULL is allowed */
 /* Who resolves for this host, beyond a stub on loopback: for queries that were sent to that. Port
  * 0: nobody known. */
 void datagrams_find_resolver(struct addr *ret);

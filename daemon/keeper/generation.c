@@ -10,6 +10,7 @@
 
 #include "base/fd.h"
 #include "bpf/probe.h"
+#include "dns/fake.h"
 #include "dns/real.h"
 #include "keeper/datagrams.h"
 #include "keeper/local_upstream.h"
@@ -320,6 +321,29 @@ static int part_local_upstreams(struct generation *g, const struct capture_set *
     return 0;
 }
 
+/* Some resolver answers with what stands for a name: ours, to a query that has come to it by a way
+ * of its own (a cache, another daemon's capture). Nobody can be reached there. */
+static int refuse_fake_addresses(const struct generation *g, char *why, size_t why_size)
+{
+    for (size_t i = 0; i < g->config->n_upstreams; i++) {
+        const struct upstream *u = &g->upstreams[i];
+
+        for (unsigned k = 0; k < u->n_hops; k++) {
+            const struct upstream_hop *hop = &u->hops[k];
+            char at[ADDR_STRLEN];
+
+            if (hop->n_addrs == 0 || !upstream_resolves(u, k) || !fake_is(&hop->addrs[0]))
+                continue;
+            snprintf(why, why_size,
+                     "upstream %s: \"%s\" resolves to %s, which stands for a name (dns = \"fake\") "
+                     "and is nobody's address: give the address itself",
+                     hop->config->name, hop->config->url.host, addr_format(&hop->addrs[0], at));
+            return -EHOSTUNREACH;
+        }
+    }
+    return 0;
+}
+
 /* Everything but listeners. */
 static int prepare(struct config *config, bool marked, struct generation **ret, char *why,
                    size_t why_size)
@@ -345,6 +369,8 @@ static int prepare(struct config *config, bool marked, struct generation **ret, 
 
     if (r == 0)
         r = upstream_resolve(g->upstreams, config->n_upstreams, why, why_size);
+    if (r == 0)
+        r = refuse_fake_addresses(g, why, why_size);
     if (r == 0)
         r = describe_captures(g);
     if (r == 0)
@@ -527,6 +553,8 @@ int generation_create(struct config *config, bool marked, struct listeners *pool
     if (r == 0 && g->takes_udp) {
         datagrams_find_resolver(&g->resolver);
         r = datagrams_list_real(config, &g->real);
+        if (r == 0)
+            r = datagrams_list_direct(config, g->upstreams, &g->direct_names);
     }
     if (r == 0)
         r = provide_seats(g, seats, why, why_size);
@@ -552,6 +580,7 @@ void generation_free(struct generation *g)
     if (g->seats)
         seats_release(g->seats, g->first_seat, g->n_workers);
     real_free(g->real);
+    datagrams_free_names(g->direct_names);
     free(g->udp);
     free(g->cgroup_seats);
     free(g->seat_ports);

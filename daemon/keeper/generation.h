@@ -41,6 +41,7 @@ struct generation {
     struct addr resolver;   /* for queries to a resolver on loopback */
     struct fake *fake;      /* the keeper's, of all generations; NULL: no names */
     struct real *real;
+    char **direct_names; /* asked for past the upstreams; ends with NULL */
 
     /* Honest connect: worker i has seat first_seat + i. */
     struct seats *seats; /* NULL: no capture is honest */

@@ -123,6 +123,7 @@ static int spawn(struct workers *w, struct slot *s)
         .udp = g->takes_udp ? g->udp : NULL,
         .fake = g->fake,
         .real = g->real,
+        .direct_names = g->direct_names,
         .resolver = g->resolver,
         .max_associations = associations(g),
         .sockmap = w->proof.sockmap,

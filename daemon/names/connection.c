@@ -66,9 +66,10 @@ bool names_all_down(struct names *n, const struct names_server *s)
 }
 
 /*
- * Which upstreams are asked, in which order. While all are known to be down the server itself is,
- * where that is allowed: whether they are back is found out by the flows that follow. Where it is
- * not, one query finds it out every now and then, and the others are told at once. False: none.
+ * Which upstreams are asked, in which order. A direct server's come after itself. While all are
+ * known to be down the server itself is, where that is allowed: whether they are back is found out
+ * by the flows that follow. Where it is not, one query finds it out every now and then, and the
+ * others are told at once. False: none.
  */
 static bool choose_upstreams(struct names *n, struct names_connection *c)
 {
@@ -79,7 +80,13 @@ static bool choose_upstreams(struct names *n, struct names_connection *c)
     int64_t now = loop_now(n->o.loop);
     unsigned k = 0;
 
-    c->probe = down && !direct;
+    c->at = 0;
+    c->probe = down && !direct && !s->direct;
+    if (s->direct) {
+        c->order[0] = NAMES_DIRECT;
+        c->n_order = (uint8_t)(1 + (down ? 0 : upstream_order(choice, &s->at, c->order + 1)));
+        return true;
+    }
     if (c->probe) {
         if (now < n->next_probe[s->capture])
             return false;
@@ -92,7 +99,6 @@ static bool choose_upstreams(struct names *n, struct names_connection *c)
     if (direct)
         c->order[k++] = NAMES_DIRECT;
     c->n_order = (uint8_t)k;
-    c->at = 0;
     return k > 0;
 }
 
@@ -119,7 +125,7 @@ static bool dial_failed(struct names *n, struct names_connection *c)
         upstream_complain(u, why, now);
     loop_timer_cancel(n->o.loop, &c->timer);
     dial_finish(d);
-    return at_fault;
+    return at_fault || upstream_is_direct(u);
 }
 
 static bool no_connection(struct names *n, struct names_connection *c)

@@ -41,7 +41,7 @@ struct names_connection {
     uint8_t state;    /* enum names_state */
     bool waits_proof; /* for an unproven upstream; no socket */
     bool probe;       /* looks whether a dead upstream is back: nobody else may wait for that */
-    bool direct;      /* OPEN: goes past the upstreams, as they were down */
+    bool direct;      /* OPEN: goes past the upstreams */
     bool blocked;     /* the socket took no more: EPOLLOUT is awaited */
     uint8_t proof_waits;
     uint8_t n_order, at;
@@ -65,6 +65,7 @@ struct names_server {
     bool used;
     uint32_t capture;
     struct addr at;
+    bool direct;                  /* for names_options.direct_names */
     char name[DNS_PLAIN_MAX + 1]; /* `at` is a fake address that stands for this; "": it is real */
     int64_t last_used;
     int64_t retry_at;   /* no new connection before */
@@ -114,6 +115,8 @@ void names_rcode(struct names *n, const struct dns_query *q, enum dns_rcode rcod
 
 /* Room for it, before dns_truncate(). */
 #define NAMES_OWN_MAX DNS_ANSWER_MAX
+/* Is this to be asked for directly (names_options.direct_names)? */
+bool names_is_direct(const struct names *n, const struct dns_query *q);
 /* 1: the answer is in `w`; 0: to be forwarded; -errno: there is none to be had (SERVFAIL). */
 int names_own_answer(struct names *n, const struct names_capture *c, const struct dns_query *q,
                      struct wire_writer *w);

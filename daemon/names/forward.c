@@ -146,12 +146,12 @@ static void forget(struct names *n, uint16_t i)
 
 /* The address to ask, and the name that it stands for if it is a fake one. False: none. */
 static bool find_address(struct names *n, const struct names_capture *c,
-                         const struct addr *destination, struct addr *ret,
+                         const struct addr *destination, bool direct, struct addr *ret,
                          char ret_name[DNS_PLAIN_MAX + 1])
 {
     uint32_t slot;
 
-    if (c->server.port != 0)
+    if (c->server.port != 0 && !direct)
         *ret = c->server;
     else
         *ret = addr_is_loopback(destination) ? n->o.fallback : *destination;
@@ -160,7 +160,7 @@ static bool find_address(struct names *n, const struct names_capture *c,
     ret_name[0] = '\0';
     int r = names_name_of(n, ret, NAMES_HOLD, ret_name, &slot);
 
-    return r == 0 || r == -EINVAL;
+    return (r == 0 && !direct) || r == -EINVAL;
 }
 
 static uint32_t waiting_for(const struct names *n, unsigned k)
@@ -169,7 +169,7 @@ static uint32_t waiting_for(const struct names *n, unsigned k)
 }
 
 /* Its number, or NAMES_NONE: all places are taken by servers with queries. */
-static unsigned find_server(struct names *n, uint32_t capture, const struct addr *at,
+static unsigned find_server(struct names *n, uint32_t capture, const struct addr *at, bool direct,
                             const char *name)
 {
     unsigned best = NAMES_NONE;
@@ -177,7 +177,7 @@ static unsigned find_server(struct names *n, uint32_t capture, const struct addr
     for (unsigned k = 0; k < NAMES_SERVERS; k++) {
         const struct names_server *s = &n->servers[k];
 
-        if (s->used && s->capture == capture && addr_equal(&s->at, at) &&
+        if (s->used && s->capture == capture && s->direct == direct && addr_equal(&s->at, at) &&
             strcmp(s->name, name) == 0)
             return k;
         if (waiting_for(n, k) == 0 &&
@@ -190,7 +190,7 @@ static unsigned find_server(struct names *n, uint32_t capture, const struct addr
 
     for (unsigned i = 0; i < 2; i++)
         names_close(n, &n->connections[2 * best + i], true);
-    *s = (struct names_server){.used = true, .capture = capture, .at = *at};
+    *s = (struct names_server){.used = true, .capture = capture, .at = *at, .direct = direct};
     memcpy(s->name, name, strlen(name) + 1);
     return best;
 }
@@ -202,7 +202,8 @@ static unsigned find_server(struct names *n, uint32_t capture, const struct addr
 static bool joinable(struct names *n, const struct names_connection *c)
 {
     if (c->state == NAMES_OPEN)
-        return !c->direct || names_all_down(n, names_server_of(n, c));
+        return !c->direct || names_server_of(n, c)->direct ||
+               names_all_down(n, names_server_of(n, c));
     return c->state == NAMES_DIALING && (!c->probe || c->n == 0);
 }
 
@@ -282,7 +283,10 @@ static int forward(struct names *n, uint32_t capture, const struct dns_query *q,
     const struct dns_pending *p;
     struct addr at;
 
-    if (!find_address(n, &n->o.captures[capture], destination, &at, name))
+    bool direct = names_is_direct(n, q) &&
+                  find_address(n, &n->o.captures[capture], destination, true, &at, name);
+
+    if (!direct && !find_address(n, &n->o.captures[capture], destination, false, &at, name))
         return -EHOSTUNREACH;
     if (n->match.n_waiting == n->o.max_queries)
         return -ENOSPC;
@@ -290,7 +294,7 @@ static int forward(struct names *n, uint32_t capture, const struct dns_query *q,
 
     if (n->clients[who] >= (n->o.max_queries + CLIENT_SHARE - 1) / CLIENT_SHARE)
         return -EDQUOT;
-    unsigned k = find_server(n, capture, &at, name);
+    unsigned k = find_server(n, capture, &at, direct, name);
 
     if (k == NAMES_NONE || waiting_for(n, k) >= n->o.max_queries / 2)
         return -ENOSPC;

@@ -74,6 +74,13 @@ struct names_options {
     struct fake *fake; /* these two: NULL when no capture is NAMES_FAKE; stay the caller's */
     const struct real *real;
     struct names_answer answer;
+    /*
+     * Plain names that are asked for directly, where the application sent the query: an upstream
+     * cannot be asked for its own address, and need not reach the resolver of this network. Only
+     * where nobody answers there, through the upstream. Ends with NULL, or is NULL; lives as long
+     * as the engine.
+     */
+    char *const *direct_names;
     struct addr fallback;  /* who is asked instead of a resolver on loopback (127.0.0.53), which the
                               upstream cannot reach; port 0: nobody, so SERVFAIL */
     uint32_t max_queries;  /* that wait at once: a power of two, 2..4096; 0: 4096. 640 bytes each */

@@ -6,6 +6,7 @@
  * application connects a moment after it has looked.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "dns/answer.h"
 #include "dns/name.h"
@@ -82,6 +83,14 @@ static int address(struct names *n, const struct dns_query *q, bool v6, struct w
     return dns_answer_address(q, v6 ? &a6 : &a4, NAMES_TTL, w);
 }
 
+bool names_is_direct(const struct names *n, const struct dns_query *q)
+{
+    for (char *const *name = n->o.direct_names; q->plain && name && *name; name++)
+        if (strlen(*name) == q->name_len && memcmp(*name, q->name, q->name_len) == 0)
+            return true;
+    return false;
+}
+
 int names_own_answer(struct names *n, const struct names_capture *c, const struct dns_query *q,
                      struct wire_writer *w)
 {
@@ -95,7 +104,7 @@ int names_own_answer(struct names *n, const struct names_capture *c, const struc
         r = localhost(q, w);
     } else if (dns_reverse_parse(q->name, q->name_len, &a) == 0 && fake_is(&a)) {
         r = reverse(n, q, &a, w);
-    } else if (real_match(n->o.real, q->name, q->name_len)) {
+    } else if (names_is_direct(n, q) || real_match(n->o.real, q->name, q->name_len)) {
         return 0;
     } else {
         switch (q->type) {

@@ -103,6 +103,14 @@ static bool resolved_by_previous(const struct upstream *u, unsigned hop)
     return s == SCHEME_SOCKS5H || s == SCHEME_SOCKS4A || s == SCHEME_HTTP;
 }
 
+bool upstream_resolves(const struct upstream *u, unsigned hop)
+{
+    struct addr literal;
+
+    return addr_parse(u->hops[hop].config->url.host, 0, &literal) < 0 &&
+           !resolved_by_previous(u, hop);
+}
+
 int upstream_resolve(struct upstream *all, size_t n, char *why, size_t why_size)
 {
     for (size_t i = 0; i < n; i++) {

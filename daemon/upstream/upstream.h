@@ -84,6 +84,9 @@ unsigned upstream_order(struct upstream_choice *choice, const struct addr *desti
  */
 int upstream_resolve(struct upstream *all, size_t n, char *why, size_t why_size);
 
+/* Whether upstream_resolve() asks the system's resolver for this hop's host. */
+bool upstream_resolves(const struct upstream *u, unsigned hop);
+
 /*
  * While a candidate that would come first is down, one flow every ten seconds asks it first all the
  * same, and so finds out when it answers again: moves it to the front of `order` (of `n`). Only for

@@ -157,6 +157,7 @@ static int open_names(struct datagrams *d, struct loop *loop, unsigned first_kin
                               .n_captures = d->o->config->n_captures,
                               .fake = d->o->fake,
                               .real = d->o->real,
+                              .direct_names = d->o->direct_names,
                               .answer = {.send = send_answer, .ctx = d},
                               .fallback = d->o->resolver,
                               .on_empty = names_are_empty,

@@ -66,6 +66,7 @@ struct worker_options {
     const struct worker_udp *udp; /* of each capture of the configuration; NULL: no UDP is taken */
     struct fake *fake;            /* the table of all workers; NULL: none */
     const struct real *real;      /* with fake */
+    char *const *direct_names;    /* asked for past the upstreams; ends with NULL; with udp */
     struct addr resolver;         /* asked instead of one on loopback; port 0: none */
     uint32_t max_associations;    /* this worker's share, as the next two */
     uint32_t max_flows;

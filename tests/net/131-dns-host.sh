@@ -174,4 +174,59 @@ is "$(watched dns) $(watched leak)" "0 0" "output: nothing left until now"
 is "$(says "$q who.test TXT")" "\"udp $CLIENT4\"" "output: dns and udp = bypass: direct"
 stop undersock
 is "$(rules)" "$before" "output: nothing of it is left"
+
+# --- The upstream has a name itself. Each reload asks for that, and the resolver is one of this network, which
+# the proxy cannot reach.
+cat >"$TMP/named" <<SH
+#!/bin/sh
+exec unshare -m --propagation private sh -c 'mount --bind "$TMP/resolv.named" /etc/resolv.conf &&
+    mount --bind "$TMP/hosts.client" /etc/hosts && exec "\$@"' sh "$UNDERSOCK" "\$@"
+SH
+chmod +x "$TMP/named"
+printf 'nameserver %s\nsearch test\n' "$NET4" >"$TMP/resolv.named"
+UNDERSOCK=$TMP/named
+asked_by() { sed -n "s/^query=proxy.test type=1 by=\(.*\)/\1/p" "${LOG[names]}" | sort -u | paste -sd ';'; }
+block() { # NAMESPACE: what it sends itself to a name server is rejected
+    ns "$1" nft -f - <<-NFT || bail "nft"
+	table inet lan {
+	    chain output {
+	        type filter hook output priority 10;
+	        tcp dport 53 reject with tcp reset
+	        udp dport 53 meta mark 0 reject
+	    }
+	}
+	NFT
+}
+block proxy
+for url in "$H5" "socks5h://proxy.test:1080" "socks5://proxy.test:1080" "socks5h://PROXY:1080"; do
+    us_daemon client < <(config "$url")
+    : >"${LOG[names]}"
+    check "$url: a reload" -- us_reload undersock
+    is "$(ns client "$TOOLS/who" "$NET4" 80)" "$EXIT4" "and it works"
+    if [[ $url == "$H5" ]]; then
+        like "$(says "$q proxy.test A")" '^198\.1[89]\.' "a name like others gets an address that stands for it"
+        is "$(asked_by)" "" "and nobody is asked"
+    else
+        is "$(says "$q proxy.test A; $q Proxy.Test A")" "$PROXY4"$'\n'"$PROXY4" "its own name has its own address"
+        is "$(asked_by)" "tcp from=$CLIENT4" "which has been asked for directly"
+        like "$(says "$q who.test TXT; $q below.proxy.test TXT")" "^(;;.*)?$" "other questions go to the proxy, which cannot ask either"
+        is "$(grep -c "who.test\|below" "${LOG[names]}")" 0 "and nowhere else"
+    fi
+    stop undersock
+done
+ns proxy nft delete table inet lan
+us_daemon client < <(config "socks5h://proxy.test:1080")
+block client
+: >"${LOG[names]}"
+is "$(says "$q proxy.test A")" "$PROXY4" "where no such query gets out, through the proxy"
+is "$(asked_by)" "tcp from=$EXIT4" "as the name server has seen it"
+block proxy
+us_reload undersock >"$TMP/reload.out" 2>&1
+isnt $? 0 "where nobody answers, a reload fails"
+# The resolver goes on to look below its search domains, where every name has an address that stands for it.
+like "$(<"$TMP/reload.out")" 'upstream u: "proxy.test" resolves to [^ ]*, which stands for a name' "and says what the name has come to"
+is "$(ns client "$TOOLS/who" "$NET4" 80)" "$EXIT4" "the daemon goes on as it was"
+stop undersock
+ns client nft delete table inet lan
+ns proxy nft delete table inet lan
 done_testing

@@ -39,13 +39,13 @@ while True:
         s.sendmsg([peer[0].encode() if data == b'who?' else data], control, 0, peer)
 PY
     # four.test A, six.test AAAA, both.test both, big.test TXT of 14 strings of 200 bytes, small.test
-    # TXT, who.test TXT: who asked, and how; the reverse of 192.0.2.1; others do not exist.
+    # TXT, who.test TXT: who asked, and how; proxy.test A, of the proxy; the reverse of 192.0.2.1; others do not exist.
     cat >"$TMP/names.py" <<'PY'
-import socket, socketserver, struct, sys, threading
+import os, socket, socketserver, struct, sys, threading
 four, six = socket.inet_aton(sys.argv[1]), socket.inet_pton(socket.AF_INET6, sys.argv[2])
 known = {'four.test': {1: [four]}, 'six.test': {28: [six]}, 'both.test': {1: [four], 28: [six]},
          'big.test': {16: [bytes([200]) + b'%03d' % i + b'x' * 197 for i in range(14)]},
-         'small.test': {16: [b'\5small']},
+         'small.test': {16: [b'\5small']}, 'proxy.test': {1: [socket.inet_aton(os.environ['PROXY'])]},
          '1.2.0.192.in-addr.arpa': {12: [b'\4back\4test\0']}}
 def answer(q, peer, how, most):
     end, labels = 12, []
@@ -91,7 +91,7 @@ PY
 datagrams_net() {
     echo_and_names
     start echo -- ns net python3 "$TMP/echo.py" 9000 443
-    start names -- ns net python3 "$TMP/names.py" "$NET4" "$NET6" "$NET4" 203.0.113.11 "$NET6"
+    start names -- ns net env "PROXY=$PROXY4" python3 "$TMP/names.py" "$NET4" "$NET6" "$NET4" 203.0.113.11 "$NET6"
     wait_port net udp 0.0.0.0 9000
     wait_port net udp :: 443
     wait_port net udp "$NET6" 53

@@ -546,6 +546,60 @@ static void directly_when_all_are_down(void **state)
     close(listener);
 }
 
+/* ---- names of the upstreams ---- */
+
+static void an_upstreams_own_name_is_asked_for_directly(void **state)
+{
+    static char own_name[] = "proxy.example";
+    static char *const own[] = {own_name, NULL};
+    struct rig *r = *state;
+    struct addr at;
+    int listener = listen_here(&at), fd = -1;
+    struct rig_query q;
+    char to[ADDR_STRLEN];
+
+    r->o.direct_names = own;
+    r->server = rig_addr("127.0.0.53"); /* where it was sent, not where all others go */
+    r->o.fallback = at;
+    for (unsigned i = 0; i < CAPTURES; i++)
+        r->captures[i].server = rig_addr("192.0.2.99");
+    rig_start(r);
+    for (unsigned i = 0; i < CAPTURES; i++) {
+        fd_close(&fd);
+        rig_ask(r, i, (uint16_t)(1 + i), "Proxy.Example", DNS_TYPE_A);
+        fd = drive_accept(&r->d, listener);
+        q = rig_next(r, fd);
+        rig_answer(r, fd, &q, 1);
+        rig_expect(r, 1 + i, (uint16_t)(1 + i), DNS_NOERROR, 1);
+    }
+    assert_true(rig_nobody_asks(r, 0));
+    /* On the same connection, although the upstreams are well. */
+    rig_ask(r, TCP, 3, "proxy.example", DNS_TYPE_AAAA);
+    q = rig_next(r, fd);
+    rig_answer(r, fd, &q, 1);
+    rig_expect(r, 3, 3, DNS_NOERROR, 1);
+    /* That name, and none like it. */
+    rig_ask(r, TCP, 4, "a.proxy.example", DNS_TYPE_A);
+    int proxied = rig_asked(r, 0, "192.0.2.99:53");
+
+    rig_reply(proxied, 0);
+    q = rig_next(r, proxied);
+    rig_answer(r, proxied, &q, 1);
+    rig_expect(r, 4, 4, DNS_NOERROR, 1);
+    close(proxied);
+    /* Nobody answers there: through the upstream, the same server. */
+    close(listener);
+    fd_close(&fd);
+    rig_turns(r, 5);
+    rig_ask(r, TCP, 5, "proxy.example", DNS_TYPE_A);
+    proxied = rig_asked(r, 0, addr_format(&at, to));
+    rig_reply(proxied, 0);
+    q = rig_next(r, proxied);
+    rig_answer(r, proxied, &q, 1);
+    rig_expect(r, 5, 5, DNS_NOERROR, 1);
+    close(proxied);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, rig_open, rig_close)
@@ -567,6 +621,7 @@ int main(void)
         T(an_unproven_upstream_is_asked_for_nothing),
         T(never_proven),
         T(directly_when_all_are_down),
+        T(an_upstreams_own_name_is_asked_for_directly),
     };
 
     return cmocka_run_group_tests_name("names/connection", tests, ignore_sigpipe, NULL);
