@@ -67,6 +67,7 @@ const char *prefix_format(const struct prefix *p, char buf[PREFIX_STRLEN]);
  */
 extern const struct prefix addr_private_prefixes[];
 extern const size_t addr_n_private_prefixes;
+bool addr_is_private(const struct addr *a); /* is in one of them */
 
 /* Where the addresses come from that DNS answers make up for names: 198.18.0.0/15, RFC 2544, and
  * fdf6:6931:7149::/64, a ULA. IPv4 first. */

@@ -307,3 +307,12 @@ const char *prefix_format(const struct prefix *p, char buf[PREFIX_STRLEN])
     }
     return buf;
 }
+
+bool addr_is_private(const struct addr *a)
+{
+    for (size_t i = 0; i < addr_n_private_prefixes; i++) {
+        if (prefix_contains(&addr_private_prefixes[i], a))
+            return true;
+    }
+    return false;
+}

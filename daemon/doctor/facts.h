@@ -73,7 +73,8 @@ struct facts_host {
     char cgroup_root[256]; /* "": no cgroup2 is mounted */
     uint64_t nofile;       /* the hard limit: the daemon's when one runs, else ours */
     long cpus;
-    pid_t daemon; /* who answers on the control socket; 0: nobody */
+    struct addr resolver; /* of this network, beyond a stub on loopback; port 0: unknown */
+    pid_t daemon;         /* who answers on the control socket; 0: nobody */
     char control[256], control_why[256];
     bool control_exists;
 };

@@ -23,6 +23,7 @@
 #include "doctor/gather.h"
 #include "doctor/proc.h"
 #include "keeper/cgroup.h"
+#include "keeper/datagrams.h"
 
 #define PATIENCE_MS 1000 /* a connection on the loopback takes microseconds, or never comes */
 
@@ -226,6 +227,7 @@ void gather_host(const struct config *config, struct facts_host *ret)
     read_interfaces(config, ret);
     if (cgroup_root(ret->cgroup_root, sizeof(ret->cgroup_root)) < 0)
         ret->cgroup_root[0] = '\0';
+    datagrams_find_resolver(&ret->resolver);
     ret->cpus = sysconf(_SC_NPROCESSORS_ONLN);
     read_daemon(config, ret);
 }

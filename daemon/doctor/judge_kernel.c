@@ -7,6 +7,7 @@
 
 #include "bpf/probe.h"
 #include "doctor/judge.h"
+#include "keeper/datagrams.h"
 
 bool facts_has_hook(const struct facts *f, enum capture_hook hook)
 {
@@ -40,10 +41,16 @@ void judge_config(const struct facts *f, struct findings *ret)
                     f->config->n_upstreams, f->config->n_captures);
     else if (f->n_config_errors == 0)
         finding_add(ret, "config", FINDING_FAIL, NULL, "%s: it cannot be loaded", f->file);
-    for (size_t i = 0; f->config && i < f->config->n_captures; i++)
+    for (size_t i = 0; f->config && i < f->config->n_captures; i++) {
+        const char *capture = f->config->captures[i].policy.name;
+        char resolver[ADDR_STRLEN];
+
         if (config_lacks_dns_server(&f->config->captures[i]))
-            finding_add(ret, "dns-server", FINDING_WARN, NULL, CONFIG_LACKS_DNS_SERVER,
-                        f->config->captures[i].policy.name);
+            finding_add(ret, "dns-server", FINDING_WARN, NULL, CONFIG_LACKS_DNS_SERVER, capture);
+        if (datagrams_asks_in_vain(f->config, i, &f->host.resolver))
+            finding_add(ret, "dns-server", FINDING_WARN, NULL, DATAGRAMS_ASKS_IN_VAIN, capture,
+                        addr_format_ip(&f->host.resolver, resolver));
+    }
 }
 
 static void judge_privileges(const struct facts_kernel *k, struct findings *ret)

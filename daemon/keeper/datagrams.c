@@ -120,6 +120,26 @@ int datagrams_list_real(const struct config *c, struct real **ret)
     return r;
 }
 
+static bool is_elsewhere(const struct config_upstream *u)
+{
+    struct addr a;
+
+    return addr_parse(u->url.host, 0, &a) < 0 || !addr_is_private(&a) || addr_is_loopback(&a);
+}
+
+bool datagrams_asks_in_vain(const struct config *c, size_t i, const struct addr *resolver)
+{
+    const struct config_capture *k = &c->captures[i];
+    struct capture_policy policy = k->policy;
+    struct worker_udp udp;
+
+    if (k->policy.action != CAPTURE_PROXY || k->policy.hook == CAPTURE_GATEWAY)
+        return false;
+    datagrams_decide(c, i, false, &policy, &udp);
+    return policy.dns && !udp.fake && udp.dns_server.port == 0 && resolver->port != 0 &&
+           addr_is_private(resolver) && every(c, k, is_elsewhere);
+}
+
 /* ---- names of upstreams ---- */
 
 struct name_list {

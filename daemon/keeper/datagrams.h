@@ -30,6 +30,16 @@ int datagrams_list_real(const struct config *c, struct real **ret);
  */
 int datagrams_list_direct(const struct config *c, const struct upstream *upstreams, char ***ret);
 void datagrams_free_names(char **names); /* NULL is allowed */
+/*
+ * Whether queries of this host for `resolver` go through upstreams which, as far as the
+ * configuration tells, are not in its network. The text takes the capture's name and the resolver's
+ * address.
+ */
+bool datagrams_asks_in_vain(const struct config *c, size_t i, const struct addr *resolver);
+#define DATAGRAMS_ASKS_IN_VAIN                                                                  \
+    "capture %s: queries for %s, the resolver of this network, go through the upstream, which " \
+    "may "                                                                                      \
+    "not reach it: then set dns-server to one that it reaches, or take socks5h for its URL"
 /* Who resolves for this host, beyond a stub on loopback: for queries that were sent to that. Port
  * 0: nobody known. */
 void datagrams_find_resolver(struct addr *ret);

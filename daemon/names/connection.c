@@ -13,6 +13,7 @@
  * here: the loop brings the end of it, and then nobody stands in the middle of something.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 
@@ -114,15 +115,19 @@ static bool dial_failed(struct names *n, struct names_connection *c)
     struct upstream *u = d->upstream;
     int64_t now = loop_now(n->o.loop);
     bool at_fault = dial_upstream_at_fault(d);
-    char why[WHY_SIZE], to[ADDR_STRLEN];
+    const struct addr *at = &names_server_of(n, c)->at;
+    char why[WHY_SIZE], said[WHY_SIZE + ADDR_STRLEN + 128], to[ADDR_STRLEN];
 
     dial_describe(d, why, sizeof(why));
-    log_debug("DNS server %s through %s: %s", addr_format(&names_server_of(n, c)->at, to), u->name,
-              why);
+    addr_format(at, to);
+    log_debug("DNS server %s through %s: %s", to, u->name, why);
     if (at_fault || dial_was_answered(d))
         upstream_report(u, at_fault ? why : NULL, now);
-    if (!at_fault && dial_worth_a_line(d))
-        upstream_complain(u, why, now);
+    if (!at_fault && !upstream_is_direct(u)) {
+        snprintf(said, sizeof(said), "the DNS server %s cannot be asked through it (%s)%s", to, why,
+                 addr_is_private(at) ? ": set dns-server to one that can, or use socks5h" : "");
+        upstream_complain(u, said, now);
+    }
     loop_timer_cancel(n->o.loop, &c->timer);
     dial_finish(d);
     return at_fault || upstream_is_direct(u);

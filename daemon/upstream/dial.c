@@ -261,15 +261,6 @@ const struct addr *dial_peer(const struct dial *d)
     return &d->upstream->hops[0].addrs[d->address];
 }
 
-static bool is_private(const struct addr *a)
-{
-    for (size_t i = 0; i < addr_n_private_prefixes; i++) {
-        if (prefix_contains(&addr_private_prefixes[i], a))
-            return true;
-    }
-    return false;
-}
-
 int dial_relay(const struct dial *d, struct addr *ret, bool *ret_named)
 {
     const struct addr *peer = dial_peer(d), *bound = &d->handshake.bound;
@@ -277,7 +268,7 @@ int dial_relay(const struct dial *d, struct addr *ret, bool *ret_named)
     /* Of a name the codec leaves an address of zeros; so does an upstream that names none. */
     bool named = !addr_is_any(bound) && !multicast &&
                  (addr_is_loopback(peer) || !addr_is_loopback(bound)) &&
-                 (is_private(peer) || !is_private(bound));
+                 (addr_is_private(peer) || !addr_is_private(bound));
 
     if (bound->port == 0)
         return -EPROTO;

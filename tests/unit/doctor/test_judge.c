@@ -172,6 +172,49 @@ static void test_dns_server(void **state)
     }
 }
 
+/* A resolver of this network, and an upstream that is most likely not in it. */
+static void test_resolver(void **state)
+{
+    static const struct {
+        const char *resolver, *upstream, *server;
+        enum config_scheme scheme;
+        enum config_dns dns;
+        bool warns;
+    } t[] = {
+        {"192.168.1.1", "proxy.example.net", NULL, SCHEME_SOCKS5, DNS_AUTO, true},
+        {"192.168.1.1", "203.0.113.1", NULL, SCHEME_SOCKS5H, DNS_ASSOCIATE, true},
+        {"fd00::1", "127.0.0.1", NULL, SCHEME_SOCKS5, DNS_TCP, true}, /* ssh -D */
+        {"192.168.1.1", "192.168.1.2", NULL, SCHEME_SOCKS5, DNS_AUTO, false},
+        {"9.9.9.9", "203.0.113.1", NULL, SCHEME_SOCKS5, DNS_AUTO, false},
+        {"192.168.1.1", "203.0.113.1", "9.9.9.9:53", SCHEME_SOCKS5, DNS_AUTO, false},
+        {"192.168.1.1", "203.0.113.1", NULL, SCHEME_SOCKS5H, DNS_AUTO, false},
+        {"192.168.1.1", "203.0.113.1", NULL, SCHEME_SOCKS5, DNS_BYPASS, false},
+        {NULL, "203.0.113.1", NULL, SCHEME_SOCKS5, DNS_AUTO, false},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+        struct config_capture *k = &w.captures[0];
+
+        w.config.n_captures = 1;
+        k->policy.action = CAPTURE_PROXY;
+        k->dns = t[i].dns;
+        k->dns_server = (char *)t[i].server;
+        w.upstream.url.scheme = t[i].scheme;
+        snprintf(w.upstream.url.host, sizeof(w.upstream.url.host), "%s", t[i].upstream);
+        if (t[i].resolver)
+            assert_int_equal(addr_parse(t[i].resolver, 53, &w.facts.host.resolver), 0);
+        judge(&w.facts, &w.found);
+        const struct finding *f = find("dns-server", FINDING_WARN);
+
+        if ((f != NULL) != t[i].warns)
+            fail_msg("%zu: %s", i, f ? f->text : "no warning");
+        assert_true(!f || strstr(f->text, t[i].resolver));
+        findings_free(&w.found);
+        good_world();
+    }
+}
+
 static void test_no_config(void **state)
 {
     (void)state;
@@ -496,6 +539,7 @@ int main(void)
         cmocka_unit_test_setup(test_all_is_well, setup),
         cmocka_unit_test_setup(test_config, setup),
         cmocka_unit_test_setup(test_dns_server, setup),
+        cmocka_unit_test_setup(test_resolver, setup),
         cmocka_unit_test_setup(test_no_config, setup),
         cmocka_unit_test_setup(test_btf, setup),
         cmocka_unit_test_setup(test_bpf, setup),

@@ -393,6 +393,7 @@ static void the_upstream_cannot_reach_the_server(void **state)
     rig_count(r, failed, 2);
     close(fd);
     assert_true(r->all[0].healthy);
+    assert_non_null(strstr(r->all[0].last_error, "DNS server 192.0.2.53:53 cannot be asked"));
     assert_true(rig_nobody_asks(r, 1));
     rig_ask(r, TCP, 3, "a.example", DNS_TYPE_A);
     rig_expect(r, 3, 3, DNS_SERVFAIL, 0);
