@@ -115,18 +115,22 @@ static bool dial_failed(struct names *n, struct names_connection *c)
     struct upstream *u = d->upstream;
     int64_t now = loop_now(n->o.loop);
     bool at_fault = dial_upstream_at_fault(d);
-    const struct addr *at = &names_server_of(n, c)->at;
+    struct names_server *s = names_server_of(n, c);
     char why[WHY_SIZE], said[WHY_SIZE + ADDR_STRLEN + 128], to[ADDR_STRLEN];
 
     dial_describe(d, why, sizeof(why));
-    addr_format(at, to);
+    addr_format(&s->at, to);
     log_debug("DNS server %s through %s: %s", to, u->name, why);
     if (at_fault || dial_was_answered(d))
         upstream_report(u, at_fault ? why : NULL, now);
-    if (!at_fault && !upstream_is_direct(u)) {
-        snprintf(said, sizeof(said), "the DNS server %s cannot be asked through it (%s)%s", to, why,
-                 addr_is_private(at) ? ": set dns-server to one that can, or use socks5h" : "");
+    if (!at_fault && !upstream_is_direct(u) && !s->said) {
+        bool fake = n->o.captures[s->capture].mode == NAMES_FAKE;
+
+        snprintf(said, sizeof(said), "the DNS server %s cannot be asked through it (%s)%s%s", to,
+                 why, addr_is_private(&s->at) ? ": set dns-server to one that can" : "",
+                 addr_is_private(&s->at) && !fake ? ", or use socks5h" : "");
         upstream_complain(u, said, now);
+        s->said = true;
     }
     loop_timer_cancel(n->o.loop, &c->timer);
     dial_finish(d);

@@ -70,6 +70,7 @@ struct names_server {
     int64_t last_used;
     int64_t retry_at;   /* no new connection before */
     unsigned fruitless; /* connections in a row that brought nothing */
+    bool said;          /* that the upstream cannot ask it; nothing has come from it since */
 };
 
 /* A query that waits, besides its dns_pending. */

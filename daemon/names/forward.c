@@ -375,6 +375,7 @@ bool names_answered(struct names *n, struct names_connection *c, uint8_t *messag
     c->fruitful = true;
     c->strays = 0;
     names_server_of(n, c)->fruitless = 0;
+    names_server_of(n, c)->said = false;
 
     const struct names_asked *a = &n->asked[i];
 

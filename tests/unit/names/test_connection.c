@@ -394,6 +394,7 @@ static void the_upstream_cannot_reach_the_server(void **state)
     close(fd);
     assert_true(r->all[0].healthy);
     assert_non_null(strstr(r->all[0].last_error, "DNS server 192.0.2.53:53 cannot be asked"));
+    r->all[0].last_error[0] = '\0';
     assert_true(rig_nobody_asks(r, 1));
     rig_ask(r, TCP, 3, "a.example", DNS_TYPE_A);
     rig_expect(r, 3, 3, DNS_SERVFAIL, 0);
@@ -407,7 +408,29 @@ static void the_upstream_cannot_reach_the_server(void **state)
     r->server = rig_addr("192.0.2.53");
     rig_skip(r, SECOND);
     rig_ask(r, TCP, 5, "a.example", DNS_TYPE_A);
-    close(rig_asked(r, 0, "192.0.2.53:53"));
+    fd = rig_asked(r, 0, "192.0.2.53:53");
+    rig_reply(fd, 5);
+    rig_expect(r, 5, 5, DNS_SERVFAIL, 0);
+    close(fd);
+    /* Of each it is said once, */
+    assert_non_null(strstr(r->all[0].last_error, "DNS server 198.51.100.1:53 cannot be asked"));
+    rig_skip(r, SECOND);
+    rig_ask(r, TCP, 6, "a.example", DNS_TYPE_A);
+    fd = rig_asked(r, 0, "192.0.2.53:53");
+    rig_reply(fd, 0);
+    struct rig_query q = rig_next(r, fd);
+
+    rig_answer(r, fd, &q, 1);
+    rig_expect(r, 6, 6, DNS_NOERROR, 1);
+    close(fd);
+    rig_turns(r, 5);
+    rig_ask(r, TCP, 7, "a.example", DNS_TYPE_A);
+    fd = rig_asked(r, 0, "192.0.2.53:53");
+    rig_reply(fd, 5);
+    rig_expect(r, 7, 7, DNS_SERVFAIL, 0);
+    close(fd);
+    /* and again when it had answered. */
+    assert_non_null(strstr(r->all[0].last_error, "DNS server 192.0.2.53:53 cannot be asked"));
 }
 
 /* Queries do not wait for as long as dialling may take. */
