@@ -336,7 +336,7 @@ static int refuse_fake_addresses(const struct generation *g, char *why, size_t w
                 continue;
             snprintf(why, why_size,
                      "upstream %s: \"%s\" resolves to %s, which stands for a name (dns = \"fake\") "
-                     "and is nobody's address: give the address itself",
+                     "and is nobody's address: mend the resolver, or give the address itself",
                      hop->config->name, hop->config->url.host, addr_format(&hop->addrs[0], at));
             return -EHOSTUNREACH;
         }
