@@ -70,6 +70,22 @@ static bool line_may_hold_secret(unsigned line)
            memmem(p, n, "pass", 4) != NULL;
 }
 
+/* Where the last `name` is that libconfuse has read, when it has come to `line`. */
+static unsigned line_of(const char *name, unsigned line)
+{
+    const char *p = current->text;
+    unsigned found = line;
+
+    for (unsigned i = 1; i <= line && p; i++) {
+        size_t n = strcspn(p, "\n");
+
+        if (memmem(p, n, name, strlen(name)))
+            found = i;
+        p = p[n] ? p + n + 1 : NULL;
+    }
+    return found;
+}
+
 static void report_unknown(enum section_kind kind, unsigned line, const char *name)
 {
     struct suggestion near = {.written = name};
@@ -158,9 +174,13 @@ __attribute__((format(printf, 2, 0))) static void on_error(cfg_t *cfg, const cha
         remember_unknown(kind, line, what);
         return;
     }
-    if (what && strncmp(format, "missing equal sign", 18) == 0 && is_unknown(kind, what)) {
-        report_unknown(kind, line, what);
-        return;
+    /* It has looked for the sign, and may have found the next line. */
+    if (what && strncmp(format, "missing equal sign", 18) == 0) {
+        line = line_of(what, line);
+        if (is_unknown(kind, what)) {
+            report_unknown(kind, line, what);
+            return;
+        }
     }
     for (size_t i = 0; i < sizeof(grammar_errors) / sizeof(grammar_errors[0]); i++) {
         if (strncmp(format, grammar_errors[i].prefix, strlen(grammar_errors[i].prefix)) == 0)
