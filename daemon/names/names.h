@@ -115,6 +115,8 @@ void names_stats(const struct names *n, struct message_names_stats *ret);
  */
 void names_query(struct names *n, uint32_t capture, const struct addr *client,
                  const struct addr *destination, const uint8_t *data, size_t len);
+/* Whether it is a query for one of direct_names: also where others are not for this engine. */
+bool names_is_for_direct(const struct names *n, const uint8_t *query, size_t len);
 
 /*
  * The name behind an address that an application connects or sends to (the port does not matter),

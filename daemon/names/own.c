@@ -91,6 +91,13 @@ bool names_is_direct(const struct names *n, const struct dns_query *q)
     return false;
 }
 
+bool names_is_for_direct(const struct names *n, const uint8_t *query, size_t len)
+{
+    struct dns_query q;
+
+    return dns_query_parse(query, len, &q) == 0 && names_is_direct(n, &q);
+}
+
 int names_own_answer(struct names *n, const struct names_capture *c, const struct dns_query *q,
                      struct wire_writer *w)
 {

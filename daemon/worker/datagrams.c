@@ -40,7 +40,8 @@ static bool take(void *ctx, uint32_t capture, const struct addr *client,
 {
     struct datagrams *d = ctx;
 
-    if (!d->names || destination->port != DNS_PORT || !d->o->udp[capture].dns)
+    if (!d->names || destination->port != DNS_PORT ||
+        (!d->o->udp[capture].dns && !names_is_for_direct(d->names, data, len)))
         return false;
     names_query(d->names, capture, client, destination, data, len);
     return true;
@@ -140,13 +141,12 @@ static int list_captures(struct datagrams *d, struct upstream_choice *choices)
     return 0;
 }
 
-static bool some_dns(const struct worker_options *o)
+/* Whether queries of a capture come to the engine of names: all, or, where they are sent through an
+ * association, those for the upstreams' own. */
+static bool has_names(const struct worker_options *o, size_t capture)
 {
-    for (size_t i = 0; i < o->config->n_captures; i++) {
-        if (o->udp[i].dns)
-            return true;
-    }
-    return false;
+    return o->udp[capture].dns ||
+           (o->policies[capture].dns && o->direct_names && o->direct_names[0]);
 }
 
 static int open_names(struct datagrams *d, struct loop *loop, unsigned first_kind)
@@ -165,7 +165,11 @@ static int open_names(struct datagrams *d, struct loop *loop, unsigned first_kin
                               .on_name = d->o->stitch_names_fd > 0 ? tell_name : NULL,
                               .ctx = d};
 
-    return some_dns(d->o) ? names_create(&n, &d->names) : 0;
+    for (size_t i = 0; i < d->o->config->n_captures; i++) {
+        if (has_names(d->o, i))
+            return names_create(&n, &d->names);
+    }
+    return 0;
 }
 
 int datagrams_open(const struct worker_options *o, struct loop *loop, unsigned first_kind,
@@ -279,7 +283,7 @@ uint64_t datagrams_fds(const struct worker_options *o, uint64_t limit)
     for (size_t i = 0; i < o->config->n_captures; i++) {
         if (o->udp[i].associate)
             associations = 2 * (uint64_t)o->max_associations;
-        if (o->udp[i].dns)
+        if (has_names(o, i))
             names = NAMES_FDS;
     }
     /* Few hosts ask as many servers as there is room for; what the flows leave goes to these. */

@@ -198,10 +198,11 @@ block() { # NAMESPACE: what it sends itself to a name server is rejected
 	NFT
 }
 block proxy
-for url in "$H5" "socks5h://proxy.test:1080" "socks5://proxy.test:1080" "socks5h://PROXY:1080"; do
-    us_daemon client < <(config "$url")
+for way in "$H5" "socks5h://proxy.test:1080" "socks5://proxy.test:1080" "socks5h://PROXY:1080" "socks5h://proxy.test:1080 associate"; do
+    read -r url how <<<"$way"
+    us_daemon client < <(config "$url" "dns = \"${how:-auto}\"")
     : >"${LOG[names]}"
-    check "$url: a reload" -- us_reload undersock
+    check "$way: a reload" -- us_reload undersock
     is "$(ns client "$TOOLS/who" "$NET4" 80)" "$EXIT4" "and it works"
     if [[ $url == "$H5" ]]; then
         like "$(says "$q proxy.test A")" '^198\.1[89]\.' "a name like others gets an address that stands for it"
@@ -209,8 +210,12 @@ for url in "$H5" "socks5h://proxy.test:1080" "socks5://proxy.test:1080" "socks5h
     else
         is "$(says "$q proxy.test A; $q Proxy.Test A")" "$PROXY4"$'\n'"$PROXY4" "its own name has its own address"
         is "$(asked_by)" "tcp from=$CLIENT4" "which has been asked for directly"
-        like "$(says "$q who.test TXT; $q below.proxy.test TXT")" "^(;;.*)?$" "other questions go to the proxy, which cannot ask either"
-        is "$(grep -c "who.test\|below" "${LOG[names]}")" 0 "and nowhere else"
+        if [[ ${how:-} == associate ]]; then
+            is "$(says "$q who.test TXT")" "\"udp $EXIT4\"" "other questions go through the association"
+        else
+            like "$(says "$q who.test TXT; $q below.proxy.test TXT")" "^(;;.*)?$" "other questions go to the proxy, which cannot ask either"
+            is "$(grep -c "who.test\|below" "${LOG[names]}")" 0 "and nowhere else"
+        fi
     fi
     stop undersock
 done
