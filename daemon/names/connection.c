@@ -21,9 +21,10 @@
 #include "log.h"
 #include "names/engine.h"
 
-#define PROBE_INTERVAL INT64_C(2000000000) /* between two looks at upstreams that are down */
-#define PROOF_WAIT     INT64_C(200000000)
-#define PROOF_WAITS    25 /* 5 s */
+#define DIRECT_PATIENCE INT64_C(2000000000) /* ns: less than a query waits */
+#define PROBE_INTERVAL  INT64_C(2000000000) /* between two looks at upstreams that are down */
+#define PROOF_WAIT      INT64_C(200000000)
+#define PROOF_WAITS     25 /* 5 s */
 
 #define WHY_SIZE 200
 
@@ -157,8 +158,12 @@ static bool dial_on(struct names *n, struct names_connection *c)
         struct dial_env env = dial_env(n, c);
         const char *name = s->name[0] ? s->name : NULL;
 
-        if (dial_start(&c->dial, u, &s->at, name, &env) == DIAL_PENDING)
+        if (dial_start(&c->dial, u, &s->at, name, &env) == DIAL_PENDING) {
+            /* Some resolvers take no TCP, and say nothing. */
+            if (s->direct && k == NAMES_DIRECT)
+                loop_timer_set(n->o.loop, env.timer, DIRECT_PATIENCE, env.ref);
             return true;
+        }
         if (!dial_failed(n, c))
             break;
     }

@@ -186,12 +186,12 @@ chmod +x "$TMP/named"
 printf 'nameserver %s\nsearch test\n' "$NET4" >"$TMP/resolv.named"
 UNDERSOCK=$TMP/named
 asked_by() { sed -n "s/^query=proxy.test type=1 by=\(.*\)/\1/p" "${LOG[names]}" | sort -u | paste -sd ';'; }
-block() { # NAMESPACE: what it sends itself to a name server is rejected
+block() { # NAMESPACE [VERDICT]: what it sends itself to a name server is rejected
     ns "$1" nft -f - <<-NFT || bail "nft"
 	table inet lan {
 	    chain output {
 	        type filter hook output priority 10;
-	        tcp dport 53 reject with tcp reset
+	        tcp dport 53 ${2:-reject with tcp reset}
 	        udp dport 53 meta mark 0 reject
 	    }
 	}
@@ -224,6 +224,12 @@ us_daemon client < <(config "socks5h://proxy.test:1080")
 block client
 : >"${LOG[names]}"
 is "$(says "$q proxy.test A")" "$PROXY4" "where no such query gets out, through the proxy"
+is "$(asked_by)" "tcp from=$EXIT4" "as the name server has seen it"
+ns client nft delete table inet lan
+check "a reload, for new connections" -- us_reload undersock
+block client drop
+: >"${LOG[names]}"
+is "$(says "dig +short +time=10 +tries=1 proxy.test A")" "$PROXY4" "where it gets no answer, too"
 is "$(asked_by)" "tcp from=$EXIT4" "as the name server has seen it"
 block proxy
 us_reload undersock >"$TMP/reload.out" 2>&1

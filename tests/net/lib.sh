@@ -760,9 +760,10 @@ def plain(block):
             line = re.sub(r"(?:0x5553|5553:)8" + m[1] + m[2], "SEAT" + m[1], line)
             line = re.sub(r":(\d{5})\b", lambda p: ":%d" % (int(p[1]) - int(m[2], 16)), line)
         line = re.sub(r"tcp sport (\d+) drop", lambda p: "tcp sport SEAT drop" if 61144 <= int(p[1]) < 61336 else p[0], line)
-        m = re.search(r"sport mod (\d+) .* group (\d+)", line)
+        m = re.search(r"log prefix .* group (\d+)", line)
         if m:
-            line = line.replace("group " + m[2], "group %d" % ((int(m[2]) - 21760) % int(m[1])))
+            of = re.search(r"sport mod (\d+) ", line)  # one worker: none
+            line = line.replace("group " + m[1], "group %d" % ((int(m[1]) - 21760) % int(of[1] if of else 1)))
         if "SEAT" not in line or line not in lines:
             lines.append(line)
     return "\n".join(lines)
