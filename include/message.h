@@ -34,6 +34,7 @@ enum message_type {
                         who drain may beside them. The end of file is the end of all. */
     MESSAGE_STITCH,  /* status: whether connections are stitched, and how many were */
     MESSAGE_SOCKMAP, /* worker to keeper, before it is ready: what the proof came to */
+    MESSAGE_RESOLVERS, /* keeper to worker: those of this host, as they are now */
 };
 
 struct message_header {
@@ -215,6 +216,15 @@ struct message_proven {
     uint32_t addresses; /* bit i: the first hop's address i */
 };
 
+#define MESSAGE_RESOLVERS_MAX 8
+
+struct message_resolvers {
+    struct message_header header;
+    uint32_t n;
+    uint32_t unused;
+    struct addr at[MESSAGE_RESOLVERS_MAX];
+};
+
 union message {
     struct message_header header;
     struct message_status_reply status;
@@ -224,6 +234,7 @@ union message {
     struct message_text text;
     struct message_end end;
     struct message_proven proven;
+    struct message_resolvers resolvers;
     struct message_hello hello;
     struct message_sockmap_proof sockmap_proof;
     struct message_stitch stitch;

@@ -212,7 +212,7 @@ static void read_daemon(const struct config *config, struct facts_host *h)
 
 void gather_host(const struct config *config, struct facts_host *ret)
 {
-    struct addr source;
+    struct addr source, resolvers[DATAGRAMS_RESOLVERS];
 
     memset(ret, 0, sizeof(*ret));
     ret->lo_up = is_up("lo");
@@ -227,7 +227,8 @@ void gather_host(const struct config *config, struct facts_host *ret)
     read_interfaces(config, ret);
     if (cgroup_root(ret->cgroup_root, sizeof(ret->cgroup_root)) < 0)
         ret->cgroup_root[0] = '\0';
-    datagrams_find_resolver(&ret->resolver);
+    if (datagrams_list_resolvers(resolvers) > 0)
+        ret->resolver = resolvers[0];
     ret->cpus = sysconf(_SC_NPROCESSORS_ONLN);
     read_daemon(config, ret);
 }

@@ -226,30 +226,25 @@ void datagrams_free_names(char **names)
 
 /* ---- the resolver ---- */
 
-/* The first "nameserver" of the file that is not on loopback. */
-static bool find_in(const char *path, struct addr *ret)
+/* Adds each "nameserver" of the file that is not on loopback. */
+static size_t add_resolvers(const char *path, struct addr ret[DATAGRAMS_RESOLVERS], size_t n)
 {
     FILE *f = fopen(path, "re");
     char line[256], text[128];
-    bool found = false;
 
-    while (f && !found && fgets(line, sizeof(line), f)) {
-        struct addr a;
-
-        if (sscanf(line, " nameserver %127s", text) != 1 || addr_parse(text, DNS_PORT, &a) < 0 ||
-            addr_is_loopback(&a))
-            continue;
-        *ret = a;
-        found = true;
+    while (f && n < DATAGRAMS_RESOLVERS && fgets(line, sizeof(line), f)) {
+        if (sscanf(line, " nameserver %127s", text) == 1 &&
+            addr_parse(text, DNS_PORT, &ret[n]) == 0 && !addr_is_loopback(&ret[n]))
+            n++;
     }
     if (f)
         fclose(f);
-    return found;
+    return n;
 }
 
-void datagrams_find_resolver(struct addr *ret)
+size_t datagrams_list_resolvers(struct addr ret[DATAGRAMS_RESOLVERS])
 {
-    memset(ret, 0, sizeof(*ret));
-    if (!find_in("/run/systemd/resolve/resolv.conf", ret))
-        find_in("/etc/resolv.conf", ret);
+    size_t n = add_resolvers("/run/systemd/resolve/resolv.conf", ret, 0);
+
+    return add_resolvers("/etc/resolv.conf", ret, n);
 }

@@ -8,6 +8,7 @@
 
 #include "capture.h"
 #include "config/config.h"
+#include "message.h"
 #include "worker/worker.h"
 
 /*
@@ -40,8 +41,9 @@ bool datagrams_asks_in_vain(const struct config *c, size_t i, const struct addr 
     "capture %s: queries for %s, the resolver of this network, go through the upstream, which " \
     "may "                                                                                      \
     "not reach it: then set dns-server to one that it reaches, or take socks5h for its URL"
-/* Who resolves for this host, beyond a stub on loopback: for queries that were sent to that. Port
- * 0: nobody known. */
-void datagrams_find_resolver(struct addr *ret);
+#define DATAGRAMS_RESOLVERS MESSAGE_RESOLVERS_MAX
+/* Who resolves for this host, beyond a stub on loopback: that of systemd-resolved, if there is one,
+ * first. Their number. */
+size_t datagrams_list_resolvers(struct addr ret[DATAGRAMS_RESOLVERS]);
 
 #endif

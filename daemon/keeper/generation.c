@@ -551,7 +551,7 @@ int generation_create(struct config *config, bool marked, struct listeners *pool
                                       marked ? planned_port(i) : 0, why, why_size);
     }
     if (r == 0 && g->takes_udp) {
-        datagrams_find_resolver(&g->resolver);
+        g->n_resolvers = datagrams_list_resolvers(g->resolvers);
         r = datagrams_list_real(config, &g->real);
         if (r == 0)
             r = datagrams_list_direct(config, g->upstreams, &g->direct_names);

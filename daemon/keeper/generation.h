@@ -11,6 +11,7 @@
 
 #include "capture.h"
 #include "config/config.h"
+#include "keeper/datagrams.h"
 #include "keeper/listeners.h"
 #include "keeper/seats.h"
 #include "upstream/upstream.h"
@@ -36,10 +37,11 @@ struct generation {
     size_t n_listeners;
     size_t *first; /* worker i has those from first[i] to first[i + 1] */
 
-    struct worker_udp *udp; /* of each capture */
-    bool takes_udp;         /* some capture has UDP listeners */
-    struct addr resolver;   /* for queries to a resolver on loopback */
-    struct fake *fake;      /* the keeper's, of all generations; NULL: no names */
+    struct worker_udp *udp;                     /* of each capture */
+    bool takes_udp;                             /* some capture has UDP listeners */
+    struct addr resolvers[DATAGRAMS_RESOLVERS]; /* of this host */
+    size_t n_resolvers;
+    struct fake *fake; /* the keeper's, of all generations; NULL: no names */
     struct real *real;
     char **direct_names; /* asked for past the upstreams; ends with NULL */
 

@@ -97,6 +97,7 @@ int keeper_reload(struct keeper *k, int client)
     if (r == 0) {
         log_set_level(config->log_level);
         listeners_unmark(k->listeners);
+        workers_tell_resolvers(k->workers, old); /* the upstreams' names come to them */
         r = generation_create(config, old->marked, k->listeners, k->seats, &fresh, why,
                               sizeof(why));
         if (r < 0) {

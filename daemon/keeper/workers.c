@@ -124,7 +124,8 @@ static int spawn(struct workers *w, struct slot *s)
         .fake = g->fake,
         .real = g->real,
         .direct_names = g->direct_names,
-        .resolver = g->resolver,
+        .resolvers = g->resolvers,
+        .n_resolvers = g->n_resolvers,
         .max_associations = associations(g),
         .sockmap = w->proof.sockmap,
         .sockmap_why = w->proof.why,
@@ -292,6 +293,14 @@ void workers_unprove(struct workers *w, const struct generation *g)
 {
     struct message_header m = MESSAGE_HEADER(MESSAGE_UNPROVEN, sizeof(m));
 
+    tell(w, g, &m, sizeof(m));
+}
+
+void workers_tell_resolvers(struct workers *w, const struct generation *g)
+{
+    struct message_resolvers m = {.header = MESSAGE_HEADER(MESSAGE_RESOLVERS, sizeof(m))};
+
+    m.n = (uint32_t)datagrams_list_resolvers(m.at);
     tell(w, g, &m, sizeof(m));
 }
 

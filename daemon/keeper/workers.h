@@ -27,6 +27,8 @@ void workers_settle(struct workers *w);
 /* Tells the workers of `g` that no upstream on this host is proven any more, or which are. */
 void workers_unprove(struct workers *w, const struct generation *g);
 void workers_prove(struct workers *w, const struct generation *g);
+/* Tells them who resolves for this host now. */
+void workers_tell_resolvers(struct workers *w, const struct generation *g);
 /* Whether n more can be started beside those there are, draining ones included. */
 bool workers_room(const struct workers *w, unsigned n);
 /* Starts all workers of `g`. 0 or -errno. They count as ready when each has said so. */

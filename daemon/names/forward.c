@@ -144,6 +144,14 @@ static void forget(struct names *n, uint16_t i)
 
 /* ---- Servers ---- */
 
+static bool is_direct_server(const struct names *n, const struct addr *at)
+{
+    for (size_t i = 0; i < n->o.n_direct_servers; i++)
+        if (addr_same_ip(&n->o.direct_servers[i], at) && n->o.direct_servers[i].port == at->port)
+            return true;
+    return false;
+}
+
 /* The address to ask, and the name that it stands for if it is a fake one. False: none. */
 static bool find_address(struct names *n, const struct names_capture *c,
                          const struct addr *destination, bool direct, struct addr *ret,
@@ -155,7 +163,7 @@ static bool find_address(struct names *n, const struct names_capture *c,
         *ret = c->server;
     else
         *ret = addr_is_loopback(destination) ? n->o.fallback : *destination;
-    if (ret->port == 0)
+    if (ret->port == 0 || (direct && !is_direct_server(n, ret)))
         return false;
     ret_name[0] = '\0';
     int r = names_name_of(n, ret, NAMES_HOLD, ret_name, &slot);

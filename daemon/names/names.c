@@ -107,6 +107,13 @@ void names_destroy(struct names *n)
     free(n);
 }
 
+void names_use_resolvers(struct names *n, const struct addr *list, size_t n_list)
+{
+    n->o.direct_servers = list;
+    n->o.n_direct_servers = n_list;
+    n->o.fallback = n_list > 0 ? list[0] : (struct addr){.port = 0};
+}
+
 void names_drain(struct names *n)
 {
     n->draining = true;

@@ -78,9 +78,12 @@ struct names_options {
      * Plain names that are asked for directly, where the application sent the query: an upstream
      * cannot be asked for its own address, and need not reach the resolver of this network. Only
      * where nobody answers there, through the upstream. Ends with NULL, or is NULL; lives as long
-     * as the engine.
+     * as the engine, as the next one does.
      */
     char *const *direct_names;
+    const struct addr *direct_servers; /* the resolvers of this host. Nobody else is asked directly:
+                                          whoever asks may name any address, to be seen by it */
+    size_t n_direct_servers;
     struct addr fallback;  /* who is asked instead of a resolver on loopback (127.0.0.53), which the
                               upstream cannot reach; port 0: nobody, so SERVFAIL */
     uint32_t max_queries;  /* that wait at once: a power of two, 2..4096; 0: 4096. 640 bytes each */
@@ -105,6 +108,8 @@ struct names;
 int names_create(const struct names_options *o, struct names **ret);
 /* Ends every connection; queries that wait get no answer. NULL is allowed. */
 void names_destroy(struct names *n);
+/* Other ones than at first: direct_servers, which live as long, and with the first one fallback. */
+void names_use_resolvers(struct names *n, const struct addr *list, size_t n_list);
 /* No more queries will come: on_empty as soon as none waits, now if that is so. */
 void names_drain(struct names *n);
 void names_stats(const struct names *n, struct message_names_stats *ret);

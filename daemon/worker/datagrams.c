@@ -33,6 +33,7 @@ struct datagrams {
     void (*on_unproven)(void *ctx);
     void *ctx;
     char name[256]; /* of the last question of the UDP engine */
+    struct addr resolvers[MESSAGE_RESOLVERS_MAX];
 };
 
 static bool take(void *ctx, uint32_t capture, const struct addr *client,
@@ -159,17 +160,21 @@ static int open_names(struct datagrams *d, struct loop *loop, unsigned first_kin
                               .real = d->o->real,
                               .direct_names = d->o->direct_names,
                               .answer = {.send = send_answer, .ctx = d},
-                              .fallback = d->o->resolver,
                               .on_empty = names_are_empty,
                               .on_unproven = unproven,
                               .on_name = d->o->stitch_names_fd > 0 ? tell_name : NULL,
                               .ctx = d};
 
-    for (size_t i = 0; i < d->o->config->n_captures; i++) {
-        if (has_names(d->o, i))
-            return names_create(&n, &d->names);
-    }
-    return 0;
+    bool some = false;
+    int r = 0;
+
+    for (size_t i = 0; i < d->o->config->n_captures; i++)
+        some |= has_names(d->o, i);
+    if (some)
+        r = names_create(&n, &d->names);
+    if (r == 0)
+        datagrams_use_resolvers(d, d->o->resolvers, d->o->n_resolvers);
+    return r;
 }
 
 int datagrams_open(const struct worker_options *o, struct loop *loop, unsigned first_kind,
@@ -241,6 +246,14 @@ struct flow_names datagrams_names(struct datagrams *d)
     if (!d || !d->names || !d->o->fake)
         return (struct flow_names){.find = NULL};
     return (struct flow_names){.find = find_name, .hold = hold_name, .ctx = d};
+}
+
+void datagrams_use_resolvers(struct datagrams *d, const struct addr *list, size_t n)
+{
+    if (!d || !d->names || n > MESSAGE_RESOLVERS_MAX)
+        return;
+    memcpy(d->resolvers, list, n * sizeof(*list));
+    names_use_resolvers(d->names, d->resolvers, n);
 }
 
 void datagrams_drain(struct datagrams *d)

@@ -23,6 +23,9 @@ int datagrams_open(const struct worker_options *o, struct loop *loop, unsigned f
                    struct datagrams **ret);
 /* What flows ask about names; empty without such names. All of these allow NULL. */
 struct flow_names datagrams_names(struct datagrams *d);
+/* Who resolves for this host: asked for the upstreams' names, and the first one instead of a stub
+ * on loopback. At most MESSAGE_RESOLVERS_MAX; copied. */
+void datagrams_use_resolvers(struct datagrams *d, const struct addr *list, size_t n);
 void datagrams_drain(struct datagrams *d);
 /* Nothing is left of it after a drain. */
 bool datagrams_empty(const struct datagrams *d);

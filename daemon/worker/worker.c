@@ -278,6 +278,9 @@ static void on_channel(void *ctx, uint64_t ref, uint32_t events)
         } else if (m.header.type == MESSAGE_PROVEN && (size_t)n == sizeof(m.proven) &&
                    m.proven.upstream < w->o->config->n_upstreams)
             w->o->upstreams[m.proven.upstream].unproven &= (uint8_t)~m.proven.addresses;
+        else if (m.header.type == MESSAGE_RESOLVERS && (size_t)n == sizeof(m.resolvers) &&
+                 m.resolvers.n <= MESSAGE_RESOLVERS_MAX)
+            datagrams_use_resolvers(w->datagrams, m.resolvers.at, m.resolvers.n);
         else if (m.header.type == MESSAGE_UNPROVEN)
             unprove(w);
         else if (n_fds == 1 && queries_add(&w->queries, m.header.type, fds[0]))

@@ -67,8 +67,9 @@ struct worker_options {
     struct fake *fake;            /* the table of all workers; NULL: none */
     const struct real *real;      /* with fake */
     char *const *direct_names;    /* asked for past the upstreams; ends with NULL; with udp */
-    struct addr resolver;         /* asked instead of one on loopback; port 0: none */
-    uint32_t max_associations;    /* this worker's share, as the next two */
+    const struct addr *resolvers; /* of this host; the first is asked instead of one on loopback */
+    size_t n_resolvers;
+    uint32_t max_associations; /* this worker's share, as the next two */
     uint32_t max_flows;
     uint32_t max_held;
     uint32_t own_mark; /* of our own packets, 0: none */

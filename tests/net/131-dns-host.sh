@@ -219,6 +219,17 @@ for way in "$H5" "socks5h://proxy.test:1080" "socks5://proxy.test:1080" "socks5h
     fi
     stop undersock
 done
+# The host has moved to another network, and then reloads.
+printf 'nameserver 203.0.113.11\nsearch test\n' >"$TMP/resolv.named"
+us_daemon client < <(config "socks5h://proxy.test:1080")
+: >"${LOG[names]}"
+is "$(says "$q proxy.test A")" "" "a name server that is not this host's resolver is not asked directly, whoever names it"
+is "$(asked_by)" "" "(the proxy cannot)"
+printf 'nameserver %s\nsearch test\n' "$NET4" >"$TMP/resolv.named"
+check "another resolver, and a reload" -- us_reload undersock
+is "$(says "$q proxy.test A")" "$PROXY4" "it is asked from then on"
+is "$(asked_by)" "tcp from=$CLIENT4" "directly"
+stop undersock
 ns proxy nft delete table inet lan
 us_daemon client < <(config "socks5h://proxy.test:1080")
 block client

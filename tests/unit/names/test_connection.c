@@ -585,6 +585,8 @@ static void an_upstreams_own_name_is_asked_for_directly(void **state)
     r->o.direct_names = own;
     r->server = rig_addr("127.0.0.53"); /* where it was sent, not where all others go */
     r->o.fallback = at;
+    r->o.direct_servers = &at;
+    r->o.n_direct_servers = 1;
     for (unsigned i = 0; i < CAPTURES; i++)
         r->captures[i].server = rig_addr("192.0.2.99");
     rig_start(r);
@@ -611,16 +613,27 @@ static void an_upstreams_own_name_is_asked_for_directly(void **state)
     rig_answer(r, proxied, &q, 1);
     rig_expect(r, 4, 4, DNS_NOERROR, 1);
     close(proxied);
-    /* Nobody answers there: through the upstream, the same server. */
-    close(listener);
-    fd_close(&fd);
+    /* Nobody else, whoever that name is asked for of. */
+    r->server = rig_addr("192.0.2.53");
     rig_turns(r, 5);
     rig_ask(r, TCP, 5, "proxy.example", DNS_TYPE_A);
-    proxied = rig_asked(r, 0, addr_format(&at, to));
+    proxied = rig_asked(r, 0, "192.0.2.99:53");
     rig_reply(proxied, 0);
     q = rig_next(r, proxied);
     rig_answer(r, proxied, &q, 1);
     rig_expect(r, 5, 5, DNS_NOERROR, 1);
+    close(proxied);
+    r->server = rig_addr("127.0.0.53");
+    /* Nobody answers there: through the upstream, the same server. */
+    close(listener);
+    fd_close(&fd);
+    rig_turns(r, 5);
+    rig_ask(r, TCP, 6, "proxy.example", DNS_TYPE_A);
+    proxied = rig_asked(r, 0, addr_format(&at, to));
+    rig_reply(proxied, 0);
+    q = rig_next(r, proxied);
+    rig_answer(r, proxied, &q, 1);
+    rig_expect(r, 6, 6, DNS_NOERROR, 1);
     close(proxied);
 }
 
