@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What a configuration says about UDP and DNS, made out for each capture. */
+/* What a configuration says about UDP and DNS, made out for each capture; and who resolves names
+ * for this host, and which of them are the upstreams' own. */
 #ifndef UNDERSOCK_KEEPER_DATAGRAMS_H
 #define UNDERSOCK_KEEPER_DATAGRAMS_H
 

@@ -109,6 +109,18 @@ static struct dial_env dial_env(struct names *n, struct names_connection *c)
     return (struct dial_env){.loop = n->o.loop, .timer = &c->timer, .ref = ref_of(n, c)};
 }
 
+static void complain_of_server(struct names *n, const struct names_server *s, struct upstream *u,
+                               const char *why)
+{
+    bool fake = n->o.captures[s->capture].mode == NAMES_FAKE, near = addr_is_private(&s->at);
+    char said[WHY_SIZE + ADDR_STRLEN + 128], to[ADDR_STRLEN];
+
+    snprintf(said, sizeof(said), "the DNS server %s cannot be asked through it (%s)%s%s",
+             addr_format(&s->at, to), why, near ? ": set dns-server to one that can" : "",
+             near && !fake ? ", or use socks5h" : "");
+    upstream_complain(u, said, loop_now(n->o.loop));
+}
+
 /* Notes what it came to. True: the next upstream may be asked. */
 static bool dial_failed(struct names *n, struct names_connection *c)
 {
@@ -117,20 +129,16 @@ static bool dial_failed(struct names *n, struct names_connection *c)
     int64_t now = loop_now(n->o.loop);
     bool at_fault = dial_upstream_at_fault(d);
     struct names_server *s = names_server_of(n, c);
-    char why[WHY_SIZE], said[WHY_SIZE + ADDR_STRLEN + 128], to[ADDR_STRLEN];
+    char why[WHY_SIZE], to[ADDR_STRLEN];
 
     dial_describe(d, why, sizeof(why));
-    addr_format(&s->at, to);
-    log_debug("DNS server %s through %s: %s", to, u->name, why);
+    log_debug("DNS server %s through %s: %s", addr_format(&s->at, to), u->name, why);
     if (at_fault || dial_was_answered(d))
         upstream_report(u, at_fault ? why : NULL, now);
-    if (!at_fault && !upstream_is_direct(u) && !s->said) {
-        bool fake = n->o.captures[s->capture].mode == NAMES_FAKE;
-
-        snprintf(said, sizeof(said), "the DNS server %s cannot be asked through it (%s)%s%s", to,
-                 why, addr_is_private(&s->at) ? ": set dns-server to one that can" : "",
-                 addr_is_private(&s->at) && !fake ? ", or use socks5h" : "");
-        upstream_complain(u, said, now);
+    if (d->fault == DIAL_RESOURCE) {
+        upstream_complain(u, why, now); /* our own want says nothing of the server */
+    } else if (!at_fault && !upstream_is_direct(u) && !s->said) {
+        complain_of_server(n, s, u, why);
         s->said = true;
     }
     loop_timer_cancel(n->o.loop, &c->timer);

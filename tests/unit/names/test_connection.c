@@ -379,6 +379,15 @@ static void another_ones_news(void **state)
     close(rig_join(r));
 }
 
+/* The server's next query is answered: the client's n-th answer, to the question of that number. */
+static void serve(struct rig *r, int fd, unsigned n)
+{
+    struct rig_query q = rig_next(r, fd);
+
+    rig_answer(r, fd, &q, 1);
+    rig_expect(r, n, (uint16_t)n, DNS_NOERROR, 1);
+}
+
 /* The answer is about the server: no other upstream, and not again in this second. */
 static void the_upstream_cannot_reach_the_server(void **state)
 {
@@ -418,10 +427,7 @@ static void the_upstream_cannot_reach_the_server(void **state)
     rig_ask(r, TCP, 6, "a.example", DNS_TYPE_A);
     fd = rig_asked(r, 0, "192.0.2.53:53");
     rig_reply(fd, 0);
-    struct rig_query q = rig_next(r, fd);
-
-    rig_answer(r, fd, &q, 1);
-    rig_expect(r, 6, 6, DNS_NOERROR, 1);
+    serve(r, fd, 6);
     close(fd);
     rig_turns(r, 5);
     rig_ask(r, TCP, 7, "a.example", DNS_TYPE_A);
@@ -579,7 +585,6 @@ static void an_upstreams_own_name_is_asked_for_directly(void **state)
     struct rig *r = *state;
     struct addr at;
     int listener = listen_here(&at), fd = -1;
-    struct rig_query q;
     char to[ADDR_STRLEN];
 
     r->o.direct_names = own;
@@ -594,24 +599,18 @@ static void an_upstreams_own_name_is_asked_for_directly(void **state)
         fd_close(&fd);
         rig_ask(r, i, (uint16_t)(1 + i), "Proxy.Example", DNS_TYPE_A);
         fd = drive_accept(&r->d, listener);
-        q = rig_next(r, fd);
-        rig_answer(r, fd, &q, 1);
-        rig_expect(r, 1 + i, (uint16_t)(1 + i), DNS_NOERROR, 1);
+        serve(r, fd, 1 + i);
     }
     assert_true(rig_nobody_asks(r, 0));
     /* On the same connection, although the upstreams are well. */
     rig_ask(r, TCP, 3, "proxy.example", DNS_TYPE_AAAA);
-    q = rig_next(r, fd);
-    rig_answer(r, fd, &q, 1);
-    rig_expect(r, 3, 3, DNS_NOERROR, 1);
+    serve(r, fd, 3);
     /* That name, and none like it. */
     rig_ask(r, TCP, 4, "a.proxy.example", DNS_TYPE_A);
     int proxied = rig_asked(r, 0, "192.0.2.99:53");
 
     rig_reply(proxied, 0);
-    q = rig_next(r, proxied);
-    rig_answer(r, proxied, &q, 1);
-    rig_expect(r, 4, 4, DNS_NOERROR, 1);
+    serve(r, proxied, 4);
     close(proxied);
     /* Nobody else, whoever that name is asked for of. */
     r->server = rig_addr("192.0.2.53");
@@ -619,9 +618,7 @@ static void an_upstreams_own_name_is_asked_for_directly(void **state)
     rig_ask(r, TCP, 5, "proxy.example", DNS_TYPE_A);
     proxied = rig_asked(r, 0, "192.0.2.99:53");
     rig_reply(proxied, 0);
-    q = rig_next(r, proxied);
-    rig_answer(r, proxied, &q, 1);
-    rig_expect(r, 5, 5, DNS_NOERROR, 1);
+    serve(r, proxied, 5);
     close(proxied);
     r->server = rig_addr("127.0.0.53");
     /* Nobody answers there: through the upstream, the same server. */
@@ -631,9 +628,7 @@ static void an_upstreams_own_name_is_asked_for_directly(void **state)
     rig_ask(r, TCP, 6, "proxy.example", DNS_TYPE_A);
     proxied = rig_asked(r, 0, addr_format(&at, to));
     rig_reply(proxied, 0);
-    q = rig_next(r, proxied);
-    rig_answer(r, proxied, &q, 1);
-    rig_expect(r, 6, 6, DNS_NOERROR, 1);
+    serve(r, proxied, 6);
     close(proxied);
 }
 
