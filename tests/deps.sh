@@ -14,7 +14,7 @@ libcap-ng-dev libc-ares-dev libcjson-dev libldns-dev \
 bash coreutils findutils grep sed mawk|gawk|original-awk \
 curl ca-certificates iproute2 nftables util-linux procps"
 
-TEST="$BUILD libcmocka-dev netbase python3 perl openssl iputils-ping \
+TEST="$BUILD libcmocka-dev bpftool|linux-tools-common netbase python3 perl openssl iputils-ping \
 dante-server microsocks shadowsocks-libev openssh-server openssh-client tor redsocks iperf3 wireguard-tools \
 bind9-dnsutils|dnsutils busybox-static nmap libclang-rt-dev|libclang-rt-14-dev|libclang-rt-18-dev \
 clang-format cppcheck"
@@ -109,7 +109,7 @@ elsewhere() {
     libraries="libbpf libnftnl libmnl libconfuse libseccomp libcap-ng libcares libcjson ldns"
     if [ "$1" = test ]; then
         commands="$commands python3 prove openssl ping danted|sockd microsocks ss-local sshd ssh tor redsocks wg \
-iperf3 dig busybox nmap clang-format cppcheck"
+iperf3 dig busybox nmap bpftool clang-format cppcheck"
         libraries="$libraries cmocka"
     fi
     lost=
