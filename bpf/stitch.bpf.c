@@ -47,7 +47,6 @@
 #define CGROUP_PASS 1
 #define PASS        (-1) /* TC_ACT_UNSPEC: the filters behind ours */
 #define SHOT        2
-#define LOST        4 /* TC_ACT_STOLEN */
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -119,7 +118,8 @@ static __always_inline bool is_connected(struct __sk_buff *skb)
 /* --- doing -------------------------------------------------------------------------------------
  */
 
-static __always_inline void report(const struct plan *plan, const struct stitch_flow *f)
+static __always_inline void report(struct __sk_buff *skb, const struct plan *plan,
+                                   const struct stitch_flow *f)
 {
     struct stitch_event event = {};
 
@@ -132,6 +132,7 @@ static __always_inline void report(const struct plan *plan, const struct stitch_
     event.step = plan->step;
     event.code = plan->code;
     event.verdict = plan->verdict;
+    event.interface = skb->ifindex;
     event.origin = f->origin;
     if (bpf_ringbuf_output(&us_st_events, &event, sizeof(event), 0))
         count(STITCH_COUNT_EVENTS);
@@ -218,7 +219,7 @@ static __noinline int on_error(struct __sk_buff *skb, __u32 l2)
     bpf_spin_lock(&f->lock);
     decide_quoted(f, &q, v4, plan);
     bpf_spin_unlock(&f->lock);
-    report(plan, f);
+    report(skb, plan, f);
     if (plan->action == SHIFT && requote(skb, &q, plan->segment.seq))
         return drop_failed();
     return PASS;
@@ -310,7 +311,7 @@ static __always_inline int incoming(struct __sk_buff *skb, __u32 l2)
     decide_incoming(f, &p, s, &o, now, plan);
     bpf_spin_unlock(&f->lock);
 
-    report(plan, f);
+    report(skb, plan, f);
     if (plan->action == LET)
         return PASS;
     if (plan->action == DROP) {
@@ -430,7 +431,7 @@ static __always_inline int on_syn(struct __sk_buff *skb, __u32 l2, const struct 
         decide_again(f, s, now, plan);
         bpf_spin_unlock(&f->lock);
     }
-    report(plan, f);
+    report(skb, plan, f);
     plan->segment.key = p->key;
     plan->segment.l2 = l2;
     if (plan->action == DROP)
@@ -508,10 +509,11 @@ guarded:
 
 /* What is dropped is lost in the network for its sender. To be told that this host has dropped it
  * would be congestion: TCP sends a SYN again after 500 ms then, and counts that, so that connect()
- * would time out long before its time. */
+ * would time out long before its time. So it is sent to an interface that does not exist: tcx does
+ * not know TC_ACT_STOLEN, and would let it pass. */
 static __always_inline int as_lost(int action)
 {
-    return action == SHOT ? LOST : action;
+    return action == SHOT ? bpf_redirect(0, 0) : action;
 }
 
 SEC("tc")
@@ -540,6 +542,32 @@ static __always_inline bool is_answer(const struct packet *p)
     struct stitch_flow *f = bpf_map_lookup_elem(&us_st_flows, &p->key);
 
     return f && f->state == STITCH_GRANTED && p->flags & TCP_ACK && p->ack == f->isn_client + 1;
+}
+
+/* Whether it is the first hop's own SYN-ACK, which no filter has turned into anything: of a SYN
+ * that has been to none either, or of ours. */
+static __always_inline bool is_untouched(struct __sk_buff *skb, const struct packet *p)
+{
+    struct stitch_flow *f = bpf_map_lookup_elem(&us_st_flows, &p->key);
+    struct bpf_tcp_sock *tcp;
+    struct bpf_sock *sk;
+
+    if (!(p->flags & TCP_ACK))
+        return false;
+    if (f)
+        return f->state == STITCH_SYN && p->ack == base_of(f) + 1;
+    sk = skb->sk ? bpf_sk_fullsock(skb->sk) : NULL;
+    tcp = sk ? bpf_tcp_sock(sk) : NULL;
+    return tcp && p->ack == tcp->snd_nxt;
+}
+
+static __always_inline void report_bypass(struct __sk_buff *skb, const struct abi_socket *state)
+{
+    struct stitch_event event = {.reason = STITCH_BY_BYPASS, .interface = skb->ifindex};
+
+    event.origin = state->origin;
+    if (bpf_ringbuf_output(&us_st_events, &event, sizeof(event), 0))
+        count(STITCH_COUNT_EVENTS);
 }
 
 static __always_inline int guard_drops(void)
@@ -581,7 +609,11 @@ int us_st_guard_in(struct __sk_buff *skb)
     state = stitched_socket(skb);
     if (!state)
         return CGROUP_PASS;
-    if (!parse(skb, 0, true, &p) && (!(p.flags & TCP_SYN) || is_answer(&p)))
+    if (parse(skb, 0, true, &p))
+        return guard_drops();
+    if (!(p.flags & TCP_SYN) || is_answer(&p))
         return CGROUP_PASS;
+    if (is_untouched(skb, &p))
+        report_bypass(skb, state);
     return guard_drops();
 }

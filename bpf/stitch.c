@@ -200,6 +200,11 @@ int bpf_stitch_follow(struct bpf_stitch *s)
     return stitch_links_follow(&s->links);
 }
 
+int bpf_stitch_go_first(struct bpf_stitch *s, int index)
+{
+    return stitch_links_go_first(&s->links, index);
+}
+
 bool bpf_stitch_is_uncovered(const struct bpf_stitch *s)
 {
     return s->links.uncovered != 0;

@@ -67,6 +67,14 @@ int bpf_stitch_attach(struct bpf_stitch *s, char *why, size_t why_size);
 int bpf_stitch_link_fd(const struct bpf_stitch *s);
 /* 0 or -errno; never blocks. */
 int bpf_stitch_follow(struct bpf_stitch *s);
+/*
+ * Somebody's program on the interface `index` is asked before our filters, and lets packets past
+ * them (STITCH_BY_BYPASS): ours are put before all others, there and on every other interface, also
+ * those to come. Where somebody has programs of tcx when the filters come, that is done at once. 0;
+ * -EALREADY: that has been done there, and is not enough; -EOPNOTSUPP: no kernel before 6.6 can;
+ * -ENODEV: there are none of ours; or another -errno.
+ */
+int bpf_stitch_go_first(struct bpf_stitch *s, int index);
 /* Whether some interface that may carry IP cannot have them: connections through it would not come
  * about, so nothing should be stitched. */
 bool bpf_stitch_is_uncovered(const struct bpf_stitch *s);

@@ -62,6 +62,8 @@ int stitch_links_open(struct stitch_links *l, struct bpf_object *object, int dev
 
 void stitch_links_close(struct stitch_links *l)
 {
+    for (size_t i = 0; i < l->n; i++)
+        stitch_first_take(&l->links[i].first);
     for (size_t i = 0; i < STITCH_N_FILTERS; i++)
         fd_close(&l->programs[i]);
     if (l->events != NULL)
@@ -142,8 +144,15 @@ static void take_filter(const struct stitch_links *l, int index, enum bpf_tc_att
     bpf_tc_detach(&hook, &options);
 }
 
+static int put_first(const struct stitch_links *l, struct stitch_link *link)
+{
+    return stitch_first_put(&link->first, link->index,
+                            l->programs[link->bare ? STITCH_IN_BARE : STITCH_IN],
+                            l->programs[link->bare ? STITCH_OUT_BARE : STITCH_OUT]);
+}
+
 /* What comes back first, so that nothing goes out that could not be answered. */
-static int put_filters(struct stitch_links *l, struct stitch_link *link, bool bare)
+static int put_filters(struct stitch_links *l, struct stitch_link *link)
 {
     LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = link->index,
                 .attach_point = BPF_TC_INGRESS | BPF_TC_EGRESS);
@@ -158,13 +167,16 @@ static int put_filters(struct stitch_links *l, struct stitch_link *link, bool ba
      */
     if (r == 0 || filter_at(l, link->index, BPF_TC_INGRESS) != 0)
         link->made_qdisc = true;
-    r = put_filter(l, link->index, BPF_TC_INGRESS, bare ? STITCH_IN_BARE : STITCH_IN);
+    r = put_filter(l, link->index, BPF_TC_INGRESS, link->bare ? STITCH_IN_BARE : STITCH_IN);
     if (r == 0)
-        r = put_filter(l, link->index, BPF_TC_EGRESS, bare ? STITCH_OUT_BARE : STITCH_OUT);
+        r = put_filter(l, link->index, BPF_TC_EGRESS, link->bare ? STITCH_OUT_BARE : STITCH_OUT);
     /* The qdisc "ingress" takes a filter for what leaves, too, and asks it about what arrives. */
     if (r == 0 &&
         filter_at(l, link->index, BPF_TC_INGRESS) == filter_at(l, link->index, BPF_TC_EGRESS))
         r = -EBUSY;
+    /* Whether that was enough is seen by what comes to the guard. */
+    if (r == 0 && (l->first || stitch_first_is_needed(link->index)))
+        put_first(l, link);
     return r < 0 ? r : bpf_map_update_elem(l->devices, &key, &one, BPF_ANY);
 }
 
@@ -174,8 +186,10 @@ static void forget(struct stitch_links *l, int index)
     struct stitch_link *link = find(l, index);
 
     bpf_map_delete_elem(l->devices, &key);
-    if (link != NULL)
-        *link = l->links[--l->n];
+    if (link == NULL)
+        return;
+    stitch_first_take(&link->first);
+    *link = l->links[--l->n];
 }
 
 /* Said once, and not with every message about it. */
@@ -202,10 +216,11 @@ static void cover(struct stitch_links *l, int index, unsigned type, const char *
     } else {
         if (!had) {
             link = &l->links[l->n++];
-            *link = (struct stitch_link){.index = index};
+            *link = (struct stitch_link){.index = index, .first = STITCH_FIRST_NONE};
         }
+        link->bare = bare;
         link->seen = true;
-        r = put_filters(l, link, bare);
+        r = put_filters(l, link);
         if (r < 0) {
             forget(l, index);
             take_filter(l, index, BPF_TC_EGRESS); /* nobody would take one alone away */
@@ -365,6 +380,20 @@ int stitch_links_follow(struct stitch_links *l)
     }
 }
 
+int stitch_links_go_first(struct stitch_links *l, int index)
+{
+    int r = -ENODEV;
+
+    l->first = true;
+    for (size_t i = 0; i < l->n; i++) {
+        int put = put_first(l, &l->links[i]);
+
+        if (l->links[i].index == index)
+            r = put;
+    }
+    return r;
+}
+
 static int on_filter(const struct nlmsghdr *message, void *ctx)
 {
     bool *found = ctx;
@@ -439,7 +468,8 @@ static int on_left_over(const struct nlmsghdr *message, void *ctx)
 
     if (message->nlmsg_type == RTM_NEWLINK && l->n < STITCH_LINKS_MAX &&
         filter_at(l, i->ifi_index, BPF_TC_INGRESS) != 0)
-        l->links[l->n++] = (struct stitch_link){.index = i->ifi_index, .made_qdisc = true};
+        l->links[l->n++] = (struct stitch_link){
+            .index = i->ifi_index, .made_qdisc = true, .first = STITCH_FIRST_NONE};
     return MNL_CB_OK;
 }
 

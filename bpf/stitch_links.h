@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "bpf/stitch_first.h"
+
 struct bpf_object;
 struct mnl_socket;
 
@@ -24,14 +26,17 @@ enum { STITCH_OUT, STITCH_IN, STITCH_OUT_BARE, STITCH_IN_BARE, STITCH_N_FILTERS 
 
 struct stitch_link {
     int index;
+    bool bare; /* its packets begin with the IP header */
     bool made_qdisc;
     bool seen; /* in the last look at all of them */
+    struct stitch_first first;
 };
 
 struct stitch_links {
     int programs[STITCH_N_FILTERS];
     int devices; /* STITCH_MAP_DEVICES; the owner's */
     uint32_t handle;
+    bool first; /* see stitch_links_go_first() */
     struct mnl_socket *events;
     int uncovered; /* index of one that cannot have filters, and may carry IP; 0: there is none */
     struct stitch_link links[STITCH_LINKS_MAX];
@@ -49,6 +54,7 @@ void stitch_links_close(struct stitch_links *l);
 int stitch_links_attach(struct stitch_links *l, char *why, size_t why_size);
 int stitch_links_fd(const struct stitch_links *l);
 int stitch_links_follow(struct stitch_links *l);
+int stitch_links_go_first(struct stitch_links *l, int index);
 void stitch_links_detach(struct stitch_links *l);
 void stitch_links_clean(unsigned instance);
 

@@ -186,6 +186,9 @@ struct stitch_owner {
 #define STITCH_BY_REFUSAL     7 /* it does not accept connections */
 #define STITCH_BY_SILENCE     8 /* no SYN-ACK in time */
 #define STITCH_BY_UNREACHABLE 9 /* an ICMP error, `code`, says so */
+/* Packets do not come to our filters: somebody's program is before them, or it is IPsec. Only
+ * `interface` and `origin` are known. */
+#define STITCH_BY_BYPASS 10
 
 /* A handshake that failed. */
 struct stitch_event {
@@ -194,6 +197,8 @@ struct stitch_event {
     ABI_U8 step;
     ABI_U8 code;
     ABI_U8 verdict;
+    ABI_U32 interface; /* index of the one that the packet came by */
+    ABI_U32 unused;
     struct abi_origin origin;
 };
 
@@ -217,6 +222,6 @@ _Static_assert(sizeof(struct stitch_name) == 256, "stitch_name");
 _Static_assert(sizeof(struct stitch_key) == 40, "stitch_key");
 _Static_assert(sizeof(struct stitch_flow) == 192 + 12 * STITCH_STEPS + STITCH_BYTES, "stitch_flow");
 _Static_assert(sizeof(struct stitch_owner) == 24, "stitch_owner");
-_Static_assert(sizeof(struct stitch_event) == 72, "stitch_event");
+_Static_assert(sizeof(struct stitch_event) == 80, "stitch_event");
 
 #endif

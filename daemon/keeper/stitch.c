@@ -99,6 +99,7 @@ void stitch_use(struct stitch *s)
                      : !stitch_has_line(route) ? route->why
                      : bpf_stitch_is_uncovered(s->bpf)
                          ? "an interface cannot have its filters (the log names it)"
+                     : s->bypassed ? "packets do not come to its filters (the log says where)"
                      : bpf_capture_is_enclosed(b->bpf)
                          ? "another program looks at the connections of a cgroup around this one"
                      : !v4 && !v6  ? "its upstream is on this host, and not known yet"
@@ -169,8 +170,10 @@ void stitch_offer(struct stitch *s, struct generation *g, const char *no_instanc
 
     s->wanted = could_be_stitched(g);
     s->forced = g->config->fast_path == FAST_STITCH;
-    if (fresh)
+    if (fresh) {
+        s->bypassed = false;
         pause_all(s);
+    }
     if (!s->bpf && stitch_wanted(s, g))
         open_it(s, g, no_instance);
     else if (!s->bpf && s->wanted)

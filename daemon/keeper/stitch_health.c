@@ -1,21 +1,30 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * keeper/stitch_state.h: whether upstreams answer.
+ * keeper/stitch_state.h: whether upstreams answer, and whether our filters are asked.
  *
  * A failed handshake comes as an event; an upstream that does not even answer SYNs is found in the
  * table, as the programs hear of nothing. Either takes the upstream off stitch at once. It comes
  * back when its time is over, which doubles from failure to failure, and when a worker has been
  * answered since: so an application's connection is never the probe, and without one that is
  * relayed well nothing changes.
+ *
+ * Filters that are not asked, because somebody's program comes first and lets packets pass, are put
+ * before it. Where that cannot be done, or is not enough (IPsec shows them a packet when it is
+ * wrapped already), everything is relayed until the next reload. The connections that have met it
+ * would wait in vain: they are ended.
  */
+#include <errno.h>
+#include <net/if.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "bpf_abi.h"
 #include "keeper/stitch_policy.h"
 #include "keeper/stitch_state.h"
 #include "log.h"
 
 #define GOOD_STRETCH INT64_C(60000000000) /* without a failure: the next one is a first one */
+#define ECHO_TIME    INT64_C(1000000000)  /* for reports of what went out before */
 
 static struct stitch_route *route_of(const struct stitch *s, uint32_t id)
 {
@@ -78,9 +87,48 @@ static void judge(struct stitch *s, const struct stitch_event *e)
     hold(s, route);
 }
 
+static void end_unfinished(const struct stitch *s)
+{
+    int sockets = bpf_stitch_map_fd(s->bpf, ABI_MAP_SOCKETS);
+
+    for (size_t i = 0; i < s->n_bound; i++) {
+        if (s->bound[i].bpf)
+            bpf_stitch_end(sockets, bpf_capture_instance(s->bound[i].bpf));
+    }
+}
+
+static void on_bypass(struct stitch *s, uint32_t interface)
+{
+    int64_t now = loop_now(s->loop);
+    char name[IF_NAMESIZE] = "";
+
+    if (s->bypassed || (s->first_at && now - s->first_at < ECHO_TIME))
+        return;
+    if (!if_indextoname(interface, name))
+        snprintf(name, sizeof(name), "?");
+    int r = bpf_stitch_go_first(s->bpf, (int)interface);
+
+    if (r == 0)
+        log_warning("stitch: on %s somebody's program lets packets past our filters; ours are "
+                    "asked before it now",
+                    name);
+    else
+        log_warning("stitch: on %s packets do not come to our filters: somebody's program is "
+                    "before them (\"bpftool net\", \"tc filter show dev %s ingress\" and "
+                    "\"egress\"), or it is IPsec; connections are relayed, until the next reload",
+                    name, name);
+    s->first_at = now;
+    s->bypassed = r < 0;
+    stitch_use(s);
+    end_unfinished(s);
+}
+
 void stitch_on_handshake(void *ctx, const struct stitch_event *e)
 {
-    judge(ctx, e);
+    if (e->reason == STITCH_BY_BYPASS)
+        on_bypass(ctx, e->interface);
+    else
+        judge(ctx, e);
 }
 
 void stitch_find_silence(void *ctx, const struct stitch_key *key, const struct stitch_flow *flow)

@@ -54,6 +54,8 @@ struct stitch {
     const struct generation *generation; /* offered last */
     bool wanted; /* some capture of it could be stitched, and fast-path does not say no */
     bool forced, engaged, filters_stay;
+    bool bypassed;          /* our filters are not asked: nothing is stitched */
+    int64_t first_at;       /* when they were put before those of others; 0: never */
     bool cleared;           /* of a daemon before us, if we have nothing to put in its place */
     bool proved, disproved; /* that the kernel can */
     int64_t tried;          /* when that was tried last; 0: never */

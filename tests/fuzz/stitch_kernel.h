@@ -234,12 +234,19 @@ static struct bpf_sock *bpf_sk_fullsock(struct bpf_sock *sk)
     return sk;
 }
 
+static struct bpf_tcp_sock kernel_tcp; /* of the only socket that there is */
+
+static struct bpf_tcp_sock *bpf_tcp_sock(struct bpf_sock *sk)
+{
+    return sk ? &kernel_tcp : NULL;
+}
+
 static long bpf_ringbuf_output(void *map, void *data, __u64 size, __u64 flags)
 {
     (void)map;
     (void)data;
     (void)flags;
-    FUZZ_CHECK(size == 72);
+    FUZZ_CHECK(size == 80);
     kernel.events++;
     return kernel_fails() ? -11 : 0;
 }

@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Stitch where packets do not come to our filters: beside somebody else's programs on the same interface, which are
+# asked before ours and end the matter (Cilium's, a meter's, an administrator's own), and with IPsec. Ours go
+# before theirs where the kernel can; where it cannot, connections are relayed. Nothing hangs, whoever comes when.
+. "$(dirname "$0")/lib.sh"
+
+need python3 tc nft
+topology
+net_who 9000
+. "$LIB_DIR/stitch.sh"
+CAPTURE_KEYS=('udp = "bypass"' 'dns = "bypass"')
+PEER_NAME=serve peer_serve proxy "$PROXY4" 1081
+start sink -- ns net "$TOOLS/pattern" serve :: 9004
+wait_port net tcp :: 9004
+
+others() { start "other-$1" -- ns client "$TOOLS/tcx" up0 "$@" && wait_log "other-$1" ready; }
+programs() { ns client "$TOOLS/tcx" up0 "$1" count; }
+whole() { # WHAT
+    is "$(seen -p "$NET4" 9000)" "$EXIT4 peer=$NET4:9000" "$1: connected"
+    is "$(app "$TOOLS/connects" -q -n 20 "$NET4" 9001 | awk '{print $1, $3}')" "20 ECONNREFUSED" "$1: refusals are told"
+    check "$1: 2 MiB each way" -- app "$TOOLS/pattern" both -t 60 "$NET4" 9004 2M
+}
+# One connection may meet what nobody has told us of: it is ended at once.
+meets() { is "$(app timeout 10 "$TOOLS/who" "$NET4" 9000 2>&1)" "connect=ECONNABORTED" "$1: the first connection is ended, and does not hang"; }
+# What the log has said of it, by the daemon of now.
+begin() {
+    up "socks5://$PROXY4:1081"
+    LOG_BEFORE=$(wc -l <"${LOG[undersock]}")
+}
+say() { tail -n +"$((LOG_BEFORE + 1))" "${LOG[undersock]}" | grep -cF "$1"; }
+went_first() { say "lets packets past our filters; ours are asked before it now"; }
+gave_up() { say "packets do not come to our filters"; }
+stitches() { # WHAT: all of them
+    local before
+    before="$(st begun) $(relayed)"
+    whole "$1"
+    is "$(st begun) $(relayed)" "$((${before% *} + 22)) ${before#* }" "$1: all of them stitched"
+}
+relays() { # WHAT
+    is "$(seen "$NET4" 9000) $(stitched)" "$EXIT4 False" "$1: relayed"
+    like "$(us_status undersock "s['captures'][0]['why_relayed']")" "do not come to its filters" "$1: status says why"
+    whole "$1"
+    is "$(gave_up)" 1 "$1: the log says so, once"
+}
+
+# --- IPsec without an interface of its own: what leaves is wrapped before it comes to the filters
+secure() { # add|delete
+    local n spi=0x100 from=$CLIENT4 to=$PROXY4 key=()
+    [[ $1 == add ]] && key=(mode transport auth 'hmac(sha256)' "0x$(printf '%064d' 7)" enc 'cbc(aes)' "0x$(printf '%032d' 9)")
+    for n in out in; do
+        ns client ip xfrm state "$1" src "$from" dst "$to" proto esp spi $spi "${key[@]}" 2>/dev/null &&
+            ns proxy ip xfrm state "$1" src "$from" dst "$to" proto esp spi $spi "${key[@]}" || return
+        ns client ip xfrm policy "$1" src "$from" dst "$to" dir $n ${key:+tmpl proto esp mode transport}
+        ns proxy ip xfrm policy "$1" src "$from" dst "$to" dir "${other[$n]}" ${key:+tmpl proto esp mode transport}
+        spi=0x200 from=$PROXY4 to=$CLIENT4
+    done
+}
+declare -A other=([in]=out [out]=in)
+if secure add; then
+    begin
+    meets "IPsec"
+    # Where the kernel has tcx, this has been tried by now.
+    [[ $(gave_up) == 1 ]] || { sleep 1; meets "IPsec, and ours the first"; }
+    relays "IPsec"
+    secure delete
+    use "socks5://$PROXY4:1081"
+    stitches "without IPsec, and after a reload"
+    stop undersock
+else
+    skip "IPsec" "no ESP in this kernel"
+fi
+
+# --- a filter of the administrator's on the same qdisc, younger than ours
+pass_all() { ns client tc filter add dev up0 "$1" protocol all pref 1 handle 1 bpf bytecode '1,6 0 0 4294967295' flowid 1:1; }
+begin
+stitches "alone"
+pass_all egress || bail "tc filter"
+pass_all ingress || bail "tc filter"
+meets "a filter before ours"
+if ! ns client "$TOOLS/tcx" up0 in count >/dev/null 2>&1; then
+    relays "without tcx"
+    ns client tc qdisc del dev up0 clsact
+    use "socks5://$PROXY4:1081"
+    stitches "after it has gone, and a reload"
+    skip "what comes before every qdisc" "no tcx in this kernel" 1
+    done_testing
+    exit
+fi
+stitches "before it"
+is "$(programs in) $(programs out) $(went_first) $(gave_up)" "1 1 1 0" "by tcx, as the log says"
+stop undersock
+is "$(programs in) $(programs out)" "0 0" "nothing of ours stays"
+ns client tc qdisc del dev up0 clsact
+
+# --- somebody who was there already
+others in 0
+others out 0
+begin
+stitches "he came first"
+is "$(programs in) $(programs out) $(went_first) $(gave_up)" "2 2 0 0" "ours are before him, and nobody had to be ended"
+kill_it
+is "$(programs in) $(programs out)" "1 1" "a kill takes ours away"
+is "$(seen "$NET4" 9000)" "$CLIENT4" "and connections go direct"
+begin
+stitches "after the next start"
+
+# --- somebody who comes before us on purpose, and later
+for where in in out; do
+    stop "other-$where"
+    others "$where" 0 first
+    meets "before ours, $where"
+    relays "before ours, $where"
+    stop "other-$where"
+    use "socks5://$PROXY4:1081"
+    stitches "when he has gone, and after a reload"
+    LOG_BEFORE=$(wc -l <"${LOG[undersock]}")
+done
+stop undersock
+is "$(programs in) $(programs out)" "0 0" "nothing of ours stays"
+
+# --- one that lets others be asked is no reason for anything
+begin
+others in -1
+others out -1 first
+stitches "beside a meter"
+is "$(programs in) $(programs out) $(went_first) $(gave_up)" "1 1 0 0" "ours stay where they were"
+done_testing
