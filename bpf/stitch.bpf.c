@@ -558,12 +558,15 @@ static __always_inline bool is_untouched(struct __sk_buff *skb, const struct pac
         return f->state == STITCH_SYN && p->ack == base_of(f) + 1;
     sk = skb->sk ? bpf_sk_fullsock(skb->sk) : NULL;
     tcp = sk ? bpf_tcp_sock(sk) : NULL;
-    return tcp && p->ack == tcp->snd_nxt;
+    /* The kernel counts the SYN only when it has been sent; a server near by answers before. */
+    return tcp && (p->ack == tcp->snd_nxt || p->ack == tcp->snd_nxt + 1);
 }
 
-static __always_inline void report_bypass(struct __sk_buff *skb, const struct abi_socket *state)
+static __always_inline void report_bypass(struct __sk_buff *skb, const struct abi_socket *state,
+                                          __u8 code)
 {
-    struct stitch_event event = {.reason = STITCH_BY_BYPASS, .interface = skb->ifindex};
+    struct stitch_event event = {
+        .reason = STITCH_BY_BYPASS, .code = code, .interface = skb->ifindex};
 
     event.origin = state->origin;
     if (bpf_ringbuf_output(&us_st_events, &event, sizeof(event), 0))
@@ -589,8 +592,11 @@ int us_st_guard(struct __sk_buff *skb)
         count(STITCH_COUNT_UNREADY);
         return CGROUP_DROP;
     }
-    if (parse(skb, 0, false, &p))
+    if (parse(skb, 0, false, &p)) {
+        if (is_wrapped(skb, 0))
+            report_bypass(skb, state, STITCH_WRAPPED);
         return guard_drops();
+    }
     if (only_syn(&p) || (p.flags & TCP_RST && !p.len) || is_granted(&p))
         return CGROUP_PASS;
     return guard_drops();
@@ -614,6 +620,6 @@ int us_st_guard_in(struct __sk_buff *skb)
     if (!(p.flags & TCP_SYN) || is_answer(&p))
         return CGROUP_PASS;
     if (is_untouched(skb, &p))
-        report_bypass(skb, state);
+        report_bypass(skb, state, 0);
     return guard_drops();
 }

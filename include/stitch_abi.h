@@ -186,9 +186,10 @@ struct stitch_owner {
 #define STITCH_BY_REFUSAL     7 /* it does not accept connections */
 #define STITCH_BY_SILENCE     8 /* no SYN-ACK in time */
 #define STITCH_BY_UNREACHABLE 9 /* an ICMP error, `code`, says so */
-/* Packets do not come to our filters: somebody's program is before them, or it is IPsec. Only
- * `interface` and `origin` are known. */
+/* Packets do not come to our filters: somebody's program is before them, or, with the code
+ * STITCH_WRAPPED, it is IPsec. Only `interface` and `origin` are known. */
 #define STITCH_BY_BYPASS 10
+#define STITCH_WRAPPED   1
 
 /* A handshake that failed. */
 struct stitch_event {

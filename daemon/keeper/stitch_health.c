@@ -97,25 +97,30 @@ static void end_unfinished(const struct stitch *s)
     }
 }
 
-static void on_bypass(struct stitch *s, uint32_t interface)
+static void on_bypass(struct stitch *s, const struct stitch_event *e)
 {
     int64_t now = loop_now(s->loop);
     char name[IF_NAMESIZE] = "";
 
     if (s->bypassed || (s->first_at && now - s->first_at < ECHO_TIME))
         return;
-    if (!if_indextoname(interface, name))
+    if (!if_indextoname(e->interface, name))
         snprintf(name, sizeof(name), "?");
-    int r = bpf_stitch_go_first(s->bpf, (int)interface);
+    int r =
+        e->code == STITCH_WRAPPED ? -EOPNOTSUPP : bpf_stitch_go_first(s->bpf, (int)e->interface);
 
-    if (r == 0)
+    if (e->code == STITCH_WRAPPED)
+        log_warning("stitch: what leaves by %s is wrapped (IPsec) before it comes to our filters: "
+                    "connections are relayed, until the next reload",
+                    name);
+    else if (r == 0)
         log_warning("stitch: on %s somebody's program lets packets past our filters; ours are "
                     "asked before it now",
                     name);
     else
-        log_warning("stitch: on %s packets do not come to our filters: somebody's program is "
-                    "before them (\"bpftool net\", \"tc filter show dev %s ingress\" and "
-                    "\"egress\"), or it is IPsec; connections are relayed, until the next reload",
+        log_warning("stitch: on %s somebody's program is before our filters, and lets packets past "
+                    "them (\"bpftool net\", \"tc filter show dev %s ingress\" and \"egress\"): "
+                    "connections are relayed, until the next reload",
                     name, name);
     s->first_at = now;
     s->bypassed = r < 0;
@@ -126,7 +131,7 @@ static void on_bypass(struct stitch *s, uint32_t interface)
 void stitch_on_handshake(void *ctx, const struct stitch_event *e)
 {
     if (e->reason == STITCH_BY_BYPASS)
-        on_bypass(ctx, e->interface);
+        on_bypass(ctx, e);
     else
         judge(ctx, e);
 }
