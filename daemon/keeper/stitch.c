@@ -75,10 +75,18 @@ bool stitch_wanted(struct stitch *s, const struct generation *g)
 
 /* ---- use ---- */
 
-/* A route's line for a family, unless it is not known who listens there. */
-static unsigned known_line(const struct stitch_route *route, const struct upstream *u, bool v4)
+/* A route's line for a family, unless it is not known who listens there, or IPsec is between. */
+static unsigned usable_line(const struct stitch *s, const struct stitch_route *route,
+                            const struct upstream *u, bool v4)
 {
-    return u->unproven & 1u << stitch_address(u, v4) ? 0 : route->lines[v4 ? 0 : 1];
+    unsigned n = route->lines[v4 ? 0 : 1];
+
+    return u->unproven & 1u << stitch_address(u, v4) || s->lines[n].wrapped ? 0 : n;
+}
+
+static bool is_wrapped(const struct stitch *s, const struct stitch_route *route)
+{
+    return s->lines[route->lines[0]].wrapped || s->lines[route->lines[1]].wrapped;
 }
 
 void stitch_use(struct stitch *s)
@@ -93,8 +101,8 @@ void stitch_use(struct stitch *s)
             const struct stitch_route *route = &s->routes[b->route];
             const struct upstream *u = &s->generation->upstreams[b->route];
 
-            v4 = known_line(route, u, true);
-            v6 = known_line(route, u, false);
+            v4 = usable_line(s, route, u, true);
+            v6 = usable_line(s, route, u, false);
             b->why = route->held               ? "its upstream failed: relayed until it answers"
                      : !stitch_has_line(route) ? route->why
                      : bpf_stitch_is_uncovered(s->bpf)
@@ -102,6 +110,8 @@ void stitch_use(struct stitch *s)
                      : s->bypassed ? "packets do not come to its filters (the log says where)"
                      : bpf_capture_is_enclosed(b->bpf)
                          ? "another program looks at the connections of a cgroup around this one"
+                     : !v4 && !v6 && is_wrapped(s, route)
+                         ? "IPsec (\"ip xfrm policy\") wraps what goes to its upstream"
                      : !v4 && !v6  ? "its upstream is on this host, and not known yet"
                      : !s->engaged ? "it is being put in force"
                                    : NULL;
@@ -231,6 +241,8 @@ void stitch_engage(struct stitch *s, bool ours)
         bpf_stitch_clean(s->generation->set.instance);
     s->cleared = true;
     s->engaged = true;
+    if (s->bpf)
+        stitch_find_wrapped(s);
     stitch_use(s);
     if (s->bpf)
         loop_timer_set(s->loop, &s->timer, LEARN_INTERVAL, loop_ref(s->kind, 0, INDEX_TIMER));
@@ -259,6 +271,7 @@ static void on_timer(struct stitch *s)
         bpf_stitch_each(s->bpf, stitch_find_silence, s);
         bpf_stitch_sweep(s->bpf, now);
         stitch_resume(s);
+        stitch_find_wrapped(s);
         stitch_use(s); /* somebody may have come, or gone, who encloses a capture */
         s->next_sweep = now + STITCH_SWEEP_INTERVAL;
     }

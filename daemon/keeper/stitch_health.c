@@ -9,9 +9,9 @@
  * relayed well nothing changes.
  *
  * Filters that are not asked, because somebody's program comes first and lets packets pass, are put
- * before it. Where that cannot be done, or is not enough (IPsec shows them a packet when it is
- * wrapped already), everything is relayed until the next reload. The connections that have met it
- * would wait in vain: they are ended.
+ * before it. IPsec shows them a packet when it is wrapped already: servers behind its policies are
+ * left to the relay. Where neither helps everything is relayed until the next reload. The
+ * connections that have met it would wait in vain: they are ended.
  */
 #include <errno.h>
 #include <net/if.h>
@@ -97,33 +97,45 @@ static void end_unfinished(const struct stitch *s)
     }
 }
 
+/* Puts ours first; or says that it cannot be mended. */
+static bool go_first(const struct stitch *s, unsigned interface, const char *name)
+{
+    if (bpf_stitch_go_first(s->bpf, (int)interface) == 0) {
+        log_warning("stitch: on %s somebody's program lets packets past our filters; ours are "
+                    "asked before it now",
+                    name);
+        return true;
+    }
+    log_warning("stitch: on %s somebody's program is before our filters, and lets packets past "
+                "them (\"bpftool net\", \"tc filter show dev %s ingress\" and \"egress\"): "
+                "connections are relayed, until the next reload",
+                name, name);
+    return false;
+}
+
+/* A policy that is younger than the last look, or that the look does not understand. */
+static bool wrapped_by_policy(struct stitch *s, const char *name)
+{
+    if (stitch_find_wrapped(s))
+        return true;
+    log_warning("stitch: what leaves by %s is wrapped (IPsec) before it comes to our filters: "
+                "connections are relayed, until the next reload",
+                name);
+    return false;
+}
+
 static void on_bypass(struct stitch *s, const struct stitch_event *e)
 {
     int64_t now = loop_now(s->loop);
     char name[IF_NAMESIZE] = "";
 
-    if (s->bypassed || (s->first_at && now - s->first_at < ECHO_TIME))
+    if (s->bypassed || (s->mended_at && now - s->mended_at < ECHO_TIME))
         return;
     if (!if_indextoname(e->interface, name))
         snprintf(name, sizeof(name), "?");
-    int r =
-        e->code == STITCH_WRAPPED ? -EOPNOTSUPP : bpf_stitch_go_first(s->bpf, (int)e->interface);
-
-    if (e->code == STITCH_WRAPPED)
-        log_warning("stitch: what leaves by %s is wrapped (IPsec) before it comes to our filters: "
-                    "connections are relayed, until the next reload",
-                    name);
-    else if (r == 0)
-        log_warning("stitch: on %s somebody's program lets packets past our filters; ours are "
-                    "asked before it now",
-                    name);
-    else
-        log_warning("stitch: on %s somebody's program is before our filters, and lets packets past "
-                    "them (\"bpftool net\", \"tc filter show dev %s ingress\" and \"egress\"): "
-                    "connections are relayed, until the next reload",
-                    name, name);
-    s->first_at = now;
-    s->bypassed = r < 0;
+    s->bypassed =
+        e->code == STITCH_WRAPPED ? !wrapped_by_policy(s, name) : !go_first(s, e->interface, name);
+    s->mended_at = now;
     stitch_use(s);
     end_unfinished(s);
 }

@@ -8,8 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "keeper/ipsec.h"
 #include "keeper/stitch_policy.h"
 #include "keeper/stitch_state.h"
+#include "log.h"
 #include "upstream/script.h"
 
 static unsigned line_for(struct stitch *s, const char *name, const struct addr *server)
@@ -31,6 +33,7 @@ static unsigned line_for(struct stitch *s, const char *name, const struct addr *
     if (n == 0)
         return 0;
     s->lines[n] = (struct stitch_line){.server = *server, .reused = n != fresh};
+    ipsec_find_wrapped(server, &s->lines[n].wrapped, 1);
     snprintf(s->lines[n].name, sizeof(s->lines[n].name), "%s", name);
     return n;
 }
@@ -138,4 +141,22 @@ bool stitch_learn(struct stitch *s)
     if (changed)
         stitch_use(s);
     return waits;
+}
+
+bool stitch_find_wrapped(struct stitch *s)
+{
+    struct addr servers[STITCH_SCRIPTS];
+    bool wrapped[STITCH_SCRIPTS], some = false;
+
+    for (unsigned i = 0; i < STITCH_SCRIPTS; i++)
+        servers[i] = s->lines[i].server;
+    int r = ipsec_find_wrapped(servers, wrapped, STITCH_SCRIPTS);
+
+    if (r < 0)
+        log_debug("stitch: IPsec's policies cannot be read: %s", strerror(-r));
+    for (unsigned i = 1; i < STITCH_SCRIPTS; i++) {
+        s->lines[i].wrapped = wrapped[i];
+        some |= wrapped[i] && s->lines[i].current;
+    }
+    return some;
 }

@@ -20,6 +20,7 @@
 struct stitch_line {
     char name[CONFIG_NAME_MAX + 1]; /* of the upstream; "": never used */
     struct addr server;
+    bool wrapped; /* IPsec takes what goes to the server (keeper/ipsec.h) */
     bool reused;  /* older sockets with this number are of somebody else */
     bool current; /* of the generation offered last */
     uint32_t id;  /* of the script in force, in the events */
@@ -55,7 +56,7 @@ struct stitch {
     bool wanted; /* some capture of it could be stitched, and fast-path does not say no */
     bool forced, engaged, filters_stay;
     bool bypassed;          /* our filters are not asked: nothing is stitched */
-    int64_t first_at;       /* when they were put before those of others; 0: never */
+    int64_t mended_at;      /* when that was mended last; 0: never */
     bool cleared;           /* of a daemon before us, if we have nothing to put in its place */
     bool proved, disproved; /* that the kernel can */
     int64_t tried;          /* when that was tried last; 0: never */
@@ -87,6 +88,8 @@ static inline bool stitch_has_line(const struct stitch_route *route)
 {
     return route->lines[0] || route->lines[1];
 }
+/* Asks to which servers IPsec wraps what goes there. Whether to any. */
+bool stitch_find_wrapped(struct stitch *s);
 /* What workers have learnt about how an upstream is to be spoken to. Whether to look again soon. */
 bool stitch_learn(struct stitch *s);
 

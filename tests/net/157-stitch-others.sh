@@ -25,9 +25,13 @@ whole() { # WHAT
 # One connection may meet what nobody has told us of: it is ended at once.
 meets() { is "$(app timeout 10 "$TOOLS/who" "$NET4" 9000 2>&1)" "connect=ECONNABORTED" "$1: the first connection is ended, and does not hang"; }
 # What the log has said of it, by the daemon of now.
-begin() {
-    up "socks5://$PROXY4:1081"
+begin_relaying() {
+    us_daemon client < <(config "socks5://$PROXY4:1081")
     LOG_BEFORE=$(wc -l <"${LOG[undersock]}")
+}
+begin() {
+    begin_relaying
+    stitched_is True || bail "not stitched"
 }
 say() { tail -n +"$((LOG_BEFORE + 1))" "${LOG[undersock]}" | grep -cF "$1"; }
 went_first() { say "lets packets past our filters; ours are asked before it now"; }
@@ -46,28 +50,71 @@ relays() { # WHAT
 }
 
 # --- IPsec without an interface of its own: what leaves is wrapped before it comes to the filters
-secure() { # add|delete
-    local n spi=0x100 from=$CLIENT4 to=$PROXY4 key=()
-    [[ $1 == add ]] && key=(mode transport auth 'hmac(sha256)' "0x$(printf '%064d' 7)" enc 'cbc(aes)' "0x$(printf '%032d' 9)")
-    for n in out in; do
-        ns client ip xfrm state "$1" src "$from" dst "$to" proto esp spi $spi "${key[@]}" 2>/dev/null &&
-            ns proxy ip xfrm state "$1" src "$from" dst "$to" proto esp spi $spi "${key[@]}" || return
-        ns client ip xfrm policy "$1" src "$from" dst "$to" dir $n ${key:+tmpl proto esp mode transport}
-        ns proxy ip xfrm policy "$1" src "$from" dst "$to" dir "${other[$n]}" ${key:+tmpl proto esp mode transport}
+declare -A other=([in]=out [out]=in)
+secure() { # add|delete [MARK...]: mark 0 mask 0xff is whatever has no mark
+    local how=$1 dir spi=0x100 from=$CLIENT4 to=$PROXY4 key=() template=()
+    shift
+    [[ $how == add ]] && template=(tmpl proto esp mode transport) &&
+        key=(mode transport auth 'hmac(sha256)' "0x$(printf '%064d' 7)" enc 'cbc(aes)' "0x$(printf '%032d' 9)")
+    for dir in out in; do
+        ns client ip xfrm state "$how" src "$from" dst "$to" proto esp spi $spi "${key[@]}" 2>/dev/null &&
+            ns proxy ip xfrm state "$how" src "$from" dst "$to" proto esp spi $spi "${key[@]}" || return
+        ns client ip xfrm policy "$how" src "$from" dst "$to" dir $dir "$@" "${template[@]}"
+        ns proxy ip xfrm policy "$how" src "$from" dst "$to" dir "${other[$dir]}" "${template[@]}"
         spi=0x200 from=$PROXY4 to=$CLIENT4
     done
 }
-declare -A other=([in]=out [out]=in)
+why() { us_status undersock "s['captures'][0]['why_relayed']"; }
+ipsec_relays() { # WHAT
+    local before
+    like "$(why)" 'IPsec \("ip xfrm policy"\)' "$1: status says why"
+    before=$(st begun)
+    whole "$1"
+    is "$(st begun) $(gave_up)" "$before 0" "$1: nothing is stitched"
+}
 if secure add; then
-    begin
-    meets "IPsec"
-    relays "IPsec"
+    begin_relaying
+    ipsec_relays "IPsec from the start"
     secure delete
+    check "without it they are stitched" -- wait_for 20 stitched_is True
+    stitches "without IPsec"
+    secure add
+    check "with it again they are not" -- wait_for 20 stitched_is False
+    ipsec_relays "IPsec, later"
+    secure delete
+    check "and again" -- wait_for 20 stitched_is True
+    secure add mark 0 mask 0xff
+    meets "a policy that is not understood"
+    relays "a policy that is not understood"
+    secure delete mark 0 mask 0xff
     use "socks5://$PROXY4:1081"
     stitches "without IPsec, and after a reload"
     stop undersock
 else
-    skip "IPsec" "no ESP in this kernel"
+    skip "packets that IPsec wraps" "no ESP in this kernel"
+fi
+policy() { # add|delete DESTINATION DIRECTION [MORE...]
+    local template=()
+    [[ $1 == add ]] && template=(tmpl proto esp mode transport)
+    ns client ip xfrm policy "$1" src 0.0.0.0/0 dst "$2" dir "$3" "${@:4}" "${template[@]}" 2>/dev/null
+}
+if policy add 10.77.0.0/16 out; then
+    begin_relaying
+    is "$(stitched)" False "a policy for the server's network: not stitched"
+    like "$(why)" 'IPsec \("ip xfrm policy"\)' "status says why"
+    policy delete 10.77.0.0/16 out
+    check "without it they are" -- wait_for 20 stitched_is True
+    policy add 10.78.0.0/16 out
+    policy add 10.77.0.0/16 in
+    policy add 10.77.0.0/16 fwd
+    ns client ip xfrm policy add src 0.0.0.0/0 dst 10.77.0.0/16 proto udp dir out tmpl proto esp mode transport
+    policy add 10.77.0.0/16 out if_id 7
+    use "socks5://$PROXY4:1081"
+    is "$(stitched)" True "other policies are no reason"
+    ns client ip xfrm policy flush
+    stop undersock
+else
+    skip "IPsec's policies" "no IPsec in this kernel"
 fi
 
 # --- a filter of the administrator's on the same qdisc, younger than ours
