@@ -24,6 +24,7 @@
 #define IPPROTO_IPV6    41
 #define IPPROTO_GRE     47
 #define IPPROTO_ESP     50
+#define IPPROTO_AH      51
 #define IPPROTO_ICMPV6  58
 #define IPPROTO_DSTOPTS 60
 

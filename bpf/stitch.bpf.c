@@ -458,7 +458,7 @@ static __always_inline bool is_wrapped(struct __sk_buff *skb, __u32 l2)
         bpf_skb_load_bytes(skb, l2 + sizeof(struct ipv6hdr), &protocol, 1))
         return false;
     return protocol == IPPROTO_IPIP || protocol == IPPROTO_UDP || protocol == IPPROTO_IPV6 ||
-           protocol == IPPROTO_GRE || protocol == IPPROTO_ESP;
+           protocol == IPPROTO_GRE || protocol == IPPROTO_ESP || protocol == IPPROTO_AH;
 }
 
 static __always_inline int outgoing(struct __sk_buff *skb, __u32 l2)

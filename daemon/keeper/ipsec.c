@@ -1,14 +1,34 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* keeper/ipsec.h: a dump of the kernel's policies (linux/xfrm.h). */
+/*
+ * keeper/ipsec.h: a dump of the kernel's policies (linux/xfrm.h). To ask for it would load the
+ * kernel's module, which only those have loaded who have policies; so it is looked for first, by
+ * its own socket.
+ */
 #include "keeper/ipsec.h"
 
 #include <errno.h>
 #include <netinet/in.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
 #include <libmnl/libmnl.h>
 #include <linux/xfrm.h>
+
+static bool is_loaded(void)
+{
+    FILE *f = fopen("/proc/net/netlink", "re");
+    char line[256];
+    unsigned protocol, port;
+    bool found = false;
+
+    while (f && !found && fgets(line, sizeof(line), f))
+        found = sscanf(line, "%*s %u %u", &protocol, &port) == 2 && protocol == NETLINK_XFRM &&
+                port == 0;
+    if (f)
+        fclose(f);
+    return found;
+}
 
 struct search {
     const struct addr *addrs;
@@ -77,14 +97,17 @@ int ipsec_find_wrapped(const struct addr *addrs, bool *wrapped, size_t n)
 {
     struct search s = {addrs, wrapped, n};
     char buf[16384];
-    struct mnl_socket *nl = mnl_socket_open2(NETLINK_XFRM, SOCK_CLOEXEC);
     struct nlmsghdr *request = mnl_nlmsg_put_header(buf);
     const unsigned seq = (unsigned)time(NULL);
+    struct mnl_socket *nl;
     int r = 1;
 
     memset(wrapped, 0, n * sizeof(*wrapped));
+    if (!is_loaded())
+        return 0;
+    nl = mnl_socket_open2(NETLINK_XFRM, SOCK_CLOEXEC);
     if (!nl)
-        return errno == EPROTONOSUPPORT ? 0 : -errno;
+        return -errno;
     request->nlmsg_type = XFRM_MSG_GETPOLICY;
     request->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
     request->nlmsg_seq = seq;
