@@ -38,6 +38,15 @@ states() {
         (($(told sums $name) > 10)) && echo $name
     done | paste -sd ' '
 }
+# by URL: stitched, and sums sees the packets before the filters, which go before whom they find.
+by() {
+    local before
+    stitch "$1"
+    running sums || return 0
+    before=$(grep -c ^first "${LOG[sums]}")
+    kill -USR2 "${PID[sums]}"
+    wait_for 5 eval '(($(grep -c ^first "${LOG[sums]}") > before))' || bail "sums is not first"
+}
 # each WHAT LOOKER STATES: everything that is made of a packet, both families, on what is between client
 # and proxy; LOOKER has seen it there; STATES: how packets came in (tools/sums.c)
 each() {
@@ -49,17 +58,17 @@ each() {
     for family in 4 6; do
         to=$NET4 at=$NET4
         ((family == 6)) && to=$NET6 at="[$NET6]"
-        stitch "socks5://$at:1082"
+        by "socks5://$at:1082"
         check "$what, IPv$family: 2 MiB each way" -- app "$TOOLS/pattern" both -t 30 "$to" 9004 2M
         unstitch
-        stitch "socks5://$at:1084"
+        by "socks5://$at:1084"
         check "behind a banner in the segment of the reply" -- app "$TOOLS/pattern" both -B -t 30 "$to" 9005 64K
         unstitch
-        stitch "socks5://$at:1090"
+        by "socks5://$at:1090"
         is "$(verdicts "$to" 20000 20005 20006 20007)" "OK ENETUNREACH EHOSTUNREACH ECONNREFUSED" "verdicts, as ICMP and as a reset"
         is "$(told stitch error)" 0 "nothing could not be done"
         unstitch
-        stitch "socks5://$at:1099"
+        by "socks5://$at:1099"
         is "$(verdicts "$to" 20000)" EHOSTUNREACH "an ICMP error of a router"
         unstitch
     done

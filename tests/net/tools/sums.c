@@ -6,8 +6,9 @@
  *     sums DEVICE
  *
  * Says "ready", and on SIGUSR1 "sums complete=N unnecessary=N other=N": the device has summed the
- * whole packet; says that it is right; neither, or it is yet to be completed. Changes nothing. Exit
- * status 77: this kernel has no tcx (6.6).
+ * whole packet; says that it is right; neither, or it is yet to be completed. On SIGUSR2 it goes
+ * before all others again, and says "first". Changes nothing. Exit status 77: this kernel has no
+ * tcx (6.6).
  */
 #include <inttypes.h>
 #include <linux/bpf.h>
@@ -20,6 +21,7 @@
 #ifndef BPF_TCX_INGRESS
 #define BPF_TCX_INGRESS 46
 #endif
+#define BEFORE      (1u << 3) /* BPF_F_BEFORE */
 #define STATES      3
 #define NO_TCX      77
 #define CSUM_UPDATE 40 /* refuses what is not complete, and adds nothing to it here */
@@ -103,10 +105,22 @@ static uint64_t read_count(int map, uint32_t state)
     return n;
 }
 
+static int attach(int program, const char *device)
+{
+    union bpf_attr attr = {.link_create = {.prog_fd = (uint32_t)program,
+                                           .target_ifindex = if_nametoindex(device),
+                                           .attach_type = BPF_TCX_INGRESS,
+                                           .flags = BEFORE}};
+    int fd = bpf(BPF_LINK_CREATE, &attr);
+
+    if (fd < 0)
+        die(errno == EINVAL ? NO_TCX : 3, "%s: %s", device, strerror(errno));
+    return fd;
+}
+
 int main(int argc, char **argv)
 {
     struct signalfd_siginfo info;
-    union bpf_attr attr = {0};
     sigset_t mask;
 
     if (argc != 2)
@@ -115,18 +129,22 @@ int main(int argc, char **argv)
     int map = make_map();
     if (map < 0)
         die(3, "map: %s", strerror(errno));
-    attr.link_create.prog_fd = (uint32_t)make_program(map);
-    attr.link_create.target_ifindex = if_nametoindex(argv[1]);
-    attr.link_create.attach_type = BPF_TCX_INGRESS;
-    if (bpf(BPF_LINK_CREATE, &attr) < 0)
-        die(errno == EINVAL ? NO_TCX : 3, "%s: %s", argv[1], strerror(errno));
+    int program = make_program(map), link = attach(program, argv[1]);
     sigemptyset(&mask);
     sigaddset(&mask, SIGUSR1);
+    sigaddset(&mask, SIGUSR2);
     sigprocmask(SIG_BLOCK, &mask, NULL);
     int signals = signalfd(-1, &mask, SFD_CLOEXEC);
     printf("ready\n");
-    while (read(signals, &info, sizeof(info)) == sizeof(info))
+    while (read(signals, &info, sizeof(info)) == sizeof(info)) {
+        if (info.ssi_signo == SIGUSR2) {
+            close(link);
+            link = attach(program, argv[1]);
+            printf("first\n");
+            continue;
+        }
         printf("sums complete=%" PRIu64 " unnecessary=%" PRIu64 " other=%" PRIu64 "\n",
                read_count(map, 0), read_count(map, 1), read_count(map, 2));
+    }
     return 3;
 }
