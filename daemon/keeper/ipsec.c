@@ -67,7 +67,8 @@ static bool selects(const struct xfrm_selector *s, const struct addr *a)
 {
     struct prefix p = {.len = s->prefixlen_d};
 
-    if (s->proto != 0 && s->proto != IPPROTO_TCP)
+    /* What goes by lo is never wrapped, whatever a policy for everything says. */
+    if (addr_is_loopback(a) || (s->proto != 0 && s->proto != IPPROTO_TCP))
         return false;
     if (s->family == AF_INET) {
         p.ip[10] = p.ip[11] = 0xff;

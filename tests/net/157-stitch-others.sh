@@ -111,6 +111,11 @@ if policy add 10.77.0.0/16 out; then
     policy add 10.77.0.0/16 out if_id 7
     use "socks5://$PROXY4:1081"
     is "$(stitched)" True "other policies are no reason"
+    PEER_NAME=local peer_serve client 127.0.0.1 1085
+    policy add 0.0.0.0/0 out
+    check "one for everything is" -- wait_for 20 stitched_is False
+    use socks5://127.0.0.1:1085
+    check "but not for a server on this host" -- wait_for 20 stitched_is True
     ns client ip xfrm policy flush
     stop undersock
 else
