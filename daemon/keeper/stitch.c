@@ -241,8 +241,6 @@ void stitch_engage(struct stitch *s, bool ours)
         bpf_stitch_clean(s->generation->set.instance);
     s->cleared = true;
     s->engaged = true;
-    if (s->bpf)
-        stitch_find_wrapped(s);
     stitch_use(s);
     if (s->bpf)
         loop_timer_set(s->loop, &s->timer, LEARN_INTERVAL, loop_ref(s->kind, 0, INDEX_TIMER));
