@@ -140,6 +140,17 @@ if ! ns client "$TOOLS/tcx" up0 in count >/dev/null 2>&1; then
 fi
 stitches "before it"
 is "$(programs in) $(programs out) $(went_first) $(gave_up)" "1 1 1 0" "by tcx, as the log says"
+# Interfaces that come have it at once, and those that go take it with them.
+covered() { [[ $(ns client "$TOOLS/tcx" "$1" "$2" count 2>/dev/null) == 1 ]]; }
+before=$(fd_count "${PID[undersock]}")
+for ((i = 0; i < 5; i++)); do
+    ns client ip link add here0 type veth peer name here1
+    wait_for 10 covered here0 out && wait_for 10 covered here1 out || break
+    ns client ip link del here0
+done
+is $i 5 "also on interfaces that come later"
+same_fds() { [[ $(fd_count "${PID[undersock]}") == "$before" ]]; }
+check "and nothing is left of those that go" -- wait_for 10 same_fds
 stop undersock
 is "$(programs in) $(programs out)" "0 0" "nothing of ours stays"
 ns client tc qdisc del dev up0 clsact
