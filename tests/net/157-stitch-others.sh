@@ -86,7 +86,11 @@ if secure add; then
     secure add mark 0 mask 0xff
     meets "a policy that is not understood"
     relays "a policy that is not understood"
-    secure delete mark 0 mask 0xff
+    # "ip" does not find a policy of that mark to delete it.
+    for n in client proxy; do
+        ns $n ip xfrm policy flush
+        ns $n ip xfrm state flush
+    done
     use "socks5://$PROXY4:1081"
     stitches "without IPsec, and after a reload"
     stop undersock
