@@ -55,8 +55,10 @@ static __always_inline bool is_untouched(struct __sk_buff *skb, const struct pac
 static __always_inline void report_bypass(struct __sk_buff *skb, const struct abi_socket *state,
                                           __u8 code)
 {
-    struct stitch_event event = {
-        .reason = STITCH_BY_BYPASS, .code = code, .interface = skb->ifindex};
+    struct stitch_event event = {.reason = STITCH_BY_BYPASS,
+                                 .code = code,
+                                 .interface = skb->ifindex,
+                                 .number = state->script};
 
     event.origin = state->origin;
     if (bpf_ringbuf_output(&us_st_events, &event, sizeof(event), 0))

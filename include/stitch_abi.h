@@ -187,7 +187,7 @@ struct stitch_owner {
 #define STITCH_BY_SILENCE     8 /* no SYN-ACK in time */
 #define STITCH_BY_UNREACHABLE 9 /* an ICMP error, `code`, says so */
 /* Packets do not come to our filters: somebody's program is before them, or, with the code
- * STITCH_WRAPPED, it is IPsec. Only `interface` and `origin` are known. */
+ * STITCH_WRAPPED, it is IPsec. `id`, `step` and `verdict` are 0. */
 #define STITCH_BY_BYPASS 10
 #define STITCH_WRAPPED   1
 
@@ -198,8 +198,8 @@ struct stitch_event {
     ABI_U8 step;
     ABI_U8 code;
     ABI_U8 verdict;
-    ABI_U32 interface; /* index of the one that the packet came by */
-    ABI_U32 unused;
+    ABI_U32 interface; /* index of the packet's */
+    ABI_U32 number;    /* of the script; only with STITCH_BY_BYPASS */
     struct abi_origin origin;
 };
 

@@ -35,7 +35,7 @@ DEFAULT=(
     tests/unit/bpf/test_*.c tests/unit/nft/test_*.c
     tests/net/20-*.sh tests/net/22-*.sh tests/net/110-*.sh tests/net/112-*.sh
     # Honest connect, but for the crowds of 103 and 104; stitch, but for the gigabytes of 144.
-    tests/net/10[0-256]-*.sh tests/net/14[0-35-9]-*.sh
+    tests/net/10[0-256]-*.sh tests/net/14[0-35-9]-*.sh tests/net/157-*.sh
 )
 # What the guest cannot begin without.
 MODULES=(virtio_pci 9p 9pnet_virtio overlay)

@@ -114,9 +114,10 @@ static bool go_first(const struct stitch *s, unsigned interface, const char *nam
 }
 
 /* A policy that is younger than the last look, or that the look does not understand. */
-static bool wrapped_by_policy(struct stitch *s, const char *name)
+static bool wrapped_by_policy(struct stitch *s, unsigned number, const char *name)
 {
-    if (stitch_find_wrapped(s))
+    stitch_find_wrapped(s);
+    if (number < STITCH_SCRIPTS && s->lines[number].wrapped)
         return true;
     log_warning("stitch: what leaves by %s is wrapped (IPsec) before it comes to our filters: "
                 "connections are relayed, until the next reload",
@@ -133,8 +134,8 @@ static void on_bypass(struct stitch *s, const struct stitch_event *e)
         return;
     if (!if_indextoname(e->interface, name))
         snprintf(name, sizeof(name), "?");
-    s->bypassed =
-        e->code == STITCH_WRAPPED ? !wrapped_by_policy(s, name) : !go_first(s, e->interface, name);
+    s->bypassed = e->code == STITCH_WRAPPED ? !wrapped_by_policy(s, e->number, name)
+                                            : !go_first(s, e->interface, name);
     s->mended_at = now;
     stitch_use(s);
     end_unfinished(s);

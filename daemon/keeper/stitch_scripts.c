@@ -33,7 +33,6 @@ static unsigned line_for(struct stitch *s, const char *name, const struct addr *
     if (n == 0)
         return 0;
     s->lines[n] = (struct stitch_line){.server = *server, .reused = n != fresh};
-    ipsec_find_wrapped(server, &s->lines[n].wrapped, 1);
     snprintf(s->lines[n].name, sizeof(s->lines[n].name), "%s", name);
     return n;
 }
@@ -80,6 +79,8 @@ static void make_script(struct stitch *s, struct stitch_route *route, const stru
     if (n == 0 || bpf_stitch_set_script(s->bpf, n, &script) < 0) {
         route->why = "there are more upstreams than scripts";
     } else {
+        if (!s->lines[n].current)
+            ipsec_find_wrapped(&s->lines[n].server, &s->lines[n].wrapped, 1);
         s->lines[n].current = true;
         s->lines[n].id = o.id;
         *number = n;
@@ -143,20 +144,28 @@ bool stitch_learn(struct stitch *s)
     return waits;
 }
 
-bool stitch_find_wrapped(struct stitch *s)
+void stitch_find_wrapped(struct stitch *s)
 {
+    struct stitch_line *lines[STITCH_SCRIPTS];
     struct addr servers[STITCH_SCRIPTS];
-    bool wrapped[STITCH_SCRIPTS], some = false;
+    bool wrapped[STITCH_SCRIPTS];
+    size_t n = 0;
 
-    for (unsigned i = 0; i < STITCH_SCRIPTS; i++)
-        servers[i] = s->lines[i].server;
-    int r = ipsec_find_wrapped(servers, wrapped, STITCH_SCRIPTS);
+    for (unsigned i = 1; i < STITCH_SCRIPTS; i++) {
+        if (!s->lines[i].current)
+            continue;
+        lines[n] = &s->lines[i];
+        servers[n++] = s->lines[i].server;
+    }
+    int r = ipsec_find_wrapped(servers, wrapped, n);
 
     if (r < 0)
         log_debug("stitch: IPsec's policies cannot be read: %s", strerror(-r));
-    for (unsigned i = 1; i < STITCH_SCRIPTS; i++) {
-        s->lines[i].wrapped = wrapped[i];
-        some |= wrapped[i] && s->lines[i].current;
+    for (size_t i = 0; i < n; i++) {
+        if (wrapped[i] != lines[i]->wrapped)
+            log_info("upstream %s: IPsec %s", lines[i]->name,
+                     wrapped[i] ? "wraps what goes to it: relayed, not stitched"
+                                : "does not wrap what goes to it any more: stitched again");
+        lines[i]->wrapped = wrapped[i];
     }
-    return some;
 }

@@ -88,8 +88,8 @@ static inline bool stitch_has_line(const struct stitch_route *route)
 {
     return route->lines[0] || route->lines[1];
 }
-/* Asks to which servers IPsec wraps what goes there. Whether to any. */
-bool stitch_find_wrapped(struct stitch *s);
+/* Asks to which servers IPsec wraps what goes there. */
+void stitch_find_wrapped(struct stitch *s);
 /* What workers have learnt about how an upstream is to be spoken to. Whether to look again soon. */
 bool stitch_learn(struct stitch *s);
 
