@@ -22,8 +22,12 @@
  * has decided: splice(2) is better at bulk (the thresholds and why: daemon/relay/sockmap.c).
  *
  * What is passed is charged to the source, but not while the source, as the target of the opposite
- * stream, has something in that uncharged queue: then it is queued behind. Should that ever become
- * more than `waiting_max`, user space is told, and resets the flow. Nothing is dropped.
+ * stream, has something in that uncharged queue: then it is queued behind, and the sender is not
+ * slowed down while the kernel worker waits for a processor. So each source has a gate, a filter on
+ * what its TCP receives. When more than `brake` is waiting, which no receive buffer holds, the gate
+ * takes the data off packets before TCP has seen them: the sender will repeat them, and the ACKs
+ * count. Should it ever become more than `waiting_max` yet, user space is told, and resets the
+ * flow.
  *
  * A packet may begin with bytes that came before: a sender repeats what it believes lost, cut in
  * other pieces. recv() skips those by TCP's own bookkeeping; a verdict gets the packet whole, and
@@ -56,6 +60,13 @@
 
 #define ESTABLISHED 1
 #define CLOSE_WAIT  8
+
+/* Of the TCP header. */
+#define TCP_DATA_OFFSET 12
+#define TCP_FLAGS       13
+#define TCP_FIN         0x01
+#define TCP_RST         0x04
+#define TCP_URG         0x20
 
 #define CORE __attribute__((preserve_access_index))
 
@@ -290,11 +301,37 @@ int us_verdict(struct __sk_buff *skb)
     return SK_PASS;
 }
 
-/* On a socket that is taken out of the maps: nothing may arrive just then. */
+/* What stays of a packet; all is more than there is. */
+#define GATE_NOTHING 0
+#define GATE_ALL     0xffffffff
+
+/* The filter of each source. */
 SEC("socket")
-int us_deaf(struct __sk_buff *skb)
+int us_gate(struct __sk_buff *skb)
 {
-    return 0;
+    __u64 cookie = bpf_get_socket_cookie(skb);
+    __u32 *index = bpf_map_lookup_elem(&us_index, &cookie), stream, header;
+    __u8 at[TCP_FLAGS - TCP_DATA_OFFSET + 1];
+    struct fastpath_stream *s;
+
+    if (!index)
+        return GATE_ALL;
+    stream = *index;
+    s = bpf_map_lookup_elem(&us_streams, &stream);
+    if (!s)
+        return GATE_ALL;
+    /* It is taken out of the maps: nothing may arrive just then. */
+    if (ONCE(s->hold) == FASTPATH_DEAF)
+        return GATE_NOTHING;
+    if (ONCE(s->passed) - ONCE(s->taken) <= settings.brake)
+        return GATE_ALL;
+    if (bpf_skb_load_bytes(skb, TCP_DATA_OFFSET, at, sizeof(at)))
+        return GATE_NOTHING;
+    header = (at[0] >> 4) * 4;
+    if (skb->len <= header || at[1] & TCP_RST)
+        return GATE_ALL;
+    /* Where these are is counted by the data. */
+    return at[1] & (TCP_FIN | TCP_URG) ? GATE_NOTHING : header;
 }
 
 char LICENSE[] SEC("license") = "GPL";

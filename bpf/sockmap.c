@@ -13,8 +13,8 @@
  *
  * - Taking a source out. When its element goes while a packet is on its way through the kernel's
  *   read loop, that packet finds no program and is dropped, though acknowledged. So the socket is
- *   made deaf first: a filter drops its packets before TCP has seen them, the sender will repeat
- *   them, and a peek takes the socket's lock once, so that whatever had come in before the filter
+ *   made deaf first: its gate (us_gate) drops its packets before TCP has seen them, the sender will
+ *   repeat them, and a peek takes the socket's lock once, so that whatever had come in before
  *   has been through the verdict. Only then the element goes. Afterwards the bytes that TCP has
  *   received are compared with those redirected and passed; if they do not agree, the flow must be
  *   reset.
@@ -25,6 +25,7 @@
 #include "bpf/sockmap.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -47,8 +48,12 @@
 
 #define REST INT64_C(1000000000)
 
-/* More than any receive buffer holds (net.ipv4.tcp_rmem: 6 MiB, unless somebody raised it). */
-#define WAITING_MAX (64u * 1024 * 1024)
+/* What waits is in a receive buffer, or should be. Beyond BRAKE times the largest that there can be
+ * it is not, and beyond OVERRUN times the brake has not helped. */
+#define BRAKE     2
+#define BRAKE_MIN (16u * 1024 * 1024)
+#define BRAKE_MAX (512u * 1024 * 1024)
+#define OVERRUN   4
 
 #ifndef SO_ATTACH_BPF
 #define SO_ATTACH_BPF 50
@@ -71,7 +76,7 @@ struct stream {
 };
 
 struct sockmap {
-    int targets, sources, index, deaf, events;
+    int targets, sources, index, gate, events;
     int verdict; /* held by each socket in the maps too: gone when the last one is */
     struct ring_buffer *ring;
     struct fastpath_stream *records; /* mapped */
@@ -240,14 +245,18 @@ static bool op_bulk(void *ctx, uint32_t i)
 }
 
 /* The verdict runs under the source's lock: once we have had that, no verdict is under way that has
- * not seen the word. */
-static void op_hold(void *ctx, uint32_t i)
+ * not seen the word. Returns what recv() does, errno included. */
+static ssize_t set_hold(struct sockmap *m, uint32_t i, uint32_t hold)
 {
-    struct sockmap *m = ctx;
     char byte;
 
-    __atomic_store_n(&m->records[i].hold, 1, __ATOMIC_SEQ_CST);
-    recv(m->streams[i].from, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    __atomic_store_n(&m->records[i].hold, hold, __ATOMIC_SEQ_CST);
+    return recv(m->streams[i].from, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+}
+
+static void op_hold(void *ctx, uint32_t i)
+{
+    set_hold(ctx, i, FASTPATH_HOLD);
 }
 
 static bool op_resume(void *ctx, uint32_t i)
@@ -266,7 +275,7 @@ static bool op_resume(void *ctx, uint32_t i)
     return false;
 }
 
-/* Takes what is there of the stream out of the maps. */
+/* Takes what is there of the stream out of the maps. Its gate, last, loses the record. */
 static void remove_elements(struct sockmap *m, uint32_t i)
 {
     uint64_t cookie;
@@ -284,6 +293,13 @@ static void end(struct sockmap *m, uint32_t i)
     give_record_back(m, i);
 }
 
+static void take_gate_off(int from)
+{
+    int off = 0;
+
+    setsockopt(from, SOL_SOCKET, SO_DETACH_FILTER, &off, sizeof(off));
+}
+
 /* Puts the sockets in; what is queued already goes through the verdict at once. */
 static int insert(struct sockmap *m, uint32_t i)
 {
@@ -296,16 +312,16 @@ static int insert(struct sockmap *m, uint32_t i)
     if (r == 0)
         r = bpf_map_update_elem(m->index, &cookie, &i, BPF_NOEXIST);
     if (r < 0)
-        return r;
-    r = bpf_map_update_elem(m->targets, &i, &to, BPF_NOEXIST);
+        return r; /* it may be another stream's */
+    if (setsockopt(s->from, SOL_SOCKET, SO_ATTACH_BPF, &m->gate, sizeof(m->gate)) < 0)
+        r = -errno;
+    if (r == 0)
+        r = bpf_map_update_elem(m->targets, &i, &to, BPF_NOEXIST);
+    if (r == 0)
+        r = bpf_map_update_elem(m->sources, &i, &from, BPF_NOEXIST);
     if (r < 0) {
-        bpf_map_delete_elem(m->index, &cookie);
-        return r;
-    }
-    r = bpf_map_update_elem(m->sources, &i, &from, BPF_NOEXIST);
-    if (r < 0) {
-        bpf_map_delete_elem(m->targets, &i);
-        bpf_map_delete_elem(m->index, &cookie);
+        remove_elements(m, i);
+        take_gate_off(s->from);
         return r;
     }
     recv(s->from, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
@@ -368,14 +384,13 @@ int bpf_sockmap_join_queued(const struct fastpath *f, int from, int to, uint32_t
 }
 
 /* Nothing is left anywhere, and nothing can come. */
-static int check_empty(struct sockmap *m, uint32_t i)
+static int make_deaf(struct sockmap *m, uint32_t i)
 {
-    const struct stream *s = &m->streams[i];
-    char byte;
-
-    if (recv(s->from, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN)
-        return -EAGAIN;
-    return op_waiting(m, i) == 0 && op_settled(m, i) ? 0 : -EAGAIN;
+    if (set_hold(m, i, FASTPATH_DEAF) < 0 && errno == EAGAIN && op_waiting(m, i) == 0 &&
+        op_settled(m, i))
+        return 0;
+    set_hold(m, i, FASTPATH_HOLD);
+    return -EAGAIN;
 }
 
 static int op_leave(void *ctx, uint32_t i)
@@ -383,25 +398,23 @@ static int op_leave(void *ctx, uint32_t i)
     struct sockmap *m = ctx;
     const struct stream *s = &m->streams[i];
     uint64_t got = 0;
-    int r, off = 0, from = s->from;
+    int r, from = s->from;
 
     if (op_waiting(m, i) > 0)
         return -EAGAIN;
-    if (setsockopt(s->from, SOL_SOCKET, SO_ATTACH_BPF, &m->deaf, sizeof(m->deaf)) < 0)
-        return -errno;
-    r = check_empty(m, i);
-    if (r == 0) {
-        remove_elements(m, i);
-        r = handed_out(s->from, &got);
-        if (r == 0 && got != s->received_before + m->records[i].redirected + m->records[i].passed)
-            r = -EIO;
-        if (r < 0)
-            m->counters.lost++;
-        else
-            m->counters.left++;
-        end(m, i);
-    }
-    setsockopt(from, SOL_SOCKET, SO_DETACH_FILTER, &off, sizeof(off));
+    r = make_deaf(m, i);
+    if (r < 0)
+        return r;
+    remove_elements(m, i);
+    r = handed_out(from, &got);
+    if (r == 0 && got != s->received_before + m->records[i].redirected + m->records[i].passed)
+        r = -EIO;
+    if (r < 0)
+        m->counters.lost++;
+    else
+        m->counters.left++;
+    end(m, i);
+    take_gate_off(from);
     return r;
 }
 
@@ -508,10 +521,10 @@ static int keep(struct sockmap *m, struct bpf_object *object)
     m->sources = bpf_object_dup_map(object, FASTPATH_MAP_SOURCES);
     m->index = bpf_object_dup_map(object, FASTPATH_MAP_INDEX);
     m->events = bpf_object_dup_map(object, FASTPATH_MAP_EVENTS);
-    m->deaf = bpf_object_dup_program(object, "us_deaf");
+    m->gate = bpf_object_dup_program(object, "us_gate");
     m->verdict = bpf_object_dup_program(object, "us_verdict");
     if (m->verdict < 0 || m->targets < 0 || m->sources < 0 || m->index < 0 || m->events < 0 ||
-        m->deaf < 0)
+        m->gate < 0)
         return -EMFILE;
     r = bpf_prog_attach(m->verdict, m->sources, BPF_SK_SKB_STREAM_VERDICT, 0);
     if (r < 0)
@@ -527,12 +540,29 @@ static int keep(struct sockmap *m, struct bpf_object *object)
     return m->ring ? 0 : -errno;
 }
 
+/* Bytes. The kernel makes a receive buffer as large as this says, but of what our sockets ask for
+ * themselves. */
+static uint32_t default_brake(void)
+{
+    FILE *f = fopen("/proc/sys/net/ipv4/tcp_rmem", "re");
+    uint64_t largest = 0;
+
+    if (f && fscanf(f, "%*u %*u %" SCNu64, &largest) != 1)
+        largest = 0;
+    if (f)
+        fclose(f);
+    largest *= BRAKE;
+    return largest < BRAKE_MIN ? BRAKE_MIN : largest > BRAKE_MAX ? BRAKE_MAX : (uint32_t)largest;
+}
+
 static int load(struct sockmap *m, const struct sockmap_options *o)
 {
+    const uint32_t brake = o->brake ? o->brake : default_brake();
     const struct fastpath_settings settings = {.burst_time = (uint32_t)(o->burst_time >> 20),
                                                .burst_bytes = o->burst_bytes,
-                                               .waiting_max =
-                                                   o->waiting_max ? o->waiting_max : WAITING_MAX};
+                                               .brake = brake,
+                                               .waiting_max = o->waiting_max ? o->waiting_max
+                                                                             : OVERRUN * brake};
     struct bpf_object *object;
     int r = bpf_object_open(bpf_embed_sockmap, BPF_EMBED_SIZE(sockmap), "us_sockmap", &settings,
                             sizeof(settings), &object);
@@ -562,7 +592,7 @@ void bpf_sockmap_close(struct fastpath *f)
     fd_close(&m->targets);
     fd_close(&m->sources);
     fd_close(&m->index);
-    fd_close(&m->deaf);
+    fd_close(&m->gate);
     fd_close(&m->verdict);
     fd_close(&m->events);
     free(m);
@@ -578,7 +608,7 @@ int bpf_sockmap_open(const struct sockmap_options *o, uint32_t own_mark, struct 
 
     if (!m)
         return -ENOMEM;
-    m->targets = m->sources = m->index = m->deaf = m->events = m->verdict = -1;
+    m->targets = m->sources = m->index = m->gate = m->events = m->verdict = -1;
     m->free_first = m->free_last = FASTPATH_NONE;
     m->n = o->streams;
     /* Memory of records that are never used is never touched. */

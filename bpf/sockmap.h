@@ -18,7 +18,9 @@ struct sockmap_options {
     uint32_t streams;     /* how many can be joined at a time */
     uint64_t burst_time;  /* nanoseconds; a stream in which more than burst_bytes come within */
     uint32_t burst_bytes; /* that time on top of others passes as bulk; 0: none does */
-    uint32_t waiting_max; /* bytes passed and not taken that are an overrun; 0: 64 MiB */
+    /* Of the bytes passed and not taken; 0: by what receive buffers hold (net.ipv4.tcp_rmem). */
+    uint32_t brake;       /* more: the sender is made to wait until they have become less */
+    uint32_t waiting_max; /* more: an overrun */
     bool proven;          /* this kernel has passed the proof already: it is left out */
 };
 

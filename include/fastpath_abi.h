@@ -22,11 +22,15 @@
 #define FASTPATH_OVERRUN     3 /* more is waiting than may be: the flow is to be reset */
 #define FASTPATH_NEW         4 /* passing, and nothing has come yet */
 
+/* fastpath_stream.hold */
+#define FASTPATH_HOLD 1 /* everything is passed */
+#define FASTPATH_DEAF 2 /* and whatever comes is lost before TCP has seen it */
+
 /* One cache line. Written by one side only, but for `waking`. */
 struct fastpath_stream {
     /* user space */
     ABI_U64 taken;  /* of the bytes passed: how many are in the target's send queue */
-    ABI_U32 hold;   /* 1: pass everything */
+    ABI_U32 hold;   /* FASTPATH_HOLD, FASTPATH_DEAF */
     ABI_U32 waking; /* 1: an event is out; the kernel sets it, user space clears it */
     /* kernel */
     ABI_U64 passed;     /* bytes left to user space */
@@ -45,7 +49,7 @@ struct fastpath_settings {
     ABI_U32 burst_time;  /* in units of 2^20 ns */
     ABI_U32 burst_bytes; /* more than this of them within burst_time is bulk; 0: never */
     ABI_U32 waiting_max; /* bytes passed and not taken: more is an overrun */
-    ABI_U32 unused;
+    ABI_U32 brake;       /* more: nothing comes in until they have become less */
 };
 
 _Static_assert(sizeof(struct fastpath_stream) == 64, "fastpath_stream");

@@ -250,6 +250,11 @@ static bool to_be_reset(const struct rig *g)
     return g->status == RELAY_RESET;
 }
 
+static bool second_has_sent(const struct rig *g)
+{
+    return g->peer[0].received == g->peer[1].goal;
+}
+
 static bool second_reset(const struct rig *g)
 {
     return g->peer[1].error == ECONNRESET;
@@ -507,6 +512,40 @@ static void test_overrun(void **state)
     bpf_sockmap_close(&small);
 }
 
+/* Before that the sender is stopped, as if the receive buffer were full; and then nothing is lost,
+ * although the buffer has room for more and packets were let go. */
+static void test_brake(void **state)
+{
+    struct sockmap_options o = {.streams = 32, .brake = 200000, .waiting_max = 400000};
+    struct fastpath small;
+    struct relay_pool *p = make_pool(4, MIB, RELAY_CHOICE_SOCKMAP);
+    struct rig g;
+
+    (void)state;
+    SKIP_UNLESS_POSSIBLE();
+    if (bpf_sockmap_open(&o, 0, &small, why, sizeof(why)) < 0)
+        fail_msg("%s", why);
+    relay_pool_use(p, &small);
+    rig_open(&g, p, 0);
+    rig_settle(&g);
+    g.peer[0].goal = 16 * MIB;
+    g.peer[1].read_max = 0;
+    while (g.status != RELAY_RESET && (rig_turn(&g) || rig_wait(&g, 100)))
+        ;
+    assert_int_equal(counters(p).overrun, 0);
+    assert_true(counters(p).demoted > 0);
+    assert_true(g.peer[0].sent < g.peer[0].goal);
+    /* The other way goes on: its ACKs are not let go. */
+    g.peer[1].goal = 3 * MIB;
+    rig_until(&g, second_has_sent);
+    g.peer[1].read_max = PIECE_MAX;
+    rig_until(&g, all_there);
+    assert_int_equal(counters(p).overrun, 0);
+    finish(&g);
+    relay_pool_destroy(p);
+    bpf_sockmap_close(&small);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -516,6 +555,7 @@ int main(void)
         cmocka_unit_test(test_urgent),      cmocka_unit_test(test_choice),
         cmocka_unit_test(test_not_chosen),  cmocka_unit_test(test_at_random),
         cmocka_unit_test(test_full),        cmocka_unit_test(test_overrun),
+        cmocka_unit_test(test_brake),
     };
 
     return cmocka_run_group_tests_name("relay sockmap", tests, open_maps, close_maps);
