@@ -61,6 +61,7 @@ struct actor {
     struct bpf_stitch *s;
     struct bpf_capture *capture;
     int cgroup, control;
+    pid_t server;
     bool v6;
     int64_t deadline;
     struct result result;
@@ -375,15 +376,15 @@ static int set_scene(struct actor *a)
 {
     int ends[2], r;
     uint8_t byte;
-    pid_t server, self = getpid();
+    pid_t self = getpid();
     bool far_v6 = false;
 
     if (unshare(CLONE_NEWNET) < 0)
         return failed(a, -errno, "making a network namespace");
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
         return failed(a, -errno, "socketpair()");
-    server = fork();
-    if (server == 0) {
+    a->server = fork();
+    if (a->server == 0) {
         close(ends[0]);
         if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != self)
             _exit(1);
@@ -392,11 +393,11 @@ static int set_scene(struct actor *a)
     }
     close(ends[1]);
     a->control = ends[0];
-    r = server < 0 ? -errno : hear(a, &byte);
+    r = a->server < 0 ? -errno : hear(a, &byte);
     if (r == 0)
         r = stage_lo_up();
     if (r == 0)
-        r = stage_wire(server);
+        r = stage_wire(a->server);
     if (r == 0)
         r = stage_addresses(STAGE_NEAR, STAGE_NEAR_V4, STAGE_NEAR_V6, &a->v6);
     if (r == 0 && send(a->control, "", 1, MSG_NOSIGNAL) != 1)
@@ -454,12 +455,17 @@ static int act(struct actor *a, const struct stage_cgroup *cgroup)
 
 static _Noreturn void actor_main(const struct stage_cgroup *cgroup, int report)
 {
-    struct actor a = {.cgroup = -1, .control = -1, .deadline = now_ms() + SCENE_MS};
+    struct actor a = {.cgroup = -1, .control = -1, .server = -1, .deadline = now_ms() + SCENE_MS};
 
     prctl(PR_SET_NAME, "undersock-proof");
     signal(SIGPIPE, SIG_IGN);
     a.result.r = act(&a, cgroup);
     bpf_capture_detach(a.capture);
+    /* It would go by itself, but later than who waits for us expects. */
+    if (a.server > 0) {
+        kill(a.server, SIGKILL);
+        waitpid(a.server, NULL, 0);
+    }
     stage_cgroup_leave(cgroup);
     stage_cgroup_remove(cgroup);
     _exit(write(report, &a.result, sizeof(a.result)) != (ssize_t)sizeof(a.result));
