@@ -23,11 +23,10 @@
 #include <bpf/libbpf.h>
 
 #include "base/fd.h"
-#include "bpf/embed.h"
+#include "bpf/connect_load.h"
 #include "bpf/holder.h"
 #include "bpf/object.h"
 #include "bpf/policy.h"
-#include "bpf/probe.h"
 #include "bpf/stitch.h"
 #include "bpf/stitch_left.h"
 #include "bpf_abi.h"
@@ -45,29 +44,19 @@ static const struct {
     {"us_connect6", BPF_CGROUP_INET6_CONNECT},
 };
 
-/* The kernel takes 128 at a time for a CPU (LOCAL_FREE_TARGET in kernel/bpf/bpf_lru_list.c). */
-#define ORIGINS_PER_CPU 512
-
 #define N_HOOKS (sizeof(hooks) / sizeof(hooks[0]))
-
-enum lasting { ORIGINS, EVENTS, SEEN, COUNTERS, SOCKETS, USE, N_LASTING };
-
-static const char *const lasting_names[N_LASTING] = {
-    [ORIGINS] = ABI_MAP_ORIGINS,   [EVENTS] = ABI_MAP_EVENTS,   [SEEN] = ABI_MAP_SEEN,
-    [COUNTERS] = ABI_MAP_COUNTERS, [SOCKETS] = ABI_MAP_SOCKETS, [USE] = STITCH_MAP_USE,
-};
 
 _Static_assert(N_HOOKS + BPF_HOLDER_LINKS <= BPF_CAPTURE_MAX_FDS, "room for the links");
 
 struct bpf_capture {
     uint64_t instance;
-    int cgroup; /* us_hold may have to be attached later */
+    int cgroup; /* us_hold may have to be attached later; -1: there is none */
     struct bpf_holder *holder;
-    struct bpf_stitch *guarded; /* whose guards are on the cgroup; NULL: nothing was ever
-                                         stitched */
-    int links[N_HOOKS];
+    struct bpf_stitch *guarded; /* whose guards are on the cgroup, if there is one; NULL: nothing
+                                   was ever stitched */
+    int links[N_HOOKS];         /* all -1: there is no cgroup */
     int programs[N_HOOKS];
-    int maps[N_LASTING];
+    int maps[CONNECT_N_MAPS];
     struct ring_buffer *events;
     bpf_capture_event_fn event_fn; /* only while polling */
     void *event_ctx;
@@ -93,135 +82,6 @@ static int check_cgroup(int fd, char *why, size_t why_size)
     else
         snprintf(why, why_size, "this is not a directory of a cgroup2 file system");
     return -EINVAL;
-}
-
-/* The features that the programs use if they are there; complains about those they cannot do
- * without. */
-static int find_features(uint32_t *ret, char *why, size_t why_size)
-{
-    uint32_t have = 0, features = 0;
-    int r = bpf_probe(&have);
-
-    if (r < 0) {
-        bpf_object_explain(r, "the cgroup capture", why, why_size);
-        return r == -ENOSYS ? -EOPNOTSUPP : r;
-    }
-    for (size_t i = 0; i < BPF_N_FEATURES; i++) {
-        if (bpf_feature_infos[i].required && !(have & 1u << i)) {
-            snprintf(why, why_size, "the cgroup capture: this kernel lacks \"%s\" for BPF: %s",
-                     bpf_feature_infos[i].name, bpf_feature_infos[i].without);
-            return -EOPNOTSUPP;
-        }
-    }
-    if (have & 1u << BPF_FEATURE_SET_RETVAL)
-        features |= ABI_CAN_SET_RETVAL;
-    if (have & 1u << BPF_FEATURE_PID)
-        features |= ABI_CAN_PID;
-    if (have & 1u << BPF_FEATURE_TASK)
-        features |= ABI_CAN_TASK;
-    if (have & 1u << BPF_FEATURE_MPTCP)
-        features |= ABI_CAN_MPTCP;
-    *ret = features;
-    return 0;
-}
-
-/* One socket storage for all instances, also those of other processes: see connect.bpf.c. Without
- * one to be found ours is the first, or nobody may look; then nested captures with `private` see
- * each other's listeners as destinations. */
-static void share_sockets(struct bpf_object *object)
-{
-    int fd = bpf_object_find_map(ABI_MAP_SOCKETS, BPF_MAP_TYPE_SK_STORAGE, sizeof(int),
-                                 sizeof(struct abi_socket));
-
-    if (fd < 0)
-        return;
-    if (bpf_object_reuse_map(object, ABI_MAP_SOCKETS, fd) < 0)
-        log_debug("the socket storage of another instance cannot be shared");
-    close(fd);
-}
-
-/* An LRU hash sets entries aside for every CPU: with too few for that it drops what is still
- * wanted. */
-static int size_origins(struct bpf_object *object)
-{
-    struct bpf_map *map = bpf_object__find_map_by_name(object, ABI_MAP_ORIGINS);
-    int n_cpus = libbpf_num_possible_cpus();
-
-    if (map == NULL || n_cpus < 0)
-        return -ENOENT;
-    if (bpf_map__max_entries(map) >= (uint32_t)n_cpus * ORIGINS_PER_CPU)
-        return 0;
-    return bpf_map__set_max_entries(map, (uint32_t)n_cpus * ORIGINS_PER_CPU);
-}
-
-/* The programs that send connections to be stitched read what those that stitch them have. */
-static int share_stitch(struct bpf_object *object, const struct bpf_stitch *stitch)
-{
-    static const char *const names[] = {STITCH_MAP_SCRIPTS, STITCH_MAP_NAMES, STITCH_MAP_ROOM};
-    int r = 0;
-
-    for (size_t i = 0; r == 0 && i < sizeof(names) / sizeof(names[0]); i++)
-        r = bpf_object_reuse_map(object, names[i], bpf_stitch_map_fd(stitch, names[i]));
-    return r;
-}
-
-/*
- * Loads the programs for a policy: over `maps` when they are there (maps[0] >= 0), else with
- * lasting maps of their own. The object is the caller's to close.
- */
-static int load(const struct capture_set *set, const struct capture_policy *policy,
-                uint64_t instance, const int maps[N_LASTING], struct bpf_object **ret, char *why,
-                size_t why_size)
-{
-    struct abi_settings settings;
-    struct bpf_object *object = NULL;
-    int r;
-
-    bpf_object_log_through_us();
-    bpf_policy_settings(set, policy, &settings);
-    settings.instance = instance;
-    r = find_features(&settings.features, why, why_size);
-    if (r < 0)
-        return r;
-    r = bpf_own_netns_cookie(&settings.netns_cookie);
-    if (r < 0) {
-        snprintf(why, why_size,
-                 "the cgroup capture: this kernel has no network namespace cookies (%s)",
-                 strerror(-r));
-        return -EOPNOTSUPP;
-    }
-
-    r = bpf_object_open(bpf_embed_connect, BPF_EMBED_SIZE(connect), "us_connect", &settings,
-                        sizeof(settings), &object);
-    if (r < 0) {
-        snprintf(why, why_size, "the built-in connect programs cannot be opened: %s", strerror(-r));
-        return r;
-    }
-    r = bpf_policy_size_maps(object, set, policy);
-    for (size_t i = 0; r == 0 && maps[0] >= 0 && i < N_LASTING; i++)
-        r = bpf_object_reuse_map(object, lasting_names[i], maps[i]);
-    if (r == 0 && maps[0] < 0) {
-        r = size_origins(object);
-        if (set->stitch != NULL)
-            r = r < 0 ? r
-                      : bpf_object_reuse_map(object, ABI_MAP_SOCKETS,
-                                             bpf_stitch_map_fd(set->stitch, ABI_MAP_SOCKETS));
-        else
-            share_sockets(object);
-    }
-    if (r == 0 && bpf_policy_is_stitching(set, policy))
-        r = share_stitch(object, set->stitch);
-    if (r == 0)
-        r = bpf_object__load(object);
-    if (r == 0)
-        r = bpf_policy_fill_maps(object, set, policy);
-    if (r < 0) {
-        bpf_object_explain(r, "the cgroup capture", why, why_size);
-        bpf_object__close(object);
-        return r == -EACCES ? -EPERM : r;
-    }
-    *ret = object;
-    return 0;
 }
 
 static int on_event(void *ctx, void *data, size_t size)
@@ -265,12 +125,12 @@ static int keep_descriptors(struct bpf_capture *capture, struct bpf_object *obje
         if (capture->programs[i] < 0)
             return capture->programs[i];
     }
-    for (size_t i = 0; i < N_LASTING; i++) {
-        capture->maps[i] = bpf_object_dup_map(object, lasting_names[i]);
+    for (size_t i = 0; i < CONNECT_N_MAPS; i++) {
+        capture->maps[i] = bpf_object_dup_map(object, connect_map_names[i]);
         if (capture->maps[i] < 0)
             return capture->maps[i];
     }
-    capture->events = ring_buffer__new(capture->maps[EVENTS], on_event, capture, NULL);
+    capture->events = ring_buffer__new(capture->maps[CONNECT_EVENTS], on_event, capture, NULL);
     return capture->events == NULL ? -errno : 0;
 }
 
@@ -283,8 +143,8 @@ static int grow_holder(struct bpf_capture *capture, const struct capture_set *se
     const struct bpf_holder_base base = {
         .instance = capture->instance,
         .cgroup = capture->cgroup,
-        .sockets = capture->maps[SOCKETS],
-        .counters = capture->maps[COUNTERS],
+        .sockets = capture->maps[CONNECT_SOCKETS],
+        .counters = capture->maps[CONNECT_COUNTERS],
     };
     bool honest = bpf_policy_is_honest(set, policy);
     struct bpf_holder_seats have, kept = {0};
@@ -322,10 +182,11 @@ static void attach_guard(struct bpf_capture *capture, const struct capture_set *
     if (capture->guarded != NULL || !bpf_policy_is_stitching(set, policy))
         return;
     /* It must see what the connect programs keep with a socket. */
-    if (!is_same_map(capture->maps[SOCKETS], bpf_stitch_map_fd(set->stitch, ABI_MAP_SOCKETS)))
+    if (!is_same_map(capture->maps[CONNECT_SOCKETS],
+                     bpf_stitch_map_fd(set->stitch, ABI_MAP_SOCKETS)))
         snprintf(why, sizeof(why), "it was there before stitch, and shares nothing with it");
-    else if (bpf_stitch_guard(set->stitch, capture->instance, capture->cgroup, why, sizeof(why)) ==
-             0)
+    else if (capture->cgroup < 0 || bpf_stitch_guard(set->stitch, capture->instance,
+                                                     capture->cgroup, why, sizeof(why)) == 0)
         capture->guarded = set->stitch;
     if (capture->guarded == NULL)
         log_warning("capture %s: connections are relayed, not stitched: %s", policy->name, why);
@@ -341,7 +202,7 @@ static struct bpf_capture *capture_new(int cgroup_fd)
     capture->holder = bpf_holder_new();
     for (size_t i = 0; i < N_HOOKS; i++)
         capture->links[i] = capture->programs[i] = -1;
-    for (size_t i = 0; i < N_LASTING; i++)
+    for (size_t i = 0; i < CONNECT_N_MAPS; i++)
         capture->maps[i] = -1;
     do {
         if (capture->cgroup < 0 || capture->holder == NULL ||
@@ -369,7 +230,7 @@ int bpf_cgroup_attach(const struct capture_set *set, size_t policy_index, int cg
         snprintf(why, why_size, "the cgroup capture: out of memory or descriptors");
         return -ENOMEM;
     }
-    r = load(set, policy, capture->instance, capture->maps, &object, why, why_size);
+    r = connect_load(set, policy, capture->instance, capture->maps, &object, why, why_size);
     if (r == 0) {
         r = keep_descriptors(capture, object);
         if (r < 0)
@@ -395,7 +256,7 @@ int bpf_cgroup_attach(const struct capture_set *set, size_t policy_index, int cg
 static int swap_programs(struct bpf_capture *capture, const int programs[N_HOOKS], char *why,
                          size_t why_size)
 {
-    for (size_t i = 0; i < N_HOOKS; i++) {
+    for (size_t i = 0; capture->cgroup >= 0 && i < N_HOOKS; i++) {
         int r = bpf_link_update(capture->links[i], programs[i], NULL);
         bool mixed = false;
 
@@ -417,7 +278,7 @@ int bpf_cgroup_replace(struct bpf_capture *capture, const struct capture_set *se
     struct bpf_object *object = NULL;
     struct bpf_holder_seats before, kept;
     int programs[N_HOOKS];
-    int r = load(set, policy, capture->instance, capture->maps, &object, why, why_size);
+    int r = connect_load(set, policy, capture->instance, capture->maps, &object, why, why_size);
 
     if (r < 0)
         return r;
@@ -450,7 +311,7 @@ int bpf_cgroup_replace(struct bpf_capture *capture, const struct capture_set *se
 
 int bpf_capture_origin_fd(const struct bpf_capture *capture)
 {
-    return capture->maps[ORIGINS];
+    return capture->maps[CONNECT_ORIGINS];
 }
 
 int bpf_capture_fds(const struct bpf_capture *capture, int *ret, size_t max)
@@ -475,7 +336,7 @@ int bpf_capture_use(const struct bpf_capture *capture, unsigned script_v4, unsig
     if (capture->guarded == NULL)
         return script_v4 == 0 && script_v6 == 0 ? 0 : -EOPNOTSUPP;
     for (uint32_t i = 0; r == 0 && i < sizeof(numbers) / sizeof(numbers[0]); i++)
-        r = bpf_map_update_elem(capture->maps[USE], &i, &numbers[i], BPF_ANY);
+        r = bpf_map_update_elem(capture->maps[CONNECT_USE], &i, &numbers[i], BPF_ANY);
     return r;
 }
 
@@ -524,7 +385,7 @@ int bpf_capture_read_counters(const struct bpf_capture *capture, struct bpf_capt
     if (values == NULL)
         return -ENOMEM;
     for (uint32_t i = 0; r == 0 && i < ABI_N_COUNTERS; i++) {
-        r = bpf_map_lookup_elem(capture->maps[COUNTERS], &i, values);
+        r = bpf_map_lookup_elem(capture->maps[CONNECT_COUNTERS], &i, values);
         for (int cpu = 0; r == 0 && cpu < n_cpus; cpu++)
             sums[i] += values[cpu];
     }
@@ -547,21 +408,24 @@ uint64_t bpf_capture_instance(const struct bpf_capture *capture)
     return capture->instance;
 }
 
-bool bpf_capture_detach(struct bpf_capture *capture)
+/* False: the guards stay; see bpf_capture_detach(). */
+static bool leave_cgroup(struct bpf_capture *capture)
 {
+    char why[BPF_WHY_MAX];
     bool over = true;
 
-    if (capture == NULL)
+    if (capture->cgroup < 0)
         return true;
     /* Backwards: nobody is redirected any more before the answers go. */
     for (size_t i = N_HOOKS; i-- > 0;) {
-        int r = bpf_link_detach(capture->links[i]);
+        int r = capture->links[i] < 0 ? 0 : bpf_link_detach(capture->links[i]);
 
         if (r < 0)
             log_warning("%s cannot be detached: %s", hooks[i].program, strerror(-r));
+        fd_close(&capture->links[i]);
     }
     if (capture->guarded != NULL) {
-        int left = bpf_stitch_end(capture->maps[SOCKETS], capture->instance);
+        int left = bpf_stitch_end(capture->maps[CONNECT_SOCKETS], capture->instance);
 
         over = left == 0;
         if (over)
@@ -572,7 +436,47 @@ bool bpf_capture_detach(struct bpf_capture *capture)
                 "cgroup: %s",
                 left < 0 ? strerror(-left) : "the kernel lacks CONFIG_INET_DIAG_DESTROY");
     }
-    bpf_holder_detach(capture->holder);
+    bpf_holder_move(capture->holder, -1, why, sizeof(why));
+    fd_close(&capture->cgroup);
+    return over;
+}
+
+int bpf_capture_move(struct bpf_capture *capture, int cgroup_fd, char *why, size_t why_size)
+{
+    int r = cgroup_fd < 0 ? 0 : check_cgroup(cgroup_fd, why, why_size);
+
+    if (r < 0)
+        return r;
+    leave_cgroup(capture);
+    if (cgroup_fd < 0)
+        return 0;
+    capture->cgroup = fcntl(cgroup_fd, F_DUPFD_CLOEXEC, 3);
+    if (capture->cgroup < 0) {
+        r = -errno;
+        snprintf(why, why_size, "the cgroup capture: %s", strerror(-r));
+        return r;
+    }
+    if (capture->guarded != NULL)
+        r = bpf_stitch_guard(capture->guarded, capture->instance, capture->cgroup, why, why_size);
+    if (r < 0 && r != -ENOENT && r != -ENODEV) { /* those: it is gone again */
+        log_warning("connections are relayed, not stitched: %s", why);
+        bpf_capture_use(capture, 0, 0);
+        capture->guarded = NULL;
+        r = 0;
+    }
+    if (r == 0)
+        r = bpf_holder_move(capture->holder, capture->cgroup, why, why_size);
+    if (r == 0)
+        r = attach_links(capture, why, why_size);
+    if (r < 0)
+        leave_cgroup(capture);
+    return r;
+}
+
+bool bpf_capture_detach(struct bpf_capture *capture)
+{
+    bool over = capture == NULL || leave_cgroup(capture);
+
     bpf_capture_release(capture);
     return over;
 }
@@ -586,7 +490,7 @@ void bpf_capture_release(struct bpf_capture *capture)
         fd_close(&capture->links[i]);
         fd_close(&capture->programs[i]);
     }
-    for (size_t i = 0; i < N_LASTING; i++)
+    for (size_t i = 0; i < CONNECT_N_MAPS; i++)
         fd_close(&capture->maps[i]);
     bpf_holder_free(capture->holder);
     fd_close(&capture->cgroup);

@@ -52,6 +52,14 @@ int bpf_cgroup_attach(const struct capture_set *set, size_t policy_index, int cg
 int bpf_cgroup_replace(struct bpf_capture *capture, const struct capture_set *set,
                        size_t policy_index, char *why, size_t why_size);
 
+/*
+ * Puts the capture on another cgroup, as one that has been removed and made anew is; -1: on none.
+ * What workers and others have inherited stays valid, but for the links. Connections that were to
+ * be stitched in the one before, and are not through, are ended. 0, or -errno with a sentence in
+ * `why`; then it is on none, or, if that is no cgroup2 directory, where it was.
+ */
+int bpf_capture_move(struct bpf_capture *capture, int cgroup_fd, char *why, size_t why_size);
+
 /* The map a worker inherits for bpf_origin_open(). Owned by the capture, close-on-exec. */
 int bpf_capture_origin_fd(const struct bpf_capture *capture);
 

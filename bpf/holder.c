@@ -40,7 +40,8 @@ static const struct {
 
 struct bpf_holder {
     int links[BPF_HOLDER_LINKS]; /* all -1: not attached */
-    int rings;                   /* ABI_MAP_RINGS; -1: not loaded */
+    int programs[BPF_HOLDER_LINKS];
+    int rings; /* ABI_MAP_RINGS; -1: not loaded */
     int ring[CAPTURE_SEATS];
 };
 
@@ -54,36 +55,43 @@ struct bpf_holder *bpf_holder_new(void)
         return NULL;
     h->rings = -1;
     for (size_t i = 0; i < BPF_HOLDER_LINKS; i++)
-        h->links[i] = -1;
+        h->links[i] = h->programs[i] = -1;
     for (size_t i = 0; i < CAPTURE_SEATS; i++)
         h->ring[i] = -1;
     return h;
 }
 
-static int attach_one(struct bpf_object *object, const char *name, enum bpf_attach_type type,
-                      int cgroup, char *why, size_t why_size)
+static void close_links(struct bpf_holder *h)
 {
-    int program = bpf_object_dup_program(object, name), link;
-
-    if (program < 0) {
-        bpf_object_explain(program, WHAT, why, why_size);
-        return program;
-    }
-    link = bpf_object_attach(program, name, cgroup, type, why, why_size);
-    fd_close(&program);
-    return link;
+    for (size_t i = 0; i < BPF_HOLDER_LINKS; i++)
+        fd_close(&h->links[i]);
 }
 
 static void close_all(struct bpf_holder *h)
 {
+    close_links(h);
     for (size_t i = 0; i < BPF_HOLDER_LINKS; i++)
-        fd_close(&h->links[i]);
+        fd_close(&h->programs[i]);
     fd_close(&h->rings);
 }
 
-/* Loads and attaches. Without a ring us_hold holds nothing yet. */
-static int attach(struct bpf_holder *h, const struct bpf_holder_base *base, char *why,
-                  size_t why_size)
+static int attach(struct bpf_holder *h, int cgroup, char *why, size_t why_size)
+{
+    for (size_t i = 0; i < BPF_HOLDER_LINKS; i++) {
+        int r = h->links[i] = bpf_object_attach(h->programs[i], hooks[i].program, cgroup,
+                                                hooks[i].type, why, why_size);
+
+        if (r < 0) {
+            close_links(h);
+            return r;
+        }
+    }
+    return 0;
+}
+
+/* Loads, and attaches where there is a cgroup. Without a ring us_hold holds nothing yet. */
+static int load(struct bpf_holder *h, const struct bpf_holder_base *base, char *why,
+                size_t why_size)
 {
     const struct abi_hold_settings settings = {.instance = base->instance};
     struct bpf_object *object = NULL;
@@ -100,12 +108,13 @@ static int attach(struct bpf_holder *h, const struct bpf_holder_base *base, char
         r = bpf_object__load(object);
     if (r == 0)
         r = h->rings = bpf_object_dup_map(object, ABI_MAP_RINGS);
+    for (size_t i = 0; r >= 0 && i < BPF_HOLDER_LINKS; i++)
+        r = h->programs[i] = bpf_object_dup_program(object, hooks[i].program);
     if (r < 0)
         bpf_object_explain(r, WHAT, why, why_size);
-    for (size_t i = 0; r >= 0 && i < BPF_HOLDER_LINKS; i++)
-        r = h->links[i] =
-            attach_one(object, hooks[i].program, hooks[i].type, base->cgroup, why, why_size);
     bpf_object__close(object);
+    if (r >= 0 && base->cgroup >= 0)
+        r = attach(h, base->cgroup, why, why_size);
     if (r >= 0)
         return 0;
     close_all(h);
@@ -156,8 +165,8 @@ int bpf_holder_grow(struct bpf_holder *h, const struct bpf_holder_base *base,
 
     for (size_t i = 0; i < CAPTURE_SEATS; i++)
         any |= wanted->has[i];
-    if (any && h->links[0] < 0)
-        r = attach(h, base, why, why_size);
+    if (any && h->rings < 0)
+        r = load(h, base, why, why_size);
     if (r < 0 || !any)
         return r;
     r = add_rings(h, wanted);
@@ -216,6 +225,13 @@ void bpf_holder_detach(struct bpf_holder *h)
         if (r < 0)
             log_warning("%s cannot be detached: %s", hooks[i].program, strerror(-r));
     }
+}
+
+int bpf_holder_move(struct bpf_holder *h, int cgroup, char *why, size_t why_size)
+{
+    bpf_holder_detach(h);
+    close_links(h);
+    return cgroup < 0 || h->rings < 0 ? 0 : attach(h, cgroup, why, why_size);
 }
 
 void bpf_holder_free(struct bpf_holder *h)

@@ -20,7 +20,7 @@ struct bpf_holder;
 /* What it shares with the connect programs of its capture. The descriptors stay the caller's. */
 struct bpf_holder_base {
     uint64_t instance;
-    int cgroup;   /* the directory */
+    int cgroup;   /* the directory; -1: there is none yet, see bpf_holder_move() */
     int sockets;  /* ABI_MAP_SOCKETS */
     int counters; /* ABI_MAP_COUNTERS */
 };
@@ -50,6 +50,9 @@ int bpf_holder_ring(const struct bpf_holder *holder, unsigned seat);
  * holder. */
 int bpf_holder_links(const struct bpf_holder *holder, int *ret, size_t max);
 
+/* Puts the programs, if there are any, on another cgroup; -1: on none. 0, or -errno with a sentence
+ * in `why`; then they are on none. */
+int bpf_holder_move(struct bpf_holder *holder, int cgroup, char *why, size_t why_size);
 /* Detaches, whoever else holds the link. */
 void bpf_holder_detach(struct bpf_holder *holder);
 /* Frees this process's share. NULL is allowed. */

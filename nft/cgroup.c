@@ -45,9 +45,11 @@ int nft_cgroup_id(const char *path, uint64_t *ret)
         return -ENOENT;
     if (snprintf(full, sizeof(full), "%s%s", root, path) >= (int)sizeof(full))
         return -ENAMETOOLONG;
-    if (stat(full, &st) < 0)
+    *ret = UINT64_MAX;
+    if (stat(full, &st) == 0)
+        *ret = st.st_ino;
+    else if (errno != ENOENT)
         return -errno;
-    *ret = st.st_ino;
     return 0;
 }
 

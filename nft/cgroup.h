@@ -7,8 +7,8 @@
 
 #define NFT_CGROUP_NAME_SIZE 4096
 
-/* The number of its directory, which is what the kernel compares. -ENOENT: it is not there, or no
- * cgroup2 is mounted; -ENAMETOOLONG; -errno. */
+/* The number of its directory, which is what the kernel compares; one that nobody has, when it is
+ * not there. -ENOENT: no cgroup2 is mounted; -ENAMETOOLONG; -errno. */
 int nft_cgroup_id(const char *path, uint64_t *ret);
 /* How many directories it is below the root. */
 unsigned nft_cgroup_level(const char *path);

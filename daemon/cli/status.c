@@ -101,9 +101,10 @@ static void on_capture(struct status *st, const struct message_capture *m)
         json_text(j, "why_relayed", m->why_relayed);
         cJSON_AddItemToArray(st->captures, j);
     } else {
-        printf("capture %s: hook %s, upstream %s, connect %s%s%s%s%s%s\n", m->name,
-               hooks[m->hook % 3], m->upstream, m->honest ? "honest" : "early",
-               m->why_early[0] ? ": " : "", m->why_early, m->stitched ? ", stitched" : "",
+        printf("capture %s: %shook %s, upstream %s, connect %s%s%s%s%s%s\n", m->name,
+               m->installed ? "" : "waits for its cgroup, which is not there; ", hooks[m->hook % 3],
+               m->upstream, m->honest ? "honest" : "early", m->why_early[0] ? ": " : "",
+               m->why_early, m->stitched ? ", stitched" : "",
                m->why_relayed[0] ? ", relayed: " : "", m->why_relayed);
     }
 }

@@ -23,7 +23,7 @@ static void send_captures(const struct keeper *k, int client)
                                  : c->upstreams[capture->target_index].name;
         struct message_capture m = {.header = MESSAGE_HEADER(MESSAGE_CAPTURE, sizeof(m)),
                                     .hook = capture->policy.hook,
-                                    .installed = 1,
+                                    .installed = captures_installed(k->captures, &capture->policy),
                                     .honest = k->generation->policies[i].honest};
 
         if (generation_why_early(k->generation, i))

@@ -31,8 +31,9 @@
 struct attached {
     struct bpf_capture *bpf; /* NULL: free */
     char name[CAPTURE_NAME_MAX + 1];
+    char *path; /* of the cgroup; NULL: it has been made for us */
     dev_t dev;
-    ino_t ino;
+    ino_t ino;   /* 0: it is gone, and awaited */
     bool wanted; /* by the generation that is being applied */
 };
 
@@ -63,13 +64,19 @@ int captures_create(struct loop *loop, unsigned event_kind, struct stitch *stitc
     return 0;
 }
 
-static struct attached *find(struct captures *c, const char *name, const struct stat *st)
+static bool same_path(const char *a, const char *b)
+{
+    return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+static struct attached *find(struct captures *c, const struct capture_policy *p,
+                             const struct stat *st)
 {
     for (size_t i = 0; i < CAPTURES_MAX; i++) {
         struct attached *a = &c->attached[i];
 
         if (a->bpf && !a->wanted && a->dev == st->st_dev && a->ino == st->st_ino &&
-            strcmp(a->name, name) == 0)
+            strcmp(a->name, p->name) == 0 && same_path(a->path, p->cgroup))
             return a;
     }
     return NULL;
@@ -100,6 +107,7 @@ static int attach_new(struct captures *c, struct generation *g, size_t index, in
         return r;
     }
     snprintf(a->name, sizeof(a->name), "%s", g->policies[index].name);
+    a->path = g->policies[index].cgroup ? strdup(g->policies[index].cgroup) : NULL;
     a->dev = st->st_dev;
     a->ino = st->st_ino;
     int fd = bpf_capture_event_fd(a->bpf);
@@ -110,24 +118,34 @@ static int attach_new(struct captures *c, struct generation *g, size_t index, in
     return 0;
 }
 
+/* Opens it and says which one it is: 0 or -errno, -ENOENT when it is not there. */
+static int look_up(const char *path, int *ret, struct stat *ret_st, char *why, size_t why_size)
+{
+    *ret = cgroup_open(path, why, why_size);
+    if (*ret < 0)
+        return *ret;
+    return fstat(*ret, ret_st) < 0 ? -errno : 0;
+}
+
 static int apply_cgroup(struct captures *c, struct generation *g, size_t index, int transient,
                         char *why, size_t why_size)
 {
     const struct capture_policy *p = &g->policies[index];
-    int own = p->cgroup ? cgroup_open(p->cgroup, why, why_size) : -1;
-    int cgroup = p->cgroup ? own : transient;
-    struct stat st;
-    int r = cgroup < 0 ? cgroup : 0;
+    struct attached *a = NULL;
+    struct stat st = {0};
+    int own = -1, r;
 
-    if (r == 0 && fstat(cgroup, &st) < 0)
-        r = -errno;
-    if (r == 0) {
-        struct attached *a = find(c, p->name, &st);
-
+    if (p->cgroup)
+        r = look_up(p->cgroup, &own, &st, why, why_size);
+    else
+        r = fstat(transient, &st) < 0 ? -errno : 0;
+    if (r == 0 || r == -ENOENT)
+        a = find(c, p, &st);
+    if (r == 0 || a) {
         if (a)
             r = bpf_cgroup_replace(a->bpf, &g->set, index, why, why_size);
         else
-            r = attach_new(c, g, index, cgroup, &st, &a, why, why_size);
+            r = attach_new(c, g, index, p->cgroup ? own : transient, &st, &a, why, why_size);
         if (r == 0) {
             a->wanted = true;
             stitch_bind(c->stitch, index, a->bpf);
@@ -154,6 +172,7 @@ static void detach(struct captures *c, struct attached *a)
     stitch_unbind(c->stitch, a->bpf);
     if (!bpf_capture_detach(a->bpf))
         stitch_leave_filters(c->stitch);
+    free(a->path);
     *a = (struct attached){.bpf = NULL};
 }
 
@@ -361,6 +380,66 @@ int captures_apply(struct captures *c, struct generation *g, int transient, char
     }
     c->applied = true;
     return r;
+}
+
+/* The capture of a policy in force. */
+static struct attached *attached_of(struct captures *c, const struct capture_policy *p)
+{
+    for (size_t i = 0; i < CAPTURES_MAX; i++) {
+        if (c->attached[i].bpf && strcmp(c->attached[i].name, p->name) == 0)
+            return &c->attached[i];
+    }
+    return NULL;
+}
+
+bool captures_installed(struct captures *c, const struct capture_policy *p)
+{
+    const struct attached *a = attached_of(c, p);
+
+    return !a || a->ino != 0;
+}
+
+/* True: the rules, too, have to name another one now. */
+static bool follow(struct attached *a)
+{
+    struct stat st = {0};
+    char why[512] = "";
+    int fd, r = look_up(a->path, &fd, &st, why, sizeof(why));
+    bool other = (r == 0 || r == -ENOENT) && (st.st_ino != a->ino || st.st_dev != a->dev);
+
+    if (other) {
+        r = bpf_capture_move(a->bpf, fd, why, sizeof(why));
+        if (r == -ENOENT || r == -ENODEV) /* gone meanwhile: the next event is about that */
+            st = (struct stat){0};
+        a->dev = st.st_dev;
+        a->ino = st.st_ino;
+        if (r < 0 && a->ino != 0)
+            log_error("capture %s: the cgroup \"%s\" is another one now, and cannot be captured: "
+                      "%s; restart the daemon",
+                      a->name, a->path, why);
+        else if (a->ino == 0)
+            log_warning("capture %s: the cgroup \"%s\" is gone; it is captured when it is back",
+                        a->name, a->path);
+        else
+            log_info("capture %s: the cgroup \"%s\" is back, and captured", a->name, a->path);
+    }
+    fd_close(&fd);
+    return other && st.st_ino != 0;
+}
+
+void captures_follow(struct captures *c, struct generation *g)
+{
+    char why[512] = "";
+    bool other = false;
+
+    /* In the order in which they were attached: the first of a cgroup decides. */
+    for (size_t i = 0; i < g->set.n_policies; i++) {
+        struct attached *a = attached_of(c, &g->policies[i]);
+
+        other |= a && a->path && follow(a);
+    }
+    if (other && (apply_nft(c, g, why, sizeof(why)) < 0 || apply_guard(g, why, sizeof(why)) < 0))
+        log_error("the rules for a cgroup that is another one now: %s", why);
 }
 
 static void report(void *ctx, const struct bpf_capture_event *e)

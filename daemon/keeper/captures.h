@@ -18,13 +18,20 @@ int captures_create(struct loop *loop, unsigned event_kind, struct stitch *stitc
 /*
  * Puts the captures of `g` in force and fills the origin maps into its listeners. What the
  * generation before had attached to the same cgroup is replaced in place, without a gap; the
- * nftables table is switched at one moment. `transient`: the cgroup of captures that name
- * none, or -1. 0, or -errno with one line in `why`: -EPERM and -EOPNOTSUPP name a missing privilege
- * or kernel feature. After a failure call captures_apply() with the generation before, or
- * captures_remove().
+ * nftables table is switched at one moment. A cgroup that is not there is awaited
+ * (captures_follow()). `transient`: the cgroup of captures that name none, or -1. 0, or -errno with
+ * one line in `why`: -EPERM and -EOPNOTSUPP name a missing privilege or kernel feature. After a
+ * failure call captures_apply() with the generation before, or captures_remove().
  */
 int captures_apply(struct captures *c, struct generation *g, int transient, char *why,
                    size_t why_size);
+/*
+ * Looks whether the cgroups are where they were: one that has been removed and made anew is another
+ * one, and is captured as soon as somebody asks this. `g`: the generation in force.
+ */
+void captures_follow(struct captures *c, struct generation *g);
+/* False: of a capture whose cgroup is not there. */
+bool captures_installed(struct captures *c, const struct capture_policy *p);
 /* Logs what the programs of one attached capture report. */
 void captures_event(struct captures *c, unsigned index);
 /* Descriptors that keep the cgroup programs attached and the table alive, for the janitor. Returns

@@ -23,6 +23,7 @@
 
 #include "base/fd.h"
 #include "keeper/cgroup.h"
+#include "keeper/cgroup_watch.h"
 #include "keeper/command.h"
 #include "keeper/keeper_state.h"
 #include "keeper/missing.h"
@@ -36,7 +37,8 @@ enum {
     KIND_CONTROL,
     KIND_CONTROL_CLIENT,
     KIND_OWNERS,
-    KIND_STITCH
+    KIND_STITCH,
+    KIND_CGROUPS
 };
 
 #define EXIT_FAILED     1
@@ -125,6 +127,40 @@ static void check_ready(struct keeper *k)
     notify_systemd("READY=1");
 }
 
+/* Who has been reading the directories above sees what comes after. */
+void keeper_follow_cgroups(struct keeper *k)
+{
+    const struct capture_set *set = &k->generation->set;
+
+    if (k->o->command)
+        return; /* it has made its cgroup itself */
+    for (size_t i = 0; i < set->n_policies; i++) {
+        if (set->policies[i].hook == CAPTURE_CGROUP)
+            cgroup_watch_add(k->cgroups, set->policies[i].cgroup);
+    }
+    captures_follow(k->captures, k->generation);
+}
+
+static void on_cgroups(void *ctx, uint64_t ref, uint32_t events)
+{
+    struct keeper *k = ctx;
+
+    (void)ref;
+    (void)events;
+    cgroup_watch_drain(k->cgroups);
+    keeper_follow_cgroups(k);
+}
+
+static void watch_cgroups(struct keeper *k)
+{
+    int r = k->cgroups = cgroup_watch_open();
+
+    if (r >= 0)
+        r = loop_add(k->loop, k->cgroups, EPOLLIN, loop_ref(KIND_CGROUPS, 0, 0));
+    if (r < 0)
+        log_warning("cgroups that are made anew are noticed late: inotify: %s", strerror(-r));
+}
+
 /*
  * Every second. As long as there is an upstream on this host: does the same socket listen there? As
  * long as workers finish what an earlier generation has taken: what they leave behind is in the way
@@ -136,6 +172,7 @@ static void on_owners(void *ctx, uint64_t ref, uint32_t events)
 
     (void)events;
     keeper_look_again(k);
+    keeper_follow_cgroups(k);
     if (k->draining > 0)
         janitor_sweep(&k->janitor);
     loop_timer_set(k->loop, &k->owners, OWNERS_INTERVAL, ref);
@@ -282,6 +319,8 @@ static int bring_up(struct keeper *k, char *why, size_t why_size)
     if (r == 0)
         r = captures_apply(k->captures, k->generation, k->cgroup_fd, why, why_size);
     if (r == 0)
+        keeper_follow_cgroups(k);
+    if (r == 0)
         r = keeper_provide_janitor(k, k->generation, why, why_size);
     if (r == 0) {
         r = workers_start(k->workers, k->generation);
@@ -304,6 +343,7 @@ static void take_down(struct keeper *k)
     stitch_destroy(k->stitch);
     janitor_dismiss(&k->janitor);
     fd_close(&k->cgroup_fd);
+    fd_close(&k->cgroups);
     generation_free(k->generation);
     seats_destroy(k->seats);
     fake_free(k->fake);
@@ -315,7 +355,8 @@ static void take_down(struct keeper *k)
 int keeper_run(const struct keeper_options *o)
 {
     static const struct workers_calls calls = {.idle = generation_idle, .recheck = keeper_recheck};
-    struct keeper k = {.o = o, .cgroup_fd = -1, .janitor.hold = -1, .signals = -1, .stopper = -1};
+    struct keeper k = {
+        .o = o, .cgroup_fd = -1, .cgroups = -1, .janitor.hold = -1, .signals = -1, .stopper = -1};
     char why[512] = "";
 
     k.started = keeper_now();
@@ -341,7 +382,10 @@ int keeper_run(const struct keeper_options *o)
     loop_set_handler(k.loop, KIND_CAPTURE, on_capture, &k);
     loop_set_handler(k.loop, KIND_OWNERS, on_owners, &k);
     loop_set_handler(k.loop, KIND_STITCH, on_stitch, &k);
+    loop_set_handler(k.loop, KIND_CGROUPS, on_cgroups, &k);
     r = raise_signals(&k);
+    if (r == 0 && !o->command)
+        watch_cgroups(&k);
     if (r == 0)
         r = workers_create(k.loop, KIND_WORKER, &calls, &k, &k.workers);
     if (r == 0)

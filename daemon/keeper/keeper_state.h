@@ -30,6 +30,7 @@ struct keeper {
     struct stitch *stitch; /* NULL only at the very start and end */
     struct workers *workers;
     struct control_server *control;
+    int cgroups; /* keeper/cgroup_watch.h; -1: looked for every second only */
     int signals;
     sigset_t old_mask;
     int64_t started, next_recheck, next_complaint; /* milliseconds */
@@ -55,6 +56,9 @@ struct keeper {
 void keeper_stop(struct keeper *k, int exit_code);
 /* CLOCK_MONOTONIC, in ms. */
 int64_t keeper_now(void);
+
+/* Captures that cgroups have to be found for again; also after a change of configuration. */
+void keeper_follow_cgroups(struct keeper *k);
 
 /* ---- reload.c ---- */
 

@@ -136,6 +136,7 @@ int keeper_reload(struct keeper *k, int client)
         if (r < 0)
             log_error("cannot start the new workers: %s", strerror(-r));
         k->generation = fresh;
+        keeper_follow_cgroups(k);
         k->draining++;
         workers_drain(k->workers, old);
         janitor_sweep(&k->janitor);

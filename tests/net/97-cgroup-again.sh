@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# A captured cgroup that is removed and made again, as a service's own one is whenever that service is
+# restarted: it is captured again, by itself, for TCP (relayed and stitched), UDP and names, with its
+# place in the order of captures, and with on-exit = "closed"; also where a directory above has gone
+# with it. Meanwhile the daemon says so, and can be reloaded.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/datagrams.sh"
+
+need python3 nft
+topology
+net_who 9002
+datagrams_net
+ask_py
+serve_knows serve 1080
+cg_new app
+CONF=$TMP/undersock.conf
+INNER=inner.slice/job.service
+AT=$(cg_path app)/$INNER
+
+config() { # FAST-PATH [KEY]
+    cat <<-CONF
+	control = "$TMP/undersock.sock"
+	fast-path = "$1"
+	upstream "u" { url = "socks5h://$PROXY4:1080" }
+	capture "first" {
+	    hook = "cgroup"
+	    cgroup = "/$US-app/$INNER"
+	    upstream = "direct"
+	    tcp-ports = { "9003" }
+	}
+	capture "job" {
+	    hook = "cgroup"
+	    cgroup = "/$US-app/$INNER"
+	    upstream = "u"
+	    ${2:-}
+	}
+	CONF
+}
+job() { cg "app/$INNER" ns client "$@"; }
+seen() { job timeout 20 "$TOOLS/who" "$@" 2>&1; }
+udp() {
+    job python3 - "$NET4" <<'PY' 2>&1
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(10)
+s.sendto(b'who?', (sys.argv[1], 9000))
+print(s.recv(100).decode())
+PY
+}
+installed() { us_status undersock "[c['installed'] for c in s['captures']]"; }
+is_installed() { [[ $(installed) == "[$1, $1]" ]]; }
+gone() { rmdir "$AT" && wait_for 10 is_installed False; }
+back() { mkdir -p "$AT" && wait_for 10 is_installed True; }
+attached() { cgroup_objects "$AT" | cut -d' ' -f1 | sort | uniq -c | xargs; }
+ruled() { ns client nft list ruleset | grep -c "$INNER"; }
+
+mkdir -p "$AT" || bail "mkdir"
+for FAST in relay stitch; do
+    us_daemon client < <(config $FAST)
+    rules=$(ruled)
+    num "$rules" -gt 0 "$FAST: there are rules that name it"
+    stitched=$([[ $FAST == stitch ]] && echo True || echo False)
+    everything() { # WHEN
+        is "$(seen "$NET4" 9002) $(seen "$NET6" 9002)" "$EXIT4 $EXIT6" "$FAST, $1: TCP goes through the proxy"
+        is "$(seen "$NET4" 9003)" "$CLIENT4" "$FAST, $1: but for what the first capture leaves alone"
+        is "$(udp)" "$EXIT4" "$FAST, $1: UDP"
+        is "$(us_status undersock "s['captures'][1]['stitched']")" "$stitched" "$FAST, $1: stitched is $stitched"
+    }
+    [[ $FAST == relay ]] && start who3 -- ns net "$TOOLS/who" serve 9003 && wait_port net tcp :: 9003
+    everything "at the start"
+    attached=$(attached)
+
+    check "$FAST: it goes, and status says so" -- gone
+    like "$(ns client "$UNDERSOCK" status -s "$TMP/undersock.sock" 2>&1)" 'capture job: waits for its cgroup' "$FAST: in words, too"
+    check "$FAST: and the log" -- wait_log undersock "capture job: the cgroup .*$INNER.* is gone"
+    check "$FAST: a reload meanwhile is no fault" -- us_reload undersock
+    is "$(installed)" "[False, False]" "$FAST: and goes on waiting"
+    check "$FAST: it is back" -- back
+    everything "after it came back"
+    is "$(ruled)" "$rules" "$FAST: the rules name it as before"
+    is "$(attached)" "$attached" "$FAST: and as many programs are on it"
+
+    rmdir "$AT" "${AT%/*}" && wait_for 10 is_installed False
+    check "$FAST: it is back, and the directory above, that had gone with it" -- back
+    everything "and again"
+
+    fds=$(fd_count "${PID[undersock]}")
+    for i in {1..30}; do rmdir "$AT" && mkdir "$AT"; done
+    # Who is asked twice has looked once since the first time.
+    for i in 1 2; do is_installed True; done
+    check "$FAST: thirty times in a hurry" -- wait_for 10 is_installed True
+    everything "after that"
+    is "$(fd_count "${PID[undersock]}")" "$fds" "$FAST: no descriptor is left of it"
+    is "$(cat "${LOG[who]}" "${LOG[echo]}" | grep -Ec "peer=($CLIENT4|$CLIENT6)( |$)")" 0 "$FAST: and nothing of it all has gone past the proxy"
+    stop undersock
+    [[ $FAST == stitch ]] || check "$FAST: nothing is left on the cgroup" -- wait_for 10 eval '[[ -z $(cgroup_objects "$AT") ]]'
+done
+
+# --- the daemon is killed
+us_daemon client < <(config relay 'on-exit = "closed"')
+check "closed: it goes" -- gone
+check "closed: and is back" -- back
+stop undersock KILL 2>/dev/null
+is "$(seen "$NET4" 9002) $(seen "$NET6" 9002)" "connect=ECONNREFUSED connect=ECONNREFUSED" "closed: the guard knows the new one when the daemon has been killed"
+
+# --- what has never been there is a mistake, as ever
+rmdir "$AT"
+config relay >"$CONF"
+start bad -- ns client "$UNDERSOCK" daemon -c "$CONF"
+ended bad 10
+is "$ENDED" 1 "a start without it: exit 1"
+like "$(<"${LOG[bad]}")" "$INNER.*No such file.*mkdir" "and the line says what to do"
+ns client "$UNDERSOCK" stop -s "$TMP/undersock.sock" >/dev/null 2>&1
+is "$(tables_of client)" "" "and a stop lifts what was closed"
+done_testing
