@@ -83,6 +83,11 @@ out:
     return found;
 }
 
+bool nft_table_is_there(const char *table)
+{
+    return find_table(table).there;
+}
+
 int nft_check_cgroups(const struct nft_ruleset *rs, char *why, size_t size)
 {
     uint64_t id;

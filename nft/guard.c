@@ -420,6 +420,11 @@ int nft_guard_install(const struct nft_ruleset *rs, char *why, size_t size)
     return r;
 }
 
+bool nft_guard_stands(void)
+{
+    return nft_table_is_there(NFT_GUARD_TABLE);
+}
+
 int nft_guard_remove(char *why, size_t size)
 {
     struct session s;

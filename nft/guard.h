@@ -14,6 +14,7 @@
 #ifndef UNDERSOCK_NFT_GUARD_H
 #define UNDERSOCK_NFT_GUARD_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "capture.h"
@@ -26,7 +27,8 @@ struct nft_ruleset;
  * What the captures with `fail_closed` would take, of every hook, first match in the order of the
  * file: what another capture selects before them is let pass. Pure. Empty (nft_ruleset_empty())
  * when no capture asks. The caller frees it with nft_ruleset_free(). A capture by cgroup names its
- * cgroup in the rule, which the kernel resolves when the rule is installed: make the cgroup first.
+ * cgroup in the rule by the number that it has when the rule is installed; one that is not there
+ * matches nobody.
  *
  * -EINVAL: as nft_ruleset_build(); -ENOMEM.
  */
@@ -35,10 +37,12 @@ int nft_guard_build(const struct capture_set *set, struct nft_ruleset **ret);
  * Makes the table exactly `rs`, and replaces the one before (whoever made it) at one moment: no
  * packet passes between the two. An empty ruleset removes it. After a failure all is as it was.
  * -EPERM: no CAP_NET_ADMIN; -EOPNOTSUPP: this kernel lacks nf_tables or what the object named in
- * `why` needs; -ENOENT: a cgroup is not there; -EBUSY: another process owns a table of that name;
+ * `why` needs; -ENOENT: no cgroup2 is mounted; -EBUSY: another process owns a table of that name;
  * -ENOMEM; otherwise the kernel's -errno.
  */
 int nft_guard_install(const struct nft_ruleset *rs, char *why, size_t size);
+/* Whether it is there, and not removed by somebody (`nft flush ruleset`). */
+bool nft_guard_stands(void);
 /* Lifts it; 0 also when it is not there. Errors as above. */
 int nft_guard_remove(char *why, size_t size);
 /* As `nft list table inet undersock-guard` (1.0.6) prints it; NULL: no memory. The caller frees it.

@@ -107,12 +107,15 @@ static int route(struct mnl_socket *nl, bool add, uint8_t family, unsigned insta
     return transact(nl, h);
 }
 
-static int install_family(struct mnl_socket *nl, uint8_t family, unsigned instance)
+static int install_family(struct mnl_socket *nl, uint8_t family, unsigned instance, bool *added)
 {
     int r = route(nl, true, family, instance);
 
-    for (size_t i = 0; i < n_rules(instance) && (r == 0 || r == -EEXIST); i++)
+    *added |= r == 0;
+    for (size_t i = 0; i < n_rules(instance) && (r == 0 || r == -EEXIST); i++) {
         r = rule(nl, true, family, instance, i);
+        *added |= r == 0;
+    }
     return r == -EEXIST ? 0 : r;
 }
 
@@ -132,19 +135,20 @@ static int open_socket(struct mnl_socket **ret)
     return 0;
 }
 
-int routes_install(unsigned instance, bool *ret_v6, char *why, size_t why_size)
+int routes_install(unsigned instance, bool *ret_added, char *why, size_t why_size)
 {
     struct mnl_socket *nl;
+    bool added = false;
     int r = open_socket(&nl);
 
     if (r == 0) {
-        r = install_family(nl, AF_INET, instance);
-        int v6 = r == 0 ? install_family(nl, AF_INET6, instance) : r;
-
+        r = install_family(nl, AF_INET, instance, &added);
+        if (r == 0)
+            install_family(nl, AF_INET6, instance, &added); /* where there is IPv6 */
         mnl_socket_close(nl);
-        if (r == 0 && ret_v6)
-            *ret_v6 = v6 == 0;
     }
+    if (ret_added)
+        *ret_added = added;
     if (r < 0)
         snprintf(
             why, why_size, "cannot install the policy route that TPROXY needs: %s%s", strerror(-r),

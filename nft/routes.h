@@ -34,9 +34,10 @@
 /*
  * Installs all of it for IPv4 and, where the host has it, IPv6, in the calling thread's network
  * namespace; what is there already is adopted. 0; -EPERM: no CAP_NET_ADMIN; -EOPNOTSUPP: no policy
- * routing in this kernel; -errno; with one line in `why`. `ret_v6` (may be NULL): IPv6 is there.
+ * routing in this kernel; -errno; with one line in `why`. `ret_added` (may be NULL): something was
+ * not there.
  */
-int routes_install(unsigned instance, bool *ret_v6, char *why, size_t why_size);
+int routes_install(unsigned instance, bool *ret_added, char *why, size_t why_size);
 /* Removes it, as far as it is there; other instances' stay. */
 void routes_remove(unsigned instance);
 

@@ -46,6 +46,7 @@ struct captures {
     bool routed;
     bool applied; /* something, once */
     bool ruled;   /* the table has had rules */
+    bool guarded; /* on-exit = "closed", of somebody */
     bool others;  /* another daemon has this network namespace */
     struct attached attached[CAPTURES_MAX];
 };
@@ -313,7 +314,7 @@ static int apply_nft(struct captures *c, struct generation *g, char *why, size_t
 
 /* on-exit = "closed": behind the captures, so that nothing is refused which they would have taken.
  */
-static int apply_guard(const struct generation *g, char *why, size_t why_size)
+static int apply_guard(struct captures *c, const struct generation *g, char *why, size_t why_size)
 {
     struct nft_ruleset *rs = NULL;
 
@@ -329,6 +330,8 @@ static int apply_guard(const struct generation *g, char *why, size_t why_size)
     /* A kernel without nftables needs none lifted either. */
     if (r == -EOPNOTSUPP && nft_ruleset_empty(rs))
         r = 0;
+    if (r == 0)
+        c->guarded = !nft_ruleset_empty(rs);
     nft_ruleset_free(rs);
     return r;
 }
@@ -367,7 +370,7 @@ int captures_apply(struct captures *c, struct generation *g, int transient, char
     if (r == 0)
         r = apply_nft(c, g, why, why_size);
     if (r == 0)
-        r = apply_guard(g, why, why_size);
+        r = apply_guard(c, g, why, why_size);
     if (r == 0)
         r = reset_established(g, why, why_size);
     for (size_t i = 0; r == 0 && i < CAPTURES_MAX; i++) {
@@ -438,8 +441,24 @@ void captures_follow(struct captures *c, struct generation *g)
 
         other |= a && a->path && follow(a);
     }
-    if (other && (apply_nft(c, g, why, sizeof(why)) < 0 || apply_guard(g, why, sizeof(why)) < 0))
+    if (other && (apply_nft(c, g, why, sizeof(why)) < 0 || apply_guard(c, g, why, sizeof(why)) < 0))
         log_error("the rules for a cgroup that is another one now: %s", why);
+}
+
+void captures_mend(struct captures *c, const struct generation *g)
+{
+    char why[512] = "";
+    bool added = false;
+
+    if (needs_routes(g) && routes_install(c->instance, &added, why, sizeof(why)) == 0 && added)
+        log_warning(
+            "somebody has removed our policy routes (\"ip rule\", table %u): they are put "
+            "back. systemd-networkd does that when it starts, unless its networkd.conf says "
+            "ManageForeignRoutingPolicyRules=no and ManageForeignRoutes=no",
+            ROUTES_TABLE + c->instance);
+    if (c->guarded && !nft_guard_stands() && apply_guard(c, g, why, sizeof(why)) == 0)
+        log_warning("somebody has removed the table " NFT_GUARD_TABLE
+                    " of on-exit = \"closed\" (\"nft flush ruleset\"?): it is put back");
 }
 
 static void report(void *ctx, const struct bpf_capture_event *e)

@@ -32,6 +32,9 @@ int captures_apply(struct captures *c, struct generation *g, int transient, char
 void captures_follow(struct captures *c, struct generation *g);
 /* False: of a capture whose cgroup is not there. */
 bool captures_installed(struct captures *c, const struct capture_policy *p);
+/* Now and then: puts back what others have taken away that is not ours alone, routes and the guard.
+ */
+void captures_mend(struct captures *c, const struct generation *g);
 /* Logs what the programs of one attached capture report. */
 void captures_event(struct captures *c, unsigned index);
 /* Descriptors that keep the cgroup programs attached and the table alive, for the janitor. Returns

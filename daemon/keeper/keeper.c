@@ -117,11 +117,11 @@ static void check_ready(struct keeper *k)
         return;
     k->up = true;
     workers_settle(k->workers);
+    loop_timer_set(k->loop, &k->owners, OWNERS_INTERVAL, loop_ref(KIND_OWNERS, 0, 0));
     if (k->o->command) {
         start_command(k);
         return;
     }
-    loop_timer_set(k->loop, &k->owners, OWNERS_INTERVAL, loop_ref(KIND_OWNERS, 0, 0));
     log_info("ready: %zu captures, %u workers", k->generation->set.n_policies,
              k->generation->n_workers);
     notify_systemd("READY=1");
@@ -162,16 +162,18 @@ static void watch_cgroups(struct keeper *k)
 }
 
 /*
- * Every second. As long as there is an upstream on this host: does the same socket listen there? As
- * long as workers finish what an earlier generation has taken: what they leave behind is in the way
- * of those that are not taken any more.
+ * Every second. Is everything still there? As long as there is an upstream on this host: does the
+ * same socket listen there? As long as workers finish what an earlier generation has taken: what
+ * they leave behind is in the way of those that are not taken any more.
  */
 static void on_owners(void *ctx, uint64_t ref, uint32_t events)
 {
     struct keeper *k = ctx;
 
     (void)events;
-    keeper_look_again(k);
+    captures_mend(k->captures, k->generation);
+    if (!k->o->command)
+        keeper_look_again(k);
     keeper_follow_cgroups(k);
     if (k->draining > 0)
         janitor_sweep(&k->janitor);
