@@ -59,7 +59,7 @@ void nft_table_name(unsigned instance, char ret[NFT_TABLE_SIZE]);
  *
  * -EBUSY: another owner, most likely another undersock, holds the table; -EEXIST: a table of that
  * name is there which nobody owns, left alone; -EPERM: no CAP_NET_ADMIN; -EOPNOTSUPP: this kernel
- * lacks nf_tables or what the object named in `why` needs; -ENOENT: a cgroup is not there; -ENOMEM;
+ * lacks nf_tables or what the object named in `why` needs; -ENOENT: no cgroup2 is mounted; -ENOMEM;
  * otherwise the kernel's -errno.
  */
 int nft_owner_replace(struct nft_owner *owner, const struct nft_ruleset *rs, char *why,

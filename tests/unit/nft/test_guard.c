@@ -314,12 +314,14 @@ static void a_cgroup_is_refused_and_others_are_not(void)
     struct lan lan = lan_with_servers();
 
     (void)lan;
+    if (!root || !*root)
+        skip_because("no cgroup2");
     root[strcspn(root, "\n")] = '\0';
     snprintf(path, sizeof(path), "/undersock-test-%d", getpid());
     snprintf(inner, sizeof(inner), "%s/inner", path);
     snprintf(dir, sizeof(dir), "%.100s%s", root, path);
     snprintf(below, sizeof(below), "%s/inner", dir);
-    if (root[0] == '\0' || mkdir(dir, 0755) < 0)
+    if (mkdir(dir, 0755) < 0)
         skip_because("no cgroup2 that can be written to");
     /* One that is gone matches nobody. */
     CHECK(rmdir(dir) == 0);
