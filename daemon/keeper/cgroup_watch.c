@@ -20,12 +20,12 @@ int cgroup_watch_open(void)
     return fd < 0 ? -errno : fd;
 }
 
-void cgroup_watch_add(int fd, const char *path)
+bool cgroup_watch_add(int fd, const char *path)
 {
     char root[CGROUP_PATH_MAX / 2], full[CGROUP_PATH_MAX];
 
     if (fd < 0 || cgroup_root(root, sizeof(root)) < 0)
-        return;
+        return false;
     size_t len = strlen(root);
 
     snprintf(full, sizeof(full), "%s%.1024s", root, path);
@@ -35,9 +35,10 @@ void cgroup_watch_add(int fd, const char *path)
             continue;
         *p = '\0';
         if (inotify_add_watch(fd, full, EVENTS) < 0)
-            return;
+            return errno == ENOENT;
         *p = '/';
     }
+    return true;
 }
 
 void cgroup_watch_drain(int fd)

@@ -134,9 +134,10 @@ void keeper_follow_cgroups(struct keeper *k)
 
     if (k->o->command)
         return; /* it has made its cgroup itself */
+    k->unwatched = false;
     for (size_t i = 0; i < set->n_policies; i++) {
         if (set->policies[i].hook == CAPTURE_CGROUP)
-            cgroup_watch_add(k->cgroups, set->policies[i].cgroup);
+            k->unwatched |= !cgroup_watch_add(k->cgroups, set->policies[i].cgroup);
     }
     captures_follow(k->captures, k->generation);
 }
@@ -174,7 +175,8 @@ static void on_owners(void *ctx, uint64_t ref, uint32_t events)
     captures_mend(k->captures, k->generation);
     if (!k->o->command)
         keeper_look_again(k);
-    keeper_follow_cgroups(k);
+    if (k->unwatched)
+        keeper_follow_cgroups(k);
     if (k->draining > 0)
         janitor_sweep(&k->janitor);
     loop_timer_set(k->loop, &k->owners, OWNERS_INTERVAL, ref);

@@ -30,7 +30,8 @@ struct keeper {
     struct stitch *stitch; /* NULL only at the very start and end */
     struct workers *workers;
     struct control_server *control;
-    int cgroups; /* keeper/cgroup_watch.h; -1: looked for every second only */
+    int cgroups;    /* keeper/cgroup_watch.h */
+    bool unwatched; /* so they are looked for every second */
     int signals;
     sigset_t old_mask;
     int64_t started, next_recheck, next_complaint; /* milliseconds */

@@ -42,8 +42,8 @@ static void what_is_on_the_way_is_heard_of(void **state)
     assert_true(fd >= 0);
     assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
     cgroup_watch_drain(fd); /* nothing, at once */
-    cgroup_watch_add(fd, path);
-    cgroup_watch_add(fd, "/"); /* has nothing above it */
+    assert_true(cgroup_watch_add(fd, path));
+    assert_true(cgroup_watch_add(fd, "/"));
     for (unsigned i = 0; i < 3; i++) {
         assert_int_equal(mkdir(outer, 0755), 0);
         assert_true(heard(fd, LIMIT_MS));
@@ -65,7 +65,7 @@ static void what_is_on_the_way_is_heard_of(void **state)
     assert_true(heard(fd, LIMIT_MS));
     assert_int_equal(rmdir(beside), 0);
     assert_true(heard(fd, LIMIT_MS));
-    cgroup_watch_add(-1, path); /* without inotify */
+    assert_false(cgroup_watch_add(-1, path));
     close(fd);
     cgroup_destroy(dir);
     assert_int_equal(open_fds(), before);
