@@ -54,6 +54,7 @@ struct bpf_capture {
     struct bpf_holder *holder;
     struct bpf_stitch *guarded; /* whose guards are on the cgroup, if there is one; NULL: nothing
                                    was ever stitched */
+    bool stuck;                 /* guards could not be taken off a cgroup: bpf_capture_detach() */
     int links[N_HOOKS];         /* all -1: there is no cgroup */
     int programs[N_HOOKS];
     int maps[CONNECT_N_MAPS];
@@ -408,14 +409,12 @@ uint64_t bpf_capture_instance(const struct bpf_capture *capture)
     return capture->instance;
 }
 
-/* False: the guards stay; see bpf_capture_detach(). */
-static bool leave_cgroup(struct bpf_capture *capture)
+static void leave_cgroup(struct bpf_capture *capture)
 {
     char why[BPF_WHY_MAX];
-    bool over = true;
 
     if (capture->cgroup < 0)
-        return true;
+        return;
     /* Backwards: nobody is redirected any more before the answers go. */
     for (size_t i = N_HOOKS; i-- > 0;) {
         int r = capture->links[i] < 0 ? 0 : bpf_link_detach(capture->links[i]);
@@ -427,18 +426,17 @@ static bool leave_cgroup(struct bpf_capture *capture)
     if (capture->guarded != NULL) {
         int left = bpf_stitch_end(capture->maps[CONNECT_SOCKETS], capture->instance);
 
-        over = left == 0;
-        if (over)
+        if (left == 0)
             bpf_stitch_unguard(capture->guarded, capture->instance, capture->cgroup);
         else
             log_warning(
                 "stitch: connections under way cannot be ended, so their guards stay on the "
                 "cgroup: %s",
                 left < 0 ? strerror(-left) : "the kernel lacks CONFIG_INET_DIAG_DESTROY");
+        capture->stuck |= left != 0;
     }
     bpf_holder_move(capture->holder, -1, why, sizeof(why));
     fd_close(&capture->cgroup);
-    return over;
 }
 
 int bpf_capture_move(struct bpf_capture *capture, int cgroup_fd, char *why, size_t why_size)
@@ -475,8 +473,12 @@ int bpf_capture_move(struct bpf_capture *capture, int cgroup_fd, char *why, size
 
 bool bpf_capture_detach(struct bpf_capture *capture)
 {
-    bool over = capture == NULL || leave_cgroup(capture);
+    bool over;
 
+    if (capture == NULL)
+        return true;
+    leave_cgroup(capture);
+    over = !capture->stuck;
     bpf_capture_release(capture);
     return over;
 }

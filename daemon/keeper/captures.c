@@ -34,6 +34,7 @@ struct attached {
     char *path; /* of the cgroup; NULL: it has been made for us */
     dev_t dev;
     ino_t ino;   /* 0: it is gone, and awaited */
+    bool failed; /* it could not be put there */
     bool wanted; /* by the generation that is being applied */
 };
 
@@ -76,7 +77,7 @@ static struct attached *find(struct captures *c, const struct capture_policy *p,
     for (size_t i = 0; i < CAPTURES_MAX; i++) {
         struct attached *a = &c->attached[i];
 
-        if (a->bpf && !a->wanted && a->dev == st->st_dev && a->ino == st->st_ino &&
+        if (a->bpf && !a->wanted && !a->failed && a->dev == st->st_dev && a->ino == st->st_ino &&
             strcmp(a->name, p->name) == 0 && same_path(a->path, p->cgroup))
             return a;
     }
@@ -399,7 +400,7 @@ bool captures_installed(struct captures *c, const struct capture_policy *p)
 {
     const struct attached *a = attached_of(c, p);
 
-    return !a || a->ino != 0;
+    return !a || (a->ino != 0 && !a->failed);
 }
 
 /* True: the rules, too, have to name another one now. */
@@ -416,9 +417,10 @@ static bool follow(struct attached *a)
             st = (struct stat){0};
         a->dev = st.st_dev;
         a->ino = st.st_ino;
-        if (r < 0 && a->ino != 0)
+        a->failed = r < 0 && a->ino != 0;
+        if (a->failed)
             log_error("capture %s: the cgroup \"%s\" is another one now, and cannot be captured: "
-                      "%s; restart the daemon",
+                      "%s; a reload tries again",
                       a->name, a->path, why);
         else if (a->ino == 0)
             log_warning("capture %s: the cgroup \"%s\" is gone; it is captured when it is back",
