@@ -11,7 +11,7 @@ topology
 
 # --- the far side: "SEND HOST PORT BYTES FROM" has it connect there, from FROM, with so many bytes
 cat >"$TMP/active.py" <<'PY'
-import socket, socketserver, sys, threading
+import errno, socket, socketserver, sys, threading
 def pattern(n): return (bytes(range(251)) * (n // 251 + 1))[:n]
 class Handler(socketserver.StreamRequestHandler):
     def handle(self):
@@ -28,7 +28,8 @@ class Handler(socketserver.StreamRequestHandler):
                     if not more: break
                     got += more
                 self.wfile.write(b'got %d %s\n' % (len(got), b'right' if got == pattern(len(got)) else b'wrong'))
-            except (ConnectionResetError, BrokenPipeError):
+            except OSError as e: # ENOTCONN: shutdown() just after the reset
+                if e.errno not in (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN): raise
                 self.wfile.write(b'reset\n')
 class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = daemon_threads = True
