@@ -65,13 +65,7 @@ base=${modules%/lib/modules/*}
 [[ -e $modules/modules.dep ]] || depmod -b "$base" "$version" || die "depmod"
 
 cd "$TOP" || exit 2
-if ((!$#)); then
-    # A unit test is named by its source here, and is what was built of it.
-    for file in "${DEFAULT[@]}"; do
-        [[ $file == *.c ]] && file=$B/${file%.c}
-        set -- "$@" "$file"
-    done
-fi
+(($#)) || set -- "${DEFAULT[@]}"
 command=${GUEST:-"tests/run.sh -t ${LIMIT:-1800} ${*@Q}"}
 
 tmp=$(mktemp -d) || exit 2

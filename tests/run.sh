@@ -12,6 +12,8 @@
 #     JOBS=1   strictly one after the other
 #     CI=true  a skip that tests/expected-skips does not list is a failure
 #
+# A unit test may be named by its source: it is what was built of it.
+#
 # A file has 120 seconds, a namespace scenario 300, unless one of its first 30 lines says
 # "# timeout: SECONDS". The sums go to $B/tests/totals too, as "PASSED FAILED SKIPPED".
 #
@@ -36,6 +38,11 @@ if [[ ${1:-} == -t ]]; then
     LIMIT=$2
     shift 2
 fi
+for file; do
+    shift
+    [[ $file == tests/*.c ]] && file=$B/${file%.c}
+    set -- "$@" "$file"
+done
 
 JOBS=${JOBS:-3}
 passed=0 failed=0 skipped=0 unexpected=0
