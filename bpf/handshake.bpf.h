@@ -60,6 +60,16 @@ static __always_inline void plan_to_server(struct stitch_flow *f, struct plan *p
     }
 }
 
+/* Nobody has that connection any more: what the kernel would say (RFC 9293, 3.10.7.1), but for a
+ * firewall that does not let it see what connection tracking calls invalid. */
+static __always_inline void plan_refusal(const struct packet *p, struct plan *plan)
+{
+    plan->action = ABORT;
+    plan->segment.to_server = true;
+    plan->segment.flags = TCP_RST;
+    plan->segment.seq = p->ack;
+}
+
 static __always_inline void plan_answer(struct stitch_flow *f, struct plan *plan, bool more)
 {
     plan->action = more ? ANSWER_AND_MORE : ANSWER;
@@ -290,8 +300,14 @@ static __always_inline void decide_incoming(struct stitch_flow *f, const struct 
         }
         break;
     case STITCH_FAILED:
-        if (!(p->flags & TCP_RST) || (p->seq == 0 && p->ack == f->isn_client + 1))
-            plan->action = LET; /* nobody has that connection any more; or it is our own reset */
+        if (p->flags & TCP_RST) {
+            if (p->seq == 0 && p->ack == f->isn_client + 1)
+                plan->action = LET; /* our own, over loopback */
+        } else if (p->flags & TCP_ACK) {
+            plan_refusal(p, plan);
+        } else {
+            plan->action = LET;
+        }
         break;
     }
     plan->ts_client = f->ts_client;

@@ -21,7 +21,7 @@
  *   held while it changes; what is to be done with the packet is decided under it
  *   (handshake.bpf.h), and done after (build.bpf.h). records.bpf.h has the records.
  * - A failure is told to the application as its kernel would hear it from the network: a reset, or
- *   an ICMP error. The first hop hears of it when it sends something: nobody has that connection.
+ *   an ICMP error. The first hop hears of it when it sends something: it is reset.
  * - us_st_guard, on the packets of the cgroup before they reach a device, drops everything of such
  *   a socket but SYNs (and resets, which carry nothing) until the record says "granted"; and
  *   everything through a device that has no filters of ours. us_st_out does the same once more,

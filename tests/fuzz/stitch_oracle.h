@@ -228,6 +228,14 @@ static struct kernel_packet copy_of(const struct kernel_packet *p)
     return copy;
 }
 
+/* What RFC 9293 has a host say of a connection that is not. */
+static bool resets(const struct kernel_packet *p, uint32_t seq)
+{
+    struct view v = look_at(p, x.l2, true);
+
+    return v.to_server && v.flags == TCP_RST && v.seq == seq && v.len == 0;
+}
+
 static void arrives(struct kernel_packet *p)
 {
     struct kernel_packet was = copy_of(p), behind = {0};
@@ -253,6 +261,9 @@ static void arrives(struct kernel_packet *p)
         follow(&kernel_at_lock, &v);
         if (is_other(&kernel_at_lock, &v))
             FUZZ_CHECK(r == PASS && !changed);
+        else if (kernel_at_lock.state == STITCH_FAILED && !kernel.faulty &&
+                 (v.flags & (TCP_ACK | TCP_RST)) == TCP_ACK)
+            FUZZ_CHECK(r == 7 && resets(p, v.ack));
     }
     if (r == 7) {
         FUZZ_CHECK(p->went && !p->went_in && p->went_by == (uint32_t)x.device);

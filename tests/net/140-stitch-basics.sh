@@ -113,6 +113,27 @@ direct "socks5://$PROXY4:1099"
 is "$(verdicts "$NET4" 20000)" "20000=ECONNREFUSED" "nobody listens at the upstream"
 unstitch
 
+# --- a server that refused is reset when it closes, whatever a firewall of the host thinks of its FIN
+lingering() { ns proxy ss -Htan state fin-wait-1 state fin-wait-2 state closing state last-ack '( sport = :1082 )'; }
+nothing_lingers() { [[ -z $(lingering) ]]; }
+ns client nft -f - <<-NFT || bail "nft"
+	table inet test_firewall {
+	    counter late { }
+	    chain c { type filter hook input priority 0; tcp sport 1082 ct state invalid counter name late drop; }
+	}
+	NFT
+for family in 4 6; do
+    to=$NET4 at=$PROXY4
+    ((family == 6)) && to=$NET6 at="[$PROXY6]"
+    direct "socks5://$at:1082"
+    is "$(app "$TOOLS/connects" -q -c 4 -n 50 "$to" 9999)" "50 9999 ECONNREFUSED" "IPv$family: 50 refusals behind a firewall"
+    check "IPv$family: none of them lingers at the server" -- wait_for 5 nothing_lingers
+    is "$(seen "$to" 9000)" "$([[ $family == 4 ]] && echo "$EXIT4" || echo "$EXIT6")" "IPv$family: and the next is granted"
+    unstitch
+done
+like "$(ns client nft list counter inet test_firewall late)" "packets 0 " "and the firewall was never asked"
+ns client nft delete table inet test_firewall
+
 # --- how streams end
 direct "socks5://$PROXY4:1082"
 for mode in client-fin server-fin client-rst server-rst client-fin-server-rst server-fin-client-rst server-unread client-exit server-close; do
