@@ -41,6 +41,7 @@
 #include "records.bpf.h"
 #include "sockets.bpf.h"
 
+#define IPV4     2      /* AF_INET */
 #define LOOPBACK 1      /* its interface index, in every network namespace */
 #define OURS     0x5553 /* tc_index of a packet that is sent in again */
 #define PASS     (-1)   /* TC_ACT_UNSPEC: the filters behind ours */
@@ -82,6 +83,20 @@ static __always_inline void count(__u32 which)
         (*n)++;
 }
 
+/* A socket that failed to connect may be used again, and the daemon be dead by then: nobody has
+ * decided that connect(), and the upstream's password is not for whom it goes to. */
+static __always_inline bool leads_to(struct bpf_sock *sk, const struct abi_endpoint *to)
+{
+    __u32 v4 = READ(sk->dst_ip4), v6[4] = {READ(sk->dst_ip6[0]), READ(sk->dst_ip6[1]),
+                                           READ(sk->dst_ip6[2]), READ(sk->dst_ip6[3])};
+    __u32 family = READ(sk->family);
+    __be16 port = READ(sk->dst_port);
+
+    if (family == IPV4)
+        set_ip(v6, 0, 0, bpf_htonl(0xffff), v4);
+    return bpf_ntohs(port) == to->port && same_ip(v6, to->ip);
+}
+
 /* A socket whose handshake is ours, and not over. Other instances, also dead ones, have filters and
  * guards of their own. */
 static __always_inline struct abi_socket *stitched_socket(struct __sk_buff *skb)
@@ -95,7 +110,7 @@ static __always_inline struct abi_socket *stitched_socket(struct __sk_buff *skb)
     if (!sk)
         return NULL;
     state = bpf_sk_storage_get(&us_sockets_4, sk, NULL, 0);
-    if (!state || state->decision != ABI_STITCH || state->stitched)
+    if (!state || state->decision != ABI_STITCH || state->stitched || !leads_to(sk, &state->to))
         return NULL;
     return bpf_map_lookup_elem(&us_st_owners, &state->instance) ? state : NULL;
 }

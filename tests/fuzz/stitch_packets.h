@@ -215,6 +215,12 @@ static struct kernel_packet make_packet(const struct make *m)
 static struct bpf_sock *shown(void)
 {
     app.socket.state = app.connected ? BPF_TCP_ESTABLISHED : BPF_TCP_SYN_SENT;
+    app.socket.family = x.v6 ? AF_INET6 : AF_INET;
+    app.socket.dst_port = bpf_htons(app.state.to.port);
+    if (x.v6)
+        memcpy(app.socket.dst_ip6, app.state.to.ip, 16);
+    else
+        memcpy(&app.socket.dst_ip4, app.state.to.ip + 12, 4);
     return &app.socket;
 }
 

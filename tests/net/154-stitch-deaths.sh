@@ -160,4 +160,51 @@ for to in "$NET4" "$NET6"; do
         stop undersock
     done
 done
+
+# --- a socket that was refused, and is used again when the daemon is dead, speaks to whom it connects to
+cat >"$TMP/again.py" <<'PY'
+import errno, socket, sys
+to, ports = sys.argv[1], [int(p) for p in sys.argv[2:]]
+sockets = [socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET) for _ in ports]
+for s in sockets:
+    assert s.connect_ex((to, 20007)) == errno.ECONNREFUSED
+print("refused", flush=True)
+sys.stdin.readline()
+for s, port in zip(sockets, ports):
+    s.settimeout(20)
+    s.connect((to, port))
+    s.sendall(b"hello")
+    s.shutdown(socket.SHUT_WR)
+    print(s.recv(100).decode(), flush=True)
+PY
+cat >"$TMP/echo.py" <<'PY'
+import socket, sys, threading
+def serve(port):
+    l = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    print("ready", flush=True)
+    while True:
+        c = l.accept()[0]
+        c.sendall(b"heard " + c.recv(100))
+        c.close()
+for port in sys.argv[1:]: threading.Thread(target=serve, args=(int(port),)).start()
+PY
+start echo -- ns net python3 "$TMP/echo.py" 9100 1090 # the second is the SOCKS server's port, too
+for port in 9100 1090; do wait_port net tcp :: $port; done
+mkfifo "$TMP/go"
+patience 2
+for to in "$NET4" "$NET6"; do
+    url="socks5://$PROXY4:1090" family=IPv4
+    [[ $to == *:* ]] && url="socks5://[$PROXY6]:1090" family=IPv6
+    up "$url"
+    start again -- cg app ns client sh -c "exec python3 '$TMP/again.py' '$to' 9100 1090 <'$TMP/go'"
+    exec {go}>"$TMP/go"
+    wait_log again '^refused' || bail "again.py"
+    is "$(relayed)" 0 "$family: both were stitched"
+    kill_it
+    echo >&$go
+    exec {go}>&-
+    ended again 60
+    is "$(tail -n +2 "${LOG[again]}" | paste -sd ' ')" "heard hello heard hello" "$family, killed: a socket that is used again is not stitched"
+    rm -f "${LOG[again]}"
+done
 done_testing
