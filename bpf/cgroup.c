@@ -246,7 +246,7 @@ int bpf_cgroup_attach(const struct capture_set *set, size_t policy_index, int cg
     }
     bpf_object__close(object);
     if (r < 0) {
-        bpf_capture_release(capture);
+        bpf_capture_detach(capture); /* its guards, too */
         return r;
     }
     *ret = capture;

@@ -33,9 +33,11 @@ struct attached {
     char name[CAPTURE_NAME_MAX + 1];
     char *path; /* of the cgroup; NULL: it has been made for us */
     dev_t dev;
-    ino_t ino;   /* 0: it is gone, and awaited */
-    bool failed; /* it could not be put there */
-    bool wanted; /* by the generation that is being applied */
+    ino_t ino;       /* 0: it is gone, and awaited */
+    bool failed;     /* it could not be put there */
+    bool wanted;     /* by the generation that is being applied */
+    uint64_t made;   /* when: a count */
+    uint64_t put_on; /* the cgroup, likewise: the kernel asks in this order */
 };
 
 struct captures {
@@ -45,10 +47,12 @@ struct captures {
     struct nft_owner *nft;
     unsigned instance; /* capture_set.instance */
     bool routed;
-    bool applied; /* something, once */
-    bool ruled;   /* the table has had rules */
-    bool guarded; /* on-exit = "closed", of somebody */
-    bool others;  /* another daemon has this network namespace */
+    bool applied;                      /* something, once */
+    bool ruled;                        /* the table has had rules */
+    bool guarded;                      /* on-exit = "closed", of somebody */
+    bool others;                       /* another daemon has this network namespace */
+    uint64_t clock;                    /* attached.made, attached.put_on */
+    const struct generation *in_force; /* whose workers have descriptors of what is attached */
     struct attached attached[CAPTURES_MAX];
 };
 
@@ -71,17 +75,32 @@ static bool same_path(const char *a, const char *b)
     return a && b ? strcmp(a, b) == 0 : a == b;
 }
 
-static struct attached *find(struct captures *c, const struct capture_policy *p,
-                             const struct stat *st)
+/* After a reload that failed there may be two: workers know the older one. */
+static struct attached *find(struct captures *c, const struct capture_policy *p)
 {
+    struct attached *found = NULL;
+
     for (size_t i = 0; i < CAPTURES_MAX; i++) {
         struct attached *a = &c->attached[i];
 
-        if (a->bpf && !a->wanted && !a->failed && a->dev == st->st_dev && a->ino == st->st_ino &&
-            strcmp(a->name, p->name) == 0 && same_path(a->path, p->cgroup))
-            return a;
+        if (a->bpf && !a->wanted && strcmp(a->name, p->name) == 0 &&
+            same_path(a->path, p->cgroup) && (!found || a->made < found->made))
+            found = a;
     }
-    return NULL;
+    return found;
+}
+
+/* Whether the kernel asks it after those of its cgroup that come before it in the configuration. */
+static bool is_in_order(const struct captures *c, const struct attached *a)
+{
+    for (size_t i = 0; i < CAPTURES_MAX; i++) {
+        const struct attached *b = &c->attached[i];
+
+        if (b->bpf && b->wanted && a->ino != 0 && b->ino == a->ino && b->dev == a->dev &&
+            b->put_on > a->put_on)
+            return false;
+    }
+    return true;
 }
 
 static struct attached *vacant(struct captures *c)
@@ -112,6 +131,7 @@ static int attach_new(struct captures *c, struct generation *g, size_t index, in
     a->path = g->policies[index].cgroup ? strdup(g->policies[index].cgroup) : NULL;
     a->dev = st->st_dev;
     a->ino = st->st_ino;
+    a->made = a->put_on = ++c->clock;
     int fd = bpf_capture_event_fd(a->bpf);
 
     if (fd >= 0)
@@ -129,39 +149,85 @@ static int look_up(const char *path, int *ret, struct stat *ret_st, char *why, s
     return fstat(*ret, ret_st) < 0 ? -errno : 0;
 }
 
+/* Puts it on the cgroup that is there now, if that is another one. True: the rules, too, have to
+ * name another one. */
+static bool follow(struct captures *c, struct attached *a)
+{
+    struct stat st = {0};
+    char why[512] = "";
+    int fd, r = look_up(a->path, &fd, &st, why, sizeof(why));
+    bool other = (r == 0 || r == -ENOENT) && (st.st_ino != a->ino || st.st_dev != a->dev);
+    bool had_failed = a->failed;
+
+    if (other || (r == 0 && a->failed)) {
+        r = bpf_capture_move(a->bpf, fd, why, sizeof(why));
+        if (r == -ENOENT || r == -ENODEV) /* gone meanwhile: the next event is about that */
+            st = (struct stat){0};
+        a->dev = st.st_dev;
+        a->ino = st.st_ino;
+        a->put_on = ++c->clock;
+        a->failed = r < 0 && a->ino != 0;
+        if (a->failed && (other || !had_failed))
+            log_error("capture %s: the cgroup \"%s\" is another one now, and cannot be captured: "
+                      "%s; it is tried again each second",
+                      a->name, a->path, why);
+        else if (a->ino == 0)
+            log_warning("capture %s: the cgroup \"%s\" is gone; it is captured when it is back",
+                        a->name, a->path);
+        else if (!a->failed)
+            log_info("capture %s: the cgroup \"%s\" is back, and captured", a->name, a->path);
+    }
+    fd_close(&fd);
+    return other && st.st_ino != 0;
+}
+
+static void bind_workers(struct generation *g, size_t index, const struct bpf_capture *bpf)
+{
+    const struct config_capture *capture = &g->config->captures[index];
+
+    for (size_t i = 0; i < g->n_listeners; i++) {
+        if (g->listeners[i].capture == capture)
+            g->listeners[i].origin_map = bpf_capture_origin_fd(bpf);
+    }
+    for (size_t i = 0; i < g->n_holds * g->n_workers; i++) {
+        if (g->holds[i].capture == capture)
+            g->holds[i].fd = bpf_capture_ring_fd(bpf, g->holds[i].seat);
+    }
+}
+
+/*
+ * What is attached stays the same one, wherever its cgroup is now, as workers know it. Only new
+ * workers can be given another one; that is how what has moved down in the configuration comes
+ * behind what is asked before it.
+ */
 static int apply_cgroup(struct captures *c, struct generation *g, size_t index, int transient,
                         char *why, size_t why_size)
 {
     const struct capture_policy *p = &g->policies[index];
-    struct attached *a = NULL;
+    struct attached *a = find(c, p);
     struct stat st = {0};
-    int own = -1, r;
+    int own = -1, r = 0;
 
-    if (p->cgroup)
-        r = look_up(p->cgroup, &own, &st, why, why_size);
-    else
-        r = fstat(transient, &st) < 0 ? -errno : 0;
-    if (r == 0 || r == -ENOENT)
-        a = find(c, p, &st);
-    if (r == 0 || a) {
-        if (a)
-            r = bpf_cgroup_replace(a->bpf, &g->set, index, why, why_size);
+    if (a && a->path)
+        follow(c, a);
+    if (a && g != c->in_force && !is_in_order(c, a))
+        a = NULL;
+    if (a) {
+        r = bpf_cgroup_replace(a->bpf, &g->set, index, why, why_size);
+    } else {
+        if (p->cgroup)
+            r = look_up(p->cgroup, &own, &st, why, why_size);
         else
+            r = fstat(transient, &st) < 0 ? -errno : 0;
+        if (r == 0)
             r = attach_new(c, g, index, p->cgroup ? own : transient, &st, &a, why, why_size);
-        if (r == 0) {
-            a->wanted = true;
-            stitch_bind(c->stitch, index, a->bpf);
-            for (size_t i = 0; i < g->n_listeners; i++) {
-                if (g->listeners[i].capture == &g->config->captures[index])
-                    g->listeners[i].origin_map = bpf_capture_origin_fd(a->bpf);
-            }
-            for (size_t i = 0; i < g->n_holds * g->n_workers; i++) {
-                if (g->holds[i].capture == &g->config->captures[index])
-                    g->holds[i].fd = bpf_capture_ring_fd(a->bpf, g->holds[i].seat);
-            }
-        }
+        fd_close(&own);
     }
-    fd_close(&own);
+    if (r == 0) {
+        a->wanted = true;
+        stitch_bind(c->stitch, index, a->bpf);
+        bind_workers(g, index, a->bpf);
+    }
     return r;
 }
 
@@ -219,12 +285,15 @@ static int apply_rules(struct captures *c, struct generation *g, char *why, size
     return r;
 }
 
+/* Rules or a guard, of which a network namespace has one each. */
 static bool makes_rules(const struct generation *g)
 {
-    struct nft_ruleset *rs = NULL;
-    bool some = nft_ruleset_build(&g->set, &rs) < 0 || !nft_ruleset_empty(rs);
+    struct nft_ruleset *rs = NULL, *guard = NULL;
+    bool some = nft_ruleset_build(&g->set, &rs) < 0 || !nft_ruleset_empty(rs) ||
+                nft_guard_build(&g->set, &guard) < 0 || !nft_ruleset_empty(guard);
 
     nft_ruleset_free(rs);
+    nft_ruleset_free(guard);
     return some;
 }
 
@@ -253,7 +322,7 @@ static int take_namespace(struct captures *c, const struct generation *g, char *
 /* Who has put nothing into it leaves it to others. Later, workers have copies of its descriptor. */
 static void give_back(struct captures *c, struct generation *g)
 {
-    if (c->applied || c->ruled || g->set.stitch || !g->marked)
+    if (c->applied || c->ruled || c->guarded || g->set.stitch || !g->marked)
         return;
     nft_owner_close(c->nft);
     c->nft = NULL;
@@ -323,6 +392,12 @@ static int apply_guard(struct captures *c, const struct generation *g, char *why
         return 0; /* `run` ends with its command */
     int r = nft_guard_build(&g->set, &rs);
 
+    /* A start lifts what a dead daemon has left, if nobody else is here; later, what is there and
+     * not ours is another one's. */
+    if (r == 0 && nft_ruleset_empty(rs) && !c->guarded && (c->applied || c->others)) {
+        nft_ruleset_free(rs);
+        return 0;
+    }
     if (r == 0)
         r = nft_guard_install(rs, why, why_size);
     else
@@ -379,6 +454,7 @@ int captures_apply(struct captures *c, struct generation *g, int transient, char
             detach(c, &c->attached[i]);
     }
     if (r == 0) {
+        c->in_force = g;
         stitch_engage(c->stitch, !c->others);
         give_back(c, g);
     }
@@ -403,48 +479,23 @@ bool captures_installed(struct captures *c, const struct capture_policy *p)
     return !a || (a->ino != 0 && !a->failed);
 }
 
-/* True: the rules, too, have to name another one now. */
-static bool follow(struct attached *a)
-{
-    struct stat st = {0};
-    char why[512] = "";
-    int fd, r = look_up(a->path, &fd, &st, why, sizeof(why));
-    bool other = (r == 0 || r == -ENOENT) && (st.st_ino != a->ino || st.st_dev != a->dev);
-
-    if (other) {
-        r = bpf_capture_move(a->bpf, fd, why, sizeof(why));
-        if (r == -ENOENT || r == -ENODEV) /* gone meanwhile: the next event is about that */
-            st = (struct stat){0};
-        a->dev = st.st_dev;
-        a->ino = st.st_ino;
-        a->failed = r < 0 && a->ino != 0;
-        if (a->failed)
-            log_error("capture %s: the cgroup \"%s\" is another one now, and cannot be captured: "
-                      "%s; a reload tries again",
-                      a->name, a->path, why);
-        else if (a->ino == 0)
-            log_warning("capture %s: the cgroup \"%s\" is gone; it is captured when it is back",
-                        a->name, a->path);
-        else
-            log_info("capture %s: the cgroup \"%s\" is back, and captured", a->name, a->path);
-    }
-    fd_close(&fd);
-    return other && st.st_ino != 0;
-}
-
-void captures_follow(struct captures *c, struct generation *g)
+bool captures_follow(struct captures *c, struct generation *g)
 {
     char why[512] = "";
-    bool other = false;
+    bool other = false, failed = false;
 
     /* In the order in which they were attached: the first of a cgroup decides. */
     for (size_t i = 0; i < g->set.n_policies; i++) {
         struct attached *a = attached_of(c, &g->policies[i]);
 
-        other |= a && a->path && follow(a);
+        if (!a || !a->path)
+            continue;
+        other |= follow(c, a);
+        failed |= a->failed;
     }
     if (other && (apply_nft(c, g, why, sizeof(why)) < 0 || apply_guard(c, g, why, sizeof(why)) < 0))
         log_error("the rules for a cgroup that is another one now: %s", why);
+    return failed;
 }
 
 void captures_mend(struct captures *c, const struct generation *g)
@@ -504,7 +555,7 @@ void captures_remove(struct captures *c, bool lift)
 
     if (!c)
         return;
-    if (lift && nft_guard_remove(why, sizeof(why)) < 0)
+    if (lift && c->guarded && nft_guard_remove(why, sizeof(why)) < 0)
         log_error("%s", why);
     nft_owner_close(c->nft);
     if (c->routed)

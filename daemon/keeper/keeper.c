@@ -139,7 +139,7 @@ void keeper_follow_cgroups(struct keeper *k)
         if (set->policies[i].hook == CAPTURE_CGROUP)
             k->unwatched |= !cgroup_watch_add(k->cgroups, set->policies[i].cgroup);
     }
-    captures_follow(k->captures, k->generation);
+    k->unwatched |= captures_follow(k->captures, k->generation);
 }
 
 static void on_cgroups(void *ctx, uint64_t ref, uint32_t events)

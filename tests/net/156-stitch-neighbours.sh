@@ -67,6 +67,25 @@ stop second
 is "$(both)" "" "which it takes away"
 is "$(tables_of client)" "" "and no table is left"
 
+# The guard of on-exit = "closed" is the first one's, whatever the second one does.
+us_daemon client < <(CAPTURE_KEYS+=('on-exit = "closed"'); config "socks5://$PROXY4:1080")
+guard() { ns client nft list table inet undersock-guard 2>&1 | grep -c reject; }
+before=$(guard)
+num "$before" -gt 0 "on-exit = \"closed\": there is a guard"
+second stitch
+is "$(guard)" "$before" "it stays when a second daemon starts"
+second_config copy 'on-exit = "closed"' "${CAPTURE_KEYS[@]}" | sed 's/second.sock/third.sock/' >"$TMP/refused.conf"
+start guarded -- ns client "$UNDERSOCK" daemon -c "$TMP/refused.conf"
+ended guarded 20
+like "$ENDED $(<"${LOG[guarded]}")" '^1 undersock: error: .*another undersock running in this network namespace\?$' "one that wants a guard of its own is refused"
+kill_it
+us_reload second >"$TMP/reload.log" 2>&1 || bail "reload: $(<"$TMP/reload.log")"
+is "$(seen "$NET4" 9000)" "connect=ECONNREFUSED" "the first one is killed, and it refuses, also when the second one has reloaded"
+stop second
+is "$(seen "$NET4" 9000)" "connect=ECONNREFUSED" "and has ended"
+ns client "$UNDERSOCK" stop -s "$TMP/undersock.sock" >/dev/null 2>&1
+is "$(tables_of client)" "" "a stop of the first one's lifts it"
+
 # Nobody stitches: two get along, and hold no table.
 us_daemon client < <(config "socks5://$PROXY4:1080" | sed 's/"stitch"/"copy"/')
 is "$(tables_of client)" "" "a daemon that needs no rules, and no filters, has no table"

@@ -98,6 +98,56 @@ for FAST in relay stitch; do
     [[ $FAST == stitch ]] || check "$FAST: nothing is left on the cgroup" -- wait_for 10 eval '[[ -z $(cgroup_objects "$AT") ]]'
 done
 
+# --- another order of the captures of one cgroup is in force after a reload, wherever the cgroup is by then
+swapped() { awk '/^capture "first"/ {hold = 1} hold {kept = kept $0 "\n"; if (/^}/) hold = 0; next} {print} END {printf "%s", kept}'; }
+hup() { # WHAT-HAPPENS-MEANWHILE...: the keeper meets SIGHUP first
+    kill -STOP "${PID[undersock]}"
+    kill -HUP "${PID[undersock]}"
+    "$@"
+    kill -CONT "${PID[undersock]}"
+}
+again() { rmdir "$AT" && mkdir "$AT"; }
+us_daemon client < <(config relay)
+said() { (($(grep -c "$1" "${LOG[undersock]}") >= $2)); }
+for again in "" ", and it was made anew meanwhile"; do
+    config relay | swapped >"$CONF"
+    check "a reload with another order" -- us_reload undersock
+    is "$(seen "$NET4" 9003)" "$EXIT4" "it is in force: the second one is asked first"
+    config relay >"$CONF"
+    if [[ $again ]]; then
+        so_far=$(grep -c reloaded "${LOG[undersock]}")
+        hup again
+        check "and back again$again" -- wait_for 10 said reloaded $((so_far + 1))
+        check "and captured" -- wait_for 10 is_installed True
+    else
+        check "and back again" -- us_reload undersock
+    fi
+    is "$(seen "$NET4" 9003) $(seen "$NET4" 9002)" "$CLIENT4 $EXIT4" "as at the start$again"
+done
+stop undersock
+
+# --- a cgroup that is made anew, or goes, while a reload is under way, whether that succeeds or not
+bad() { # FAST-PATH
+    config "$1"
+    echo "capture \"bad\" { hook = \"cgroup\" cgroup = \"/$US-nowhere\" upstream = \"u\" }"
+}
+for FAST in relay stitch; do
+    us_daemon client < <(config $FAST)
+    bad $FAST >"$CONF"
+    hup again
+    so_far=$(grep -c reloaded "${LOG[undersock]}")
+    check "$FAST: a reload that fails while the cgroup is made anew" -- wait_log undersock "$US-nowhere"
+    check "$FAST: it is captured" -- wait_for 10 is_installed True
+    is "$(seen "$NET4" 9002) $(seen "$NET4" 9003)" "$EXIT4 $CLIENT4" "$FAST: by workers that know it"
+    config $FAST >"$CONF"
+    hup rmdir "$AT"
+    check "$FAST: a reload while it goes is no fault" -- wait_for 10 said reloaded $((so_far + 1))
+    check "$FAST: status says that it is gone" -- wait_for 10 is_installed False
+    check "$FAST: and back" -- back
+    is "$(seen "$NET4" 9002) $(us_status undersock "s['captures'][1]['stitched']")" "$EXIT4 $([[ $FAST == stitch ]] && echo True || echo False)" "$FAST: all is as it was"
+    stop undersock
+done
+
 # --- the daemon is killed
 us_daemon client < <(config relay 'on-exit = "closed"')
 check "closed: it goes" -- gone
