@@ -19,20 +19,21 @@ int captures_create(struct loop *loop, unsigned event_kind, struct stitch *stitc
  * Puts the captures of `g` in force and fills the origin maps into its listeners. What the
  * generation before had attached to the same cgroup is replaced in place, without a gap; the
  * nftables table is switched at one moment. A cgroup that is not there any more is awaited
- * (captures_follow()); one that never was is an error. `transient`: the cgroup of captures that name none, or -1. 0, or -errno with
- * one line in `why`: -EPERM and -EOPNOTSUPP name a missing privilege or kernel feature. After a
- * failure call captures_apply() with the generation before, or captures_remove().
+ * (captures_follow()); one that never was is an error. `transient`: the cgroup of captures that
+ * name none, or -1. 0, or -errno with one line in `why`: -EPERM and -EOPNOTSUPP name a missing
+ * privilege or kernel feature. After a failure call captures_apply() with the generation before, or
+ * captures_remove().
  */
 int captures_apply(struct captures *c, struct generation *g, int transient, char *why,
                    size_t why_size);
 /*
  * Looks whether the cgroups are where they were: one that has been removed and made anew is another
- * one, and is captured as soon as somebody asks this. `g`: the generation in force. True: one cannot
- * be captured, and should be tried again soon.
+ * one, and is captured as soon as somebody asks this. `g`: the generation in force. True: one
+ * cannot be captured, and should be tried again soon.
  */
 bool captures_follow(struct captures *c, struct generation *g);
 /* False: of a capture whose cgroup is not there. */
-bool captures_installed(struct captures *c, const struct capture_policy *p);
+bool captures_installed(const struct captures *c, const struct capture_policy *p);
 /* Now and then: puts back what others have taken away that is not ours alone, routes and the guard.
  */
 void captures_mend(struct captures *c, const struct generation *g);
