@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <libmnl/libmnl.h>
@@ -29,6 +30,8 @@
 #define TIMEOUT     1 /* of what the kernel collects, which is nothing: 1/100 s */
 #define REQUEST_MAX 256
 #define MESSAGE_MAX 8192
+#define BUSY_STEPS  20
+#define BUSY_STEP   5000000 /* ns */
 
 /* ---- opening ---- */
 
@@ -129,19 +132,29 @@ static int prepare(int fd, unsigned group)
     return request_group(fd, group);
 }
 
-int nft_log_open(unsigned group, int *ret_fd, char *why, size_t why_size)
+static int open_group(unsigned group, int *ret_fd)
 {
     int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, NETLINK_NETFILTER);
     int r = fd < 0 ? -errno : prepare(fd, group);
 
-    if (r < 0) {
-        r = explain(r, group, why, why_size);
-        if (fd >= 0)
-            close(fd);
-        return r;
+    if (r < 0 && fd >= 0)
+        close(fd);
+    else if (r == 0)
+        *ret_fd = fd;
+    return r;
+}
+
+int nft_log_open(unsigned group, int *ret_fd, char *why, size_t why_size)
+{
+    int r;
+
+    /* The kernel lets go of a group a moment after its last descriptor was closed. */
+    for (int i = 0; (r = open_group(group, ret_fd)) == -EPERM || r == -EBUSY; i++) {
+        if (i == BUSY_STEPS)
+            break;
+        nanosleep(&(struct timespec){.tv_nsec = BUSY_STEP}, NULL);
     }
-    *ret_fd = fd;
-    return 0;
+    return r < 0 ? explain(r, group, why, why_size) : 0;
 }
 
 /* ---- reading ---- */

@@ -200,6 +200,21 @@ check "the workers of before go" -- wait_for 10 workers_are 2
 wait_for 10 us_is undersock flows -eq 0
 is "$(us_sum undersock flows)" 0 "no flow is left behind"
 
+# --- many at once: what the former one's workers held may not be free yet
+burst() {
+    local pids=() failed=0 i
+    for i in {1..12}; do
+        ns client "$UNDERSOCK" reload -s "$TMP/undersock.sock" >>"$TMP/burst.out" 2>&1 &
+        pids+=($!)
+    done
+    for i in "${pids[@]}"; do wait "$i" || failed=$((failed + 1)); done
+    echo $failed
+}
+is "$(burst) $(burst) $(burst)" "0 0 0" "12 reloads at once, three times"
+diag "$(cat "$TMP/burst.out")"
+wait_for 10 workers_are 2
+sees "$EXIT4" "$EXIT4" "and it works"
+
 # --- more old workers than there is room for
 configure 50 1080 output
 check "workers = 50" -- reload
