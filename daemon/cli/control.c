@@ -34,7 +34,7 @@ static int simple(int argc, char **argv, enum message_type type)
                 "undersock: what on-exit = \"closed\" refused, if anything, is let through\n");
     if (why[0])
         fprintf(stderr, "undersock: error: %s\n", why);
-    else if (type == MESSAGE_RELOAD)
+    else if (type == MESSAGE_RELOAD && r != -EALREADY && r != -ECANCELED)
         fprintf(stderr, "undersock: error: the daemon goes on with its old configuration\n");
     return (r == -EINVAL || r == -ELOOP) && type == MESSAGE_RELOAD ? CLI_USAGE : CLI_FAILED;
 }

@@ -55,17 +55,19 @@ static void send_hello(const struct keeper *k, int client, unsigned ends)
     fd_send_message(client, &m, sizeof(m), NULL, 0);
 }
 
-static void send_end(int client, int result)
+void keeper_send_end(int client, int result)
 {
     struct message_end m = {.header = MESSAGE_HEADER(MESSAGE_END, sizeof(m)), .result = result};
 
-    fd_send_message(client, &m, sizeof(m), NULL, 0);
+    if (client >= 0)
+        fd_send_message(client, &m, sizeof(m), NULL, 0);
 }
 
 void keeper_answer(void *keeper, unsigned type, int client)
 {
     struct keeper *k = keeper;
     bool more;
+    int r;
 
     switch (type) {
     case MESSAGE_STATUS:
@@ -75,27 +77,29 @@ void keeper_answer(void *keeper, unsigned type, int client)
         more = type == MESSAGE_FLOWS && stitch_is_open(k->stitch);
         send_hello(k, client, workers_due(k->workers) + 1 + more);
         if (more && !stitch_tell_flows(k->stitch, client))
-            send_end(client, -EAGAIN);
+            keeper_send_end(client, -EAGAIN);
         if (type == MESSAGE_STATUS)
             send_captures(k, client);
         /* Ours before theirs: what they send may leave no room in the client's queue. */
-        send_end(client, 0);
+        keeper_send_end(client, 0);
         for (unsigned due = workers_due(k->workers), n = workers_ask(k->workers, type, client);
              n < due; n++)
-            send_end(client, -EAGAIN);
+            keeper_send_end(client, -EAGAIN);
         break;
     case MESSAGE_RELOAD:
-        send_end(client, keeper_reload(k, client));
+        r = keeper_reload(k, client);
+        if (r != -EINPROGRESS)
+            keeper_send_end(client, r);
         break;
     case MESSAGE_STOP:
         log_info("stopping: asked to by undersock stop");
         k->lift = true;
         fd_close(&k->stopper);
         k->stopper = fcntl(client, F_DUPFD_CLOEXEC, 0);
-        send_end(client, 0);
+        keeper_send_end(client, 0);
         keeper_stop(k, 0);
         break;
     default:
-        send_end(client, -ENOSYS);
+        keeper_send_end(client, -ENOSYS);
     }
 }

@@ -344,15 +344,11 @@ static int refuse_fake_addresses(const struct generation *g, char *why, size_t w
     return 0;
 }
 
-/* Everything but listeners. */
-static int prepare(struct config *config, bool marked, struct generation **ret, char *why,
-                   size_t why_size)
+int generation_begin(struct config *config, bool marked, struct generation **ret)
 {
     struct generation *g = calloc(1, sizeof(*g));
-    bool changed = false;
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 
-    snprintf(why, why_size, "out of memory");
     if (!g) {
         config_free(config);
         return -ENOMEM;
@@ -367,21 +363,48 @@ static int prepare(struct config *config, bool marked, struct generation **ret, 
         g->n_workers = WORKERS_MAX;
     int r = upstream_build(config, marked ? CAPTURE_OWN_MARK : 0, &g->upstreams);
 
-    if (r == 0)
-        r = upstream_resolve(g->upstreams, config->n_upstreams, why, why_size);
-    if (r == 0)
-        r = refuse_fake_addresses(g, why, why_size);
+    if (r < 0) {
+        generation_free(g);
+        return r;
+    }
+    *ret = g;
+    return 0;
+}
+
+/* What follows from the upstreams' addresses: everything but listeners. */
+static int prepare(struct generation *g, char *why, size_t why_size)
+{
+    bool changed = false;
+
+    snprintf(why, why_size, "out of memory");
+    int r = refuse_fake_addresses(g, why, why_size);
+
     if (r == 0)
         r = describe_captures(g);
     if (r == 0)
         set_honesty(g);
     /* In this order: who comes, or is replaced, in between is looked at again. */
-    for (size_t i = 0; r == 0 && marked && i < config->n_upstreams; i++)
+    for (size_t i = 0; r == 0 && g->marked && i < g->config->n_upstreams; i++)
         g->upstreams[i].unproven = find_absent(g, i);
-    if (r == 0 && marked) {
+    if (r == 0 && g->marked) {
         generation_owners_changed(g);
         r = part_local_upstreams(g, &g->set, &changed, why, why_size);
     }
+    return r;
+}
+
+/* With the upstreams resolved. */
+static int begin_resolved(struct config *config, bool marked, struct generation **ret, char *why,
+                          size_t why_size)
+{
+    struct generation *g;
+    int r = generation_begin(config, marked, &g);
+
+    if (r < 0) {
+        snprintf(why, why_size, "out of memory");
+        return r;
+    }
+    r = upstream_resolve(g->upstreams, config->n_upstreams, why, why_size);
     if (r < 0) {
         generation_free(g);
         return r;
@@ -447,11 +470,12 @@ int generation_plan(struct config *config, struct generation **ret, char *why, s
 {
     struct generation *g;
     unsigned early = 0;
-    int r = prepare(config, true, &g, why, why_size);
+    int r = begin_resolved(config, true, &g, why, why_size);
 
     if (r < 0)
         return r;
-    for (size_t i = 0; i < config->n_captures; i++) {
+    r = prepare(g, why, why_size);
+    for (size_t i = 0; r == 0 && i < config->n_captures; i++) {
         if (needs_listener(&g->policies[i])) {
             g->policies[i].port_v4 = g->policies[i].port_v6 = planned_port(i);
             g->policies[i].early = early++; /* as listeners_provide() numbers the first ones */
@@ -459,7 +483,8 @@ int generation_plan(struct config *config, struct generation **ret, char *why, s
         if (datagrams_needs_listener(&g->policies[i]))
             g->policies[i].udp_port_v4 = g->policies[i].udp_port_v6 = planned_port(i);
     }
-    r = provide_seats(g, NULL, why, why_size);
+    if (r == 0)
+        r = provide_seats(g, NULL, why, why_size);
     if (r < 0) {
         generation_free(g);
         return r;
@@ -532,34 +557,45 @@ static int deal_out(struct generation *g, struct listeners *pool)
     return list_holds(g);
 }
 
-int generation_create(struct config *config, bool marked, struct listeners *pool,
-                      struct seats *seats, struct generation **ret, char *why, size_t why_size)
+int generation_complete(struct generation *g, struct listeners *pool, struct seats *seats,
+                        char *why, size_t why_size)
 {
-    struct generation *g;
-    int r = prepare(config, marked, &g, why, why_size);
+    int r = prepare(g, why, why_size);
 
     if (r < 0)
         return r;
     find_honesty(g);
     set_honesty(g);
     for (size_t i = 0; r == 0 && i < g->set.n_policies; i++) {
+        uint16_t port = g->marked ? planned_port(i) : 0;
+
         if (needs_listener(&g->policies[i]))
-            r = listeners_provide(pool, &g->policies[i], g->n_workers, marked ? planned_port(i) : 0,
-                                  why, why_size);
+            r = listeners_provide(pool, &g->policies[i], g->n_workers, port, why, why_size);
         if (r == 0 && datagrams_needs_listener(&g->policies[i]))
-            r = listeners_provide_udp(pool, &g->policies[i], g->n_workers,
-                                      marked ? planned_port(i) : 0, why, why_size);
+            r = listeners_provide_udp(pool, &g->policies[i], g->n_workers, port, why, why_size);
     }
     if (r == 0 && g->takes_udp) {
         g->n_resolvers = datagrams_list_resolvers(g->resolvers);
-        r = datagrams_list_real(config, &g->real);
+        r = datagrams_list_real(g->config, &g->real);
         if (r == 0)
-            r = datagrams_list_direct(config, g->upstreams, &g->direct_names);
+            r = datagrams_list_direct(g->config, g->upstreams, &g->direct_names);
     }
     if (r == 0)
         r = provide_seats(g, seats, why, why_size);
     if (r == 0)
         r = deal_out(g, pool);
+    return r;
+}
+
+int generation_create(struct config *config, bool marked, struct listeners *pool,
+                      struct seats *seats, struct generation **ret, char *why, size_t why_size)
+{
+    struct generation *g;
+    int r = begin_resolved(config, marked, &g, why, why_size);
+
+    if (r < 0)
+        return r;
+    r = generation_complete(g, pool, seats, why, why_size);
     if (r < 0) {
         generation_free(g);
         return r;

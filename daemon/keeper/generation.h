@@ -67,6 +67,12 @@ int generation_plan(struct config *config, struct generation **ret, char *why, s
  * sockets captures could see; its ports are those of generation_plan() where they are free. */
 int generation_create(struct config *config, bool marked, struct listeners *pool,
                       struct seats *seats, struct generation **ret, char *why, size_t why_size);
+/* The same in two parts, for who must not wait in between, where the caller resolves the upstreams
+ * (upstream_lookup_start()). Takes over `config`, too. 0 or -ENOMEM. */
+int generation_begin(struct config *config, bool marked, struct generation **ret);
+/* After a failure it can only be freed. */
+int generation_complete(struct generation *g, struct listeners *pool, struct seats *seats,
+                        char *why, size_t why_size);
 /* Why a capture that could be honest is not: NULL when it is, or is meant to be early. */
 const char *generation_why_early(const struct generation *g, size_t capture);
 /*

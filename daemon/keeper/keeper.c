@@ -38,7 +38,8 @@ enum {
     KIND_CONTROL_CLIENT,
     KIND_OWNERS,
     KIND_STITCH,
-    KIND_CGROUPS
+    KIND_CGROUPS,
+    KIND_NAMES
 };
 
 #define EXIT_FAILED     1
@@ -338,6 +339,7 @@ static void take_down(struct keeper *k)
 {
     notify_systemd("STOPPING=1");
     control_server_destroy(k->control);
+    keeper_abandon_reload(k);
     stitch_finish(k->stitch);
     if (k->cgroup[0])
         cgroup_destroy(k->cgroup);
@@ -359,8 +361,13 @@ static void take_down(struct keeper *k)
 int keeper_run(const struct keeper_options *o)
 {
     static const struct workers_calls calls = {.idle = generation_idle, .recheck = keeper_recheck};
-    struct keeper k = {
-        .o = o, .cgroup_fd = -1, .cgroups = -1, .janitor.hold = -1, .signals = -1, .stopper = -1};
+    struct keeper k = {.o = o,
+                       .cgroup_fd = -1,
+                       .cgroups = -1,
+                       .janitor.hold = -1,
+                       .signals = -1,
+                       .stopper = -1,
+                       .reload = {.kind = KIND_NAMES, .client = -1}};
     char why[512] = "";
 
     k.started = keeper_now();
@@ -387,6 +394,7 @@ int keeper_run(const struct keeper_options *o)
     loop_set_handler(k.loop, KIND_OWNERS, on_owners, &k);
     loop_set_handler(k.loop, KIND_STITCH, on_stitch, &k);
     loop_set_handler(k.loop, KIND_CGROUPS, on_cgroups, &k);
+    loop_set_handler(k.loop, KIND_NAMES, keeper_on_names, &k);
     r = raise_signals(&k);
     if (r == 0 && !o->command)
         watch_cgroups(&k);

@@ -42,6 +42,15 @@ struct keeper {
     bool lift;   /* asked to stop by the administrator: on-exit = "closed" does not apply */
     int stopper; /* the socket on which, open until nothing of us is left: another may be started */
 
+    /* A reload that waits for the addresses of upstreams (reload.c). */
+    struct {
+        unsigned kind;                 /* the loop's, for keeper_on_names() */
+        struct upstream_lookup *names; /* NULL: none does */
+        struct generation *fresh;
+        int client; /* who has asked for it, -1: nobody */
+        bool again; /* SIGHUP came meanwhile */
+    } reload;
+
     struct janitor janitor; /* of `run`, and of a daemon that has had a gateway */
     unsigned draining;      /* generations */
 
@@ -65,9 +74,15 @@ void keeper_follow_cgroups(struct keeper *k);
 
 /*
  * Reads the file again and puts it in force. `client`: a control connection that is told what is
- * wrong, or -1. 0, or -errno after which the daemon goes on as it was.
+ * wrong, or -1. 0, or -errno after which the daemon goes on as it was; -EINPROGRESS: it waits for
+ * the addresses of upstreams, and who has asked gets the end of the answer then. While one waits:
+ * another is -EALREADY, and of a signal (-1) it is remembered.
  */
 int keeper_reload(struct keeper *k, int client);
+/* A loop handler: there is something about the names that a reload waits for. */
+void keeper_on_names(void *keeper, uint64_t ref, uint32_t events);
+/* The daemon ends: a reload that waits comes to nothing. */
+void keeper_abandon_reload(struct keeper *k);
 /* The table of fake addresses, when the generation gives any. 0, or -errno with `why`. */
 int keeper_provide_names(struct keeper *k, struct generation *g, char *why, size_t why_size);
 /* Before the generation's workers start, as they hold its pipe. 0, or -errno with `why`. */
@@ -84,5 +99,7 @@ void keeper_look_again(struct keeper *k);
 
 /* The control socket's (control/server.h). */
 void keeper_answer(void *keeper, unsigned type, int client);
+/* The last record of an answer; -1: to nobody. */
+void keeper_send_end(int client, int result);
 
 #endif

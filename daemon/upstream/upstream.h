@@ -17,6 +17,8 @@
 #define UPSTREAM_ADDRS      8
 #define UPSTREAM_CANDIDATES 16
 
+struct upstream_lookup;
+
 struct upstream_hop {
     const struct config_upstream *config; /* URL, credentials, timeouts */
     struct addr addrs[UPSTREAM_ADDRS];    /* resolved; in the resolver's order */
@@ -83,6 +85,19 @@ unsigned upstream_order(struct upstream_choice *choice, const struct addr *desti
  * Literal addresses need no child. 0; or -errno with one line in `why` that names the upstream.
  */
 int upstream_resolve(struct upstream *all, size_t n, char *why, size_t why_size);
+
+/*
+ * The same for who must not wait. >0: there are no names, and nothing to go on with; 0: the child
+ * is at work; -errno with `why`, as above. `all` must stay where it is until the end.
+ */
+int upstream_lookup_start(struct upstream *all, size_t n, struct upstream_lookup **ret, char *why,
+                          size_t why_size);
+/* Readable when it goes on; who has it in a loop takes it out before the end. */
+int upstream_lookup_fd(const struct upstream_lookup *l);
+/* >0: every hop has its addresses; 0: more is to come; -errno with `why`. Does not wait. */
+int upstream_lookup_continue(struct upstream_lookup *l, char *why, size_t why_size);
+/* At any time, and after the end, too: the child is gone then. Frees. NULL is allowed. */
+void upstream_lookup_end(struct upstream_lookup *l);
 
 /* Whether upstream_resolve() asks the system's resolver for this hop's host. */
 bool upstream_resolves(const struct upstream *u, unsigned hop);

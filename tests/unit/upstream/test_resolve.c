@@ -19,6 +19,13 @@ static void hop(unsigned i, enum config_scheme scheme, const char *host, uint16_
     snprintf(ups[i].url.host, sizeof(ups[i].url.host), "%s", host);
 }
 
+static void nothing_is_left(unsigned fds)
+{
+    assert_int_equal(open_fds(), fds);
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
+    assert_int_equal(errno, ECHILD);
+}
+
 /* Resolves the first `n`; no child and no descriptor is left over. */
 static int resolve(unsigned n)
 {
@@ -30,9 +37,7 @@ static int resolve(unsigned n)
     why[0] = '\0';
     int r = upstream_resolve(all, n, why, sizeof(why));
 
-    assert_int_equal(open_fds(), before);
-    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
-    assert_int_equal(errno, ECHILD);
+    nothing_is_left(before);
     return r;
 }
 
@@ -105,6 +110,74 @@ static void a_name_behind_a_resolving_hop_is_left_to_it(void **state)
     }
 }
 
+static struct upstream_lookup *start(const char *first, const char *second)
+{
+    struct upstream_lookup *l = NULL;
+
+    hop(0, SCHEME_SOCKS5, first, 1080);
+    hop(1, SCHEME_SOCKS5, second, 1081);
+    free(all);
+    config = (struct config){.upstreams = ups, .n_upstreams = 2};
+    assert_int_equal(upstream_build(&config, 0, &all), 0);
+    why[0] = '\0';
+    int r = upstream_lookup_start(all, 2, &l, why, sizeof(why));
+
+    assert_int_equal(r, l ? 0 : 1);
+    return l;
+}
+
+static int go_on(struct upstream_lookup *l)
+{
+    struct pollfd p = {.fd = upstream_lookup_fd(l), .events = POLLIN};
+    int r;
+
+    while ((r = upstream_lookup_continue(l, why, sizeof(why))) == 0)
+        assert_int_equal(poll(&p, 1, 60000), 1);
+    return r;
+}
+
+static void who_does_not_wait_is_told_by_the_descriptor(void **state)
+{
+    unsigned fds = open_fds();
+
+    (void)state;
+    assert_null(start("203.0.113.5", "203.0.113.6"));
+    struct upstream_lookup *l = start("localhost", "localhost");
+
+    assert_int_equal(go_on(l), 1);
+    upstream_lookup_end(l);
+    nothing_is_left(fds);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_in_range(all[1].hops[i].n_addrs, 1, UPSTREAM_ADDRS);
+        assert_true(addr_is_loopback(&all[1].hops[i].addrs[0]));
+        assert_int_equal(all[1].hops[i].addrs[0].port, 1080 + i);
+    }
+    l = start("localhost", "nowhere.invalid");
+    assert_int_equal(go_on(l), -EHOSTUNREACH);
+    assert_non_null(strstr(why, "\"nowhere.invalid\""));
+    upstream_lookup_end(l);
+    nothing_is_left(fds);
+    upstream_lookup_end(NULL);
+}
+
+static void it_can_be_ended_at_any_time(void **state)
+{
+    unsigned fds = open_fds();
+    siginfo_t info;
+
+    (void)state;
+    struct upstream_lookup *l = start("localhost", "localhost");
+
+    upstream_lookup_end(l);
+    nothing_is_left(fds);
+    l = start("localhost", "localhost");
+    /* Whoever waits for all children has seen it first. */
+    assert_int_equal(waitid(P_ALL, 0, &info, WEXITED), 0);
+    assert_int_equal(go_on(l), 1);
+    upstream_lookup_end(l);
+    nothing_is_left(fds);
+}
+
 static void without_descriptors_it_fails_and_says_so(void **state)
 {
     int fill[64], n = 0;
@@ -152,6 +225,8 @@ int main(void)
         cmocka_unit_test(a_name_is_looked_up_by_a_child),
         cmocka_unit_test(a_name_that_does_not_exist_is_named),
         cmocka_unit_test(a_name_behind_a_resolving_hop_is_left_to_it),
+        cmocka_unit_test(who_does_not_wait_is_told_by_the_descriptor),
+        cmocka_unit_test(it_can_be_ended_at_any_time),
         cmocka_unit_test(without_descriptors_it_fails_and_says_so),
     };
 
