@@ -21,7 +21,7 @@
 #include "nft/cgroup.h"
 
 /* Where the kernel finds a field. */
-enum source { META, NETWORK_HEADER, TRANSPORT_HEADER, FIB_SOURCE, FIB, CT, SOCKET };
+enum source { META, NETWORK_HEADER, TRANSPORT_HEADER, FIB_SOURCE, FIB_REVERSE, FIB, CT, SOCKET };
 
 static const struct {
     enum source source;
@@ -46,6 +46,8 @@ static const struct {
     [NFT_FIELD_META_OIFNAME] = {META, NFT_META_OIFNAME},
     [NFT_FIELD_FIB_SADDR_TYPE] = {FIB_SOURCE, NFT_FIB_RESULT_ADDRTYPE},
     [NFT_FIELD_FIB_DADDR_TYPE] = {FIB, NFT_FIB_RESULT_ADDRTYPE},
+    [NFT_FIELD_FIB_SADDR_OIFNAME] = {FIB_SOURCE, NFT_FIB_RESULT_OIFNAME},
+    [NFT_FIELD_FIB_SADDR_IIF] = {FIB_REVERSE, NFT_FIB_RESULT_OIF},
     [NFT_FIELD_CT_STATE] = {CT, NFT_CT_STATE},
     [NFT_FIELD_CT_STATUS] = {CT, NFT_CT_STATUS},
     [NFT_FIELD_CT_DIRECTION] = {CT, NFT_CT_DIRECTION},
@@ -82,14 +84,15 @@ static void set_data(struct writer *w, struct nftnl_expr *e, uint16_t attr, cons
 
 static void load(struct writer *w, enum nft_field field, uint32_t reg)
 {
+    static const uint32_t fib_flags[] = {
+        [FIB_SOURCE] = NFTA_FIB_F_SADDR,
+        [FIB_REVERSE] = NFTA_FIB_F_SADDR | NFTA_FIB_F_IIF | NFTA_FIB_F_PRESENT,
+        [FIB] = NFTA_FIB_F_DADDR,
+    };
     static const char *const names[] = {
-        [META] = "meta",
-        [NETWORK_HEADER] = "payload",
-        [TRANSPORT_HEADER] = "payload",
-        [FIB_SOURCE] = "fib",
-        [FIB] = "fib",
-        [CT] = "ct",
-        [SOCKET] = "socket",
+        [META] = "meta",      [NETWORK_HEADER] = "payload", [TRANSPORT_HEADER] = "payload",
+        [FIB_SOURCE] = "fib", [FIB_REVERSE] = "fib",        [FIB] = "fib",
+        [CT] = "ct",          [SOCKET] = "socket",
     };
     struct nftnl_expr *e = add(w, names[loads[field].source]);
     uint32_t base = NFT_PAYLOAD_TRANSPORT_HEADER;
@@ -102,10 +105,10 @@ static void load(struct writer *w, enum nft_field field, uint32_t reg)
         nftnl_expr_set_u32(e, NFTNL_EXPR_META_DREG, reg);
         break;
     case FIB_SOURCE:
+    case FIB_REVERSE:
     case FIB:
         nftnl_expr_set_u32(e, NFTNL_EXPR_FIB_RESULT, loads[field].at);
-        nftnl_expr_set_u32(e, NFTNL_EXPR_FIB_FLAGS,
-                           loads[field].source == FIB ? NFTA_FIB_F_DADDR : NFTA_FIB_F_SADDR);
+        nftnl_expr_set_u32(e, NFTNL_EXPR_FIB_FLAGS, fib_flags[loads[field].source]);
         nftnl_expr_set_u32(e, NFTNL_EXPR_FIB_DREG, reg);
         break;
     case CT:

@@ -30,6 +30,7 @@ const struct nft_type_info nft_types[] = {
     [NFT_TYPE_CT_DIR] = {"ct_dir", 27, 1, false, false, 5},
     [NFT_TYPE_CT_LABEL] = {"ct_label", 33, 16, false, false, 5},
     [NFT_TYPE_BOOLEAN] = {"boolean", 44, 1, false, false, 5},
+    [NFT_TYPE_EXISTENCE] = {"boolean", 44, 4, true, false, 5},
 };
 
 const struct nft_field_info nft_fields[] = {
@@ -51,6 +52,8 @@ const struct nft_field_info nft_fields[] = {
     [NFT_FIELD_META_OIFNAME] = {"oifname", NFT_TYPE_IFNAME, 0, 0},
     [NFT_FIELD_FIB_SADDR_TYPE] = {"fib saddr type", NFT_TYPE_FIB_ADDR, 0, 0},
     [NFT_FIELD_FIB_DADDR_TYPE] = {"fib daddr type", NFT_TYPE_FIB_ADDR, 0, 0},
+    [NFT_FIELD_FIB_SADDR_OIFNAME] = {"fib saddr oifname", NFT_TYPE_IFNAME, 0, 0},
+    [NFT_FIELD_FIB_SADDR_IIF] = {"fib saddr . iif oif", NFT_TYPE_EXISTENCE, 0, 0},
     [NFT_FIELD_CT_STATE] = {"ct state", NFT_TYPE_CT_STATE, 0, 0},
     [NFT_FIELD_CT_STATUS] = {"ct status", NFT_TYPE_CT_STATUS, 0, 0},
     [NFT_FIELD_CT_DIRECTION] = {"ct direction", NFT_TYPE_CT_DIR, 0, 0},

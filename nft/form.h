@@ -40,6 +40,7 @@ enum nft_type {
     NFT_TYPE_CT_DIR,
     NFT_TYPE_CT_LABEL, /* the number of a bit */
     NFT_TYPE_BOOLEAN,
+    NFT_TYPE_EXISTENCE, /* of a route: 0, missing */
 };
 
 struct nft_type_info {
@@ -70,6 +71,8 @@ enum nft_field {
     NFT_FIELD_META_OIFNAME,
     NFT_FIELD_FIB_SADDR_TYPE,
     NFT_FIELD_FIB_DADDR_TYPE,
+    NFT_FIELD_FIB_SADDR_OIFNAME, /* by which the source is reached */
+    NFT_FIELD_FIB_SADDR_IIF,     /* whether it is by the input interface */
     NFT_FIELD_CT_STATE,
     NFT_FIELD_CT_STATUS,
     NFT_FIELD_CT_DIRECTION,

@@ -15,6 +15,12 @@
  * nft/routes.h brings it in. `tproxy` without a listener does nothing, and the packet would be
  * forwarded: the next rule drops it.
  *
+ * Whoever is behind the gateway can write any source, and what is taken is answered: by the uplink
+ * and past the proxy, or to a service of this host. So what is selected is dropped first, unless
+ * its source is reached by the interface that it came in by, or by another one of the capture's. An
+ * address of this host is reached by none. All but what is asymmetric meets the first question
+ * only.
+ *
  * What was held is sent again by this host and comes in by lo, with the mark that says so: the
  * chain `loopback` has given it to its listener before this one looks, and left our own mark on it.
  *
@@ -72,6 +78,49 @@ size_t nft_gateway_captures(const struct nft_maker *m)
                 nft_treatment(m->set, &m->set->policies[i], way.family) != NFT_TREAT_RETURN)
                 n = i + 1;
     return n;
+}
+
+/* What is routed back by another interface than that by which it came. */
+static int find_or_add_asymmetric(struct nft_maker *m, size_t capture, unsigned *ret)
+{
+    const struct capture_policy *p = &m->set->policies[capture];
+    struct nft_rule rule = {.n_exprs = 0};
+    char name[NFT_ID_SIZE];
+    unsigned chain;
+
+    snprintf(name, sizeof(name), "asymmetric_%zu", capture);
+    if (nft_form_find_chain(m->rs, name, ret))
+        return 0;
+    int r = nft_form_add_chain(m->rs, name, NFT_CHAIN_REGULAR, 0, 0, &chain);
+
+    for (size_t i = 0; r == 0 && i < p->n_interfaces; i++) {
+        rule.n_exprs = 0;
+        nft_rule_match_name(&rule, NFT_FIELD_FIB_SADDR_OIFNAME, NFT_OP_EQ, p->interfaces[i]);
+        r = nft_append_return(m, chain, &rule);
+    }
+    rule.n_exprs = 0;
+    nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
+    if (r == 0)
+        r = nft_chain_append(&m->rs->chains[chain], &rule);
+    *ret = chain;
+    return r;
+}
+
+int nft_append_forged(struct nft_maker *m, unsigned chain, size_t capture,
+                      const struct nft_rule *selected)
+{
+    struct nft_rule rule = *selected;
+    unsigned asymmetric;
+    int r = 0;
+
+    nft_rule_match(&rule, NFT_FIELD_FIB_SADDR_IIF, NFT_OP_EQ, 0);
+    if (m->set->policies[capture].n_interfaces > 1) {
+        r = find_or_add_asymmetric(m, capture, &asymmetric);
+        nft_rule_verdict(&rule, NFT_VERDICT_JUMP, asymmetric);
+    } else {
+        nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
+    }
+    return r < 0 ? r : nft_chain_append(&m->rs->chains[chain], &rule);
 }
 
 /* What becomes of packets that are no SYN. */
@@ -151,11 +200,14 @@ static int append_capture(struct nft_maker *m, unsigned chain, size_t i, bool lo
         if (!nft_way(p, NFT_TCP, k, &way) || (local && !nft_way_is_local(p, way)))
             continue;
         enum nft_family f = way.family;
+        enum nft_treatment t = nft_treatment(m->set, p, f);
 
         r = nft_match_selection(m, i, way, NFT_TCP, &rule);
+        if (r == 0 && t != NFT_TREAT_RETURN)
+            r = nft_append_forged(m, chain, i, &rule);
         if (r < 0)
             break;
-        switch (nft_treatment(m->set, p, f)) {
+        switch (t) {
         case NFT_TREAT_REDIRECT:
             r = find_or_add_tproxy(m, f, nft_listener_port(p, f), &tproxy);
             if (r == 0)

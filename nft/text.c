@@ -61,6 +61,8 @@ static void print_word(FILE *out, enum nft_type type, uint32_t n)
         {NFT_TYPE_CT_STATUS, IPS_DST_NAT, "dnat"},
         {NFT_TYPE_CT_DIR, IP_CT_DIR_ORIGINAL, "original"},
         {NFT_TYPE_CT_DIR, IP_CT_DIR_REPLY, "reply"},
+        {NFT_TYPE_EXISTENCE, 0, "missing"},
+        {NFT_TYPE_EXISTENCE, 1, "exists"},
     };
 
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
@@ -123,6 +125,7 @@ static void print_value(FILE *out, enum nft_type type, const uint8_t *value)
     case NFT_TYPE_CT_STATE:
     case NFT_TYPE_CT_STATUS:
     case NFT_TYPE_CT_DIR:
+    case NFT_TYPE_EXISTENCE:
         print_word(out, type, n);
         return;
     }

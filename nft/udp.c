@@ -23,7 +23,8 @@
  *                    priority, to the listener of the policy. nft/hold.c does the same and says
  *                    why. The packet has its route already, so that nothing is asked of the mark.
  *   udp_gateway      filter, prerouting, priority -130: forwarded UDP, as nft/gateway.c does with
- *                    TCP. A reverse path check finds where it came from (nft/routes.h).
+ *                    TCP, and each packet's source is looked up. A reverse path check of others
+ *                    finds where it came from (nft/routes.h).
  *
  * Between the two others may overwrite the mark, but not the priority. What has lost that is
  * dropped if it still has the mark. If it has neither, it is dropped if its flow has the label and
@@ -57,6 +58,7 @@
 #include <linux/netfilter/nf_conntrack_tuple_common.h>
 #include <linux/rtnetlink.h>
 
+#include "nft/gateway.h"
 #include "nft/selection.h"
 
 #define PRIORITY_UDP         (-125)
@@ -371,7 +373,8 @@ static int add_delivery(struct nft_maker *m, size_t n)
 
 /* ---- a gateway's ---- */
 
-/* The chain that gives a packet to the listener of this port, or to nobody. */
+/* The chain that gives a packet to the listener of this port, which is one capture's, or to nobody.
+ */
 static int take_forwarded(struct nft_maker *m, size_t i, struct nft_way way, struct nft_rule *rule)
 {
     uint16_t port = nft_udp_port(&m->set->policies[i], way.family);
@@ -383,6 +386,8 @@ static int take_forwarded(struct nft_maker *m, size_t i, struct nft_way way, str
     snprintf(name, sizeof(name), "udp%c_%u", way.family == NFT_V4 ? '4' : '6', port);
     if (!nft_form_find_chain(m->rs, name, &chain)) {
         r = nft_form_add_chain(m->rs, name, NFT_CHAIN_REGULAR, 0, 0, &chain);
+        if (r == 0)
+            r = nft_append_forged(m, chain, i, &give);
         match_udp(&give, NFT_OP_EQ);
         struct nft_expr *e = nft_rule_add(&give, NFT_EXPR_TPROXY);
 
@@ -411,10 +416,13 @@ static int append_forwarded(struct nft_maker *m, unsigned chain, size_t n, bool 
                 !nft_way(&m->set->policies[i], NFT_UDP, k, &way) ||
                 (local && !nft_way_is_local(&m->set->policies[i], way)))
                 continue;
+            enum nft_treatment t = nft_udp_treatment(m->set, i, way);
+
             r = nft_match_selection(m, i, way, NFT_UDP, &rule);
+            if (r == 0 && t == NFT_TREAT_REFUSE)
+                r = nft_append_forged(m, chain, i, &rule);
             if (r == 0)
-                r = finish(m, chain, &rule, nft_udp_treatment(m->set, i, way), take_forwarded, i,
-                           way);
+                r = finish(m, chain, &rule, t, take_forwarded, i, way);
         }
     return r;
 }

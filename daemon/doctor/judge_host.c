@@ -105,11 +105,11 @@ static void judge_interface(const struct facts *f, const struct facts_interface 
         return;
     }
     if (i->rp_filter == 1) {
-        snprintf(text, sizeof(text),
-                 "rp_filter is strict on %s: packets whose sender is routed elsewhere are dropped "
-                 "before "
-                 "they are captured",
-                 i->name);
+        snprintf(
+            text, sizeof(text),
+            "rp_filter is strict on %s: packets whose sender is routed to another interface are "
+            "dropped before they are captured, even if the capture names that one, too",
+            i->name);
         finding_add_mend(ret, "rp-filter", FINDING_WARN, text,
                          "sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.%s.rp_filter=2",
                          i->name);

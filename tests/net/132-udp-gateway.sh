@@ -246,6 +246,39 @@ done
 is "$(uplink dns)" 0 "tcp: nothing for port 53 on the uplink"
 nothing_around "tcp: nor for a target's address"
 
+# --- sources that are somebody else's: of the world, and of the gateway itself
+configure socks5h 1080 'dns = "fake"' 'udp = "associate"'
+for a in 203.0.113.15/32 2001:db8:113::15/128 "$CLIENT6/128"; do ns one ip addr add "$a" dev lo; done
+start own -- ns client python3 -c 'import socket
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+s.bind(("::", 7777))
+while True: print("from", s.recvfrom(2000)[1][0], flush=True)'
+wait_port client udp :: 7777
+forge() { # SOURCE RESOLVER TARGET NOBODY: a query, a datagram, one that is refused, a SYN
+    app one 'source = (sys.argv[1], 7777)
+for to, data in (((sys.argv[2], 53), b"\x12\x34\1\0\0\1" + b"\0" * 6 + b"\4four\4test\0\0\1\0\1"),
+                 ((sys.argv[3], 9000), b"who?"), ((sys.argv[4], 9), b"past the proxy")):
+    s = udp(to[0], source=source)
+    s.sendto(data, to)
+    s.close()
+s = socket.socket(s.family)
+s.bind(source)
+s.setblocking(False)
+s.connect_ex((sys.argv[3], 80))' "$@"
+}
+forge 203.0.113.15 "$RESOLVER4" "$NET4" 198.18.200.200
+forge 2001:db8:113::15 "$RESOLVER6" "$NET6" fdf6:6931:7149::ffff
+forge "$CLIENT6" "$RESOLVER6" "$NET6" fdf6:6931:7149::ffff
+udp_sees "$EXIT4" "$EXIT6" "who is what it says is served"
+like "$(digs one +short @"$RESOLVER4" four.test A)" '^198\.1[89]\.' "and gets DNS"
+app one 'udp(sys.argv[1], 7777).send(b"x")' "$LAN6"
+check "a service of the gateway hears from a client" -- wait_log own "^from $ONE6\$"
+is "$(grep -vc "^from $ONE6\$" "${LOG[own]}")" 0 "but not by a source that is the gateway's own"
+is "$(udp_flows '[f["client"] for f in s if f["client"].endswith(":7777")]')" "[]" "and no flow is for a forged source"
+nothing_around "nobody gets an answer, a refusal, or a SYN-ACK by asking from an address beyond the uplink"
+stop own
+for a in 203.0.113.15/32 2001:db8:113::15/128 "$CLIENT6/128"; do ns one ip addr del "$a" dev lo; done
+
 # --- the proxy's end
 configure socks5 1080 'udp = "associate"' 'dns = "tcp"'
 udp_sees "$EXIT4" "$EXIT6" "the proxy is up"

@@ -308,6 +308,39 @@ static void refused_means_reset(void)
     CHECK(packets_at_server(&lan) == 0);
 }
 
+/* Whoever writes another source gets the gateway to send nothing there, neither SYN-ACK nor reset.
+ */
+static void forged_sources_are_answered_by_nobody(void)
+{
+    static const char *const links[] = {"lan0", "lan1"};
+    static const struct capture_policy any[] = {
+        {NOT_GATE("bad", CAPTURE_REFUSE), TO(only5)},
+        {GATE("gw")},
+    };
+    static const struct capture_policy named[] = {
+        {NOT_GATE("bad", CAPTURE_REFUSE), IFS(links), TO(only5)},
+        {GATE("gw"), IFS(links)},
+    };
+    const struct capture_set sets[] = {{POLICIES(any), OWN, TPROXY},
+                                       {POLICIES(named), OWN, TPROXY}};
+    static const char *const where[] = {"203.0.113.5:80", "203.0.113.6:80", "[2001:db8::5]:80",
+                                        "[2001:db8::6]:80"};
+    static const char *const server[] = {"203.0.113.77:0", "[2001:db8::77]:0"};
+    struct lan lan = lan_with_servers();
+    struct nft_owner *owner = install(&sets[0]);
+
+    in_peer(&lan.client, "ip addr add 203.0.113.77/32 dev lo; "
+                         "ip addr add 2001:db8::77/128 dev lo nodad");
+    for (unsigned i = 0; i < COUNT(sets); i++) {
+        replace(owner, &sets[i]);
+        for (unsigned k = 0; k < COUNT(where); k++)
+            CHECK(ask_from(&lan.client, PEER_CONNECT, 0, where[k], server[k / 2], 100) ==
+                  -ETIMEDOUT);
+        CHECK(taken(&lan.client, "203.0.113.6:80") && taken(&lan.client, "[2001:db8::6]:80"));
+        CHECK(packets_at_server(&lan) == 0);
+    }
+}
+
 /* `tproxy` to a port where nobody listens lets the packet go on. */
 static void nothing_leaks_without_a_listener(void)
 {
@@ -455,6 +488,7 @@ NETNS_TEST(by_the_administrators_mark)
 NETNS_TEST(first_match_wins)
 NETNS_TEST(own_addresses_are_left_alone)
 NETNS_TEST(refused_means_reset)
+NETNS_TEST(forged_sources_are_answered_by_nobody)
 NETNS_TEST(nothing_leaks_without_a_listener)
 NETNS_TEST(older_connections_go_on)
 NETNS_TEST(connections_outlive_a_reload)
@@ -475,6 +509,7 @@ int main(void)
         cmocka_unit_test(test_first_match_wins),
         cmocka_unit_test(test_own_addresses_are_left_alone),
         cmocka_unit_test(test_refused_means_reset),
+        cmocka_unit_test(test_forged_sources_are_answered_by_nobody),
         cmocka_unit_test(test_nothing_leaks_without_a_listener),
         cmocka_unit_test(test_older_connections_go_on),
         cmocka_unit_test(test_connections_outlive_a_reload),

@@ -629,6 +629,54 @@ static void the_guard_refuses_udp(void)
 
 /* ---- a gateway ---- */
 
+/*
+ * What would be answered elsewhere is not taken: neither an address beyond the uplink, nor one of
+ * the gateway's own, nor that of a neighbour, unless the capture names the neighbour's interface,
+ * too.
+ */
+static void of_nobody_there(void)
+{
+    static const char *const links[] = {"lan0", "lan1"};
+    static const struct capture_policy any[] = {{GATE("gw"), TAKE}},
+                                       one[] = {{GATE("gw"), IFS(lan_if), TAKE}},
+                                       both[] = {{GATE("gw"), IFS(links), TAKE}};
+    const struct capture_set sets[] = {
+        {POLICIES(any), OWN, TPROXY}, {POLICIES(one), OWN, TPROXY}, {POLICIES(both), OWN, TPROXY}};
+    static const char *const forged[][2] = {{"203.0.113.77:0", "[2001:db8::77]:0"},
+                                            {"198.18.9.1:0", "[3fff:9::1]:0"},
+                                            {"198.18.2.2:7777", "[3fff:2::2]:7777"}};
+    struct lan lan = set_up();
+
+    in_peer(&lan.client,
+            "for a in 203.0.113.77/32 198.18.9.1/32 198.18.2.2/32 2001:db8::77/128 3fff:9::1/128 "
+            "3fff:2::2/128; do ip addr add $a dev lo; done");
+    CHECK(system("for i in all default lan0; do sysctl -qw net.ipv4.conf.$i.rp_filter=0; done") ==
+          0);
+    for (unsigned i = 0; i < COUNT(sets); i++) {
+        struct nft_owner *owner = install(&sets[i]);
+        struct datagram d;
+
+        for (unsigned k = 0; k < 2; k++) {
+            for (unsigned n = 0; n < COUNT(forged); n++) {
+                CHECK(ask_from(&lan.client, PEER_UDP, n, far[k], forged[n][k], 0) == 0);
+                CHECK(ask(&lan.client, PEER_SEND, n, NULL) == 0);
+            }
+            CHECK(ask(&lan.client, PEER_UDP, 3, far[k]) == 0);
+            CHECK(ask(&lan.client, PEER_SEND, 3, NULL) == 0);
+            if (i == 2)
+                CHECK(next_datagram(listener[k], &d, PATIENCE_MS) && d.from.port == 7777);
+            CHECK(next_datagram(listener[k], &d, PATIENCE_MS) && d.from.port != 7777);
+            struct addr client = parse_addr(k == 0 ? "198.18.1.2" : "3fff:1::2");
+
+            CHECK(addr_same_ip(&d.from, &client));
+            for (unsigned n = 0; n <= COUNT(forged); n++)
+                CHECK(ask(&lan.client, PEER_CLOSE, n, NULL) == 0);
+        }
+        CHECK(leaks() == 0);
+        nft_owner_close(owner);
+    }
+}
+
 static void of_a_gateways_clients(void)
 {
     static const struct port_range bad[] = {{444, 444}};
@@ -753,6 +801,7 @@ NETNS_TEST(of_a_cgroup)
 NETNS_TEST(instances_side_by_side)
 NETNS_TEST(the_kernel_can)
 NETNS_TEST(the_guard_refuses_udp)
+NETNS_TEST(of_nobody_there)
 NETNS_TEST(of_a_gateways_clients)
 NETNS_TEST(answers_are_forwarded)
 
@@ -773,6 +822,7 @@ int main(void)
         cmocka_unit_test(test_instances_side_by_side),
         cmocka_unit_test(test_the_kernel_can),
         cmocka_unit_test(test_the_guard_refuses_udp),
+        cmocka_unit_test(test_of_nobody_there),
         cmocka_unit_test(test_of_a_gateways_clients),
         cmocka_unit_test(test_answers_are_forwarded),
     };
