@@ -9,14 +9,18 @@
  *
  *   select_udp       route, output, priority -125: selects, by all captures of hook output and
  *                    cgroup in their order. What is taken gets the mark of its policy, by which it
- *                    is routed again, to lo (nft/routes.h). Also `udp = "reject"` is taken, and
+ *                    is routed again, to lo (nft/routes.h), and the same number as its priority
+ *                    (tc's), for udp_astray. Also `udp = "reject"` is taken, and
  *                    answered by the worker, as a reject here would make send() fail with EPERM.
  *                    What is refused because of `upstream = "refuse"` is refused here.
  *   udp_destination  nat, output, and udp_source, nat, postrouting, before those of others: what is
  *                    taken keeps its addresses, also where a rule of somebody's translates DNS, or
  *                    all that leaves.
- *   udp_astray       filter, postrouting: a socket that is bound to an interface, or an address
- *                    that is, cannot be routed to lo. It must not leave by that interface.
+ *   udp_astray       filter, postrouting, priority -160, before mangle: a socket that is bound to
+ *                    an interface, or an address that is, cannot be routed to lo; and where a chain
+ *                    of somebody's behind ours sets another mark at output, the packet is routed
+ *                    once more, by that. It must not leave by an interface. It is known by the mark
+ *                    or the priority, as hardly anybody overwrites both.
  *   udp_loopback     filter, prerouting, priority -160, before marks are restored in mangle: what
  *                    is from lo and has the mark gets it as its priority, and a label.
  *   udp_delivery     filter, prerouting, priority 200, behind the chains of others: by the
@@ -64,7 +68,6 @@
 #define PRIORITY_UDP         (-125)
 #define PRIORITY_DESTINATION (-110)
 #define PRIORITY_SOURCE      90
-#define PRIORITY_ASTRAY      (-140)
 #define PRIORITY_GATEWAY     (-130)
 
 static const uint32_t nfproto[] = {[NFT_V4] = NFPROTO_IPV4, [NFT_V6] = NFPROTO_IPV6};
@@ -152,8 +155,11 @@ static int finish(struct nft_maker *m, unsigned chain, struct nft_rule *rule, en
 
 static int take_local(struct nft_maker *m, size_t i, struct nft_way way, struct nft_rule *rule)
 {
+    uint32_t mark = capture_udp_mark(m->set->instance, (unsigned)i);
+
     (void)way;
-    nft_rule_add(rule, NFT_EXPR_SET_MARK)->number = capture_udp_mark(m->set->instance, (unsigned)i);
+    nft_rule_add(rule, NFT_EXPR_SET_MARK)->number = mark;
+    nft_rule_add(rule, NFT_EXPR_SET_PRIORITY)->number = mark;
     nft_rule_verdict(rule, NFT_VERDICT_ACCEPT, 0);
     return 0;
 }
@@ -267,15 +273,19 @@ static int add_nat(struct nft_maker *m)
 
 static int add_astray(struct nft_maker *m)
 {
+    static const enum nft_field fields[] = {NFT_FIELD_META_MARK, NFT_FIELD_META_PRIORITY};
     struct nft_rule rule = {.n_exprs = 0};
     unsigned chain;
     int r = nft_form_add_chain(m->rs, "udp_astray", NFT_CHAIN_FILTER, NF_INET_POST_ROUTING,
-                               PRIORITY_ASTRAY, &chain);
+                               NFT_PRIORITY_RECOGNIZED, &chain);
 
-    match_taken(m, &rule, NFT_FIELD_META_MARK, NFT_OP_EQ);
-    nft_rule_match_name(&rule, NFT_FIELD_META_OIFNAME, NFT_OP_NEQ, "lo");
-    nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
-    return append(m, chain, &rule, r);
+    for (size_t i = 0; r == 0 && i < sizeof(fields) / sizeof(fields[0]); i++) {
+        match_taken(m, &rule, fields[i], NFT_OP_EQ);
+        nft_rule_match_name(&rule, NFT_FIELD_META_OIFNAME, NFT_OP_NEQ, "lo");
+        nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
+        r = append(m, chain, &rule, r);
+    }
+    return r;
 }
 
 static bool takes(const struct nft_maker *m, size_t i, unsigned hooks, enum nft_family f)

@@ -209,6 +209,46 @@ static void marks_and_priorities_of_others(void)
     CHECK(leaks() == 0);
 }
 
+/* Chains behind ours that set a mark, and route again by it: nothing gets out. A priority that
+ * others set does no harm to what has the mark. */
+static void routed_by_others_at_output(void)
+{
+    static const struct {
+        const char *chain, *statement;
+        bool taken;
+    } theirs[] = {
+        {"type route hook output priority -124", "meta mark set 7", false},
+        {"type route hook output priority 0", "meta mark set 7", false},
+        {"type route hook output priority 300", "meta mark set 7", false},
+        {"type filter hook postrouting priority -150", "meta priority set 1:1", false},
+        {"type filter hook output priority 0", "meta priority set 1:1", true},
+    };
+    static const struct capture_policy policies[] = {{PROXY("all"), TAKE}};
+    const struct capture_set set = {POLICIES(policies), OWN};
+    struct lan lan = set_up();
+    char command[256];
+
+    (void)lan;
+    put_in_force(&set);
+    CHECK(system("nft add table inet theirs") == 0);
+    for (unsigned k = 0; k < COUNT(theirs); k++) {
+        /* The fourth comes beside the third. */
+        snprintf(command, sizeof(command),
+                 "%s nft 'add chain inet theirs c%u { %s; }; add rule inet theirs c%u %s'",
+                 k == 3 ? "" : "nft flush table inet theirs;", k, theirs[k].chain, k,
+                 theirs[k].statement);
+        CHECK(system(command) == 0);
+        for (unsigned i = 0; i < 2; i++) {
+            int app = udp_socket(family_of[i]);
+
+            CHECK(theirs[k].taken ? is_taken(far[i])
+                                  : send_to(app, family_of[i], far[i]) == -EPERM);
+            close(app);
+        }
+    }
+    CHECK(leaks() == 0);
+}
+
 /* Datagrams above the MTU, and those that QUIC leaves to the kernel to cut. */
 static void large_datagrams_stay_whole(void)
 {
@@ -790,6 +830,7 @@ static void answers_are_forwarded(void)
 NETNS_TEST(both_families_go_round)
 NETNS_TEST(reverse_paths_are_checked)
 NETNS_TEST(marks_and_priorities_of_others)
+NETNS_TEST(routed_by_others_at_output)
 NETNS_TEST(large_datagrams_stay_whole)
 NETNS_TEST(strangers_may_answer)
 NETNS_TEST(what_is_not_taken)
@@ -811,6 +852,7 @@ int main(void)
         cmocka_unit_test(test_both_families_go_round),
         cmocka_unit_test(test_reverse_paths_are_checked),
         cmocka_unit_test(test_marks_and_priorities_of_others),
+        cmocka_unit_test(test_routed_by_others_at_output),
         cmocka_unit_test(test_large_datagrams_stay_whole),
         cmocka_unit_test(test_strangers_may_answer),
         cmocka_unit_test(test_what_is_not_taken),
