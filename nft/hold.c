@@ -42,7 +42,9 @@
  * nat looks at a connection once. A SYN that connection tracking has let out already, before these
  * rules were there, can no longer be redirected: at output it is not held, and goes on as such
  * connections do; and `select` drops it if it is sent again all the same. That is a connection
- * which nobody has answered yet. One that was answered is refused: nft_match_stale().
+ * which nobody has answered yet. One that was answered is refused, as is one that connection
+ * tracking knows nothing of: nft_append_unseen(). Should that begin while a SYN is held, `select`
+ * drops it.
  *
  * If the mark was overwritten and could not be mended, a SYN with an address of this host goes
  * through the ordinary rules of nat, and is connected early. One with a foreign address, of a
@@ -137,10 +139,8 @@ static int add_hold(struct nft_maker *m, size_t capture, const char *name, unsig
     struct nft_rule rule = {.n_exprs = 0};
 
     if (set->policies[capture].hook == CAPTURE_OUTPUT) {
-        nft_match_stale(&rule);
         if (r == 0)
-            r = nft_rule_refuse(m, &rule, NFT_TCP);
-        r = append(m, chain, &rule, r);
+            r = nft_append_unseen(m, chain);
         match_older(&rule);
         nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
         r = append(m, chain, &rule, r);
@@ -295,6 +295,17 @@ int nft_add_injected(struct nft_maker *m, bool gateway)
     return r;
 }
 
+/* A gateway's, on its way to tproxy, returns. */
+static int append_tproxy_by_lo(struct nft_maker *m, unsigned chain, int r)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+
+    match_tproxy_kind(&rule, NFT_FIELD_META_MARK, NFT_OP_EQ);
+    nft_rule_match_name(&rule, NFT_FIELD_META_OIFNAME, NFT_OP_EQ, "lo");
+    nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
+    return append(m, chain, &rule, r);
+}
+
 int nft_append_injected_select(struct nft_maker *m, unsigned chain)
 {
     struct nft_rule rule = {.n_exprs = 0};
@@ -308,6 +319,12 @@ int nft_append_injected_select(struct nft_maker *m, unsigned chain)
     match_label(&rule);
     match_nat_kind(&rule);
     match_older(&rule);
+    nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
+    r = append(m, chain, &rule, r);
+    /* nat would not see it, which drops it otherwise: nft_append_injected_nat(). */
+    r = append_tproxy_by_lo(m, chain, r);
+    nft_match_mark(&rule, CAPTURE_INJECTED, CAPTURE_INJECTED_MASK);
+    nft_match_no_entry(&rule);
     nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
     r = append(m, chain, &rule, r);
     /* By the mark: the label stays with the connection, and who opens it anew from the same port
@@ -419,10 +436,7 @@ int nft_append_injected_nat(struct nft_maker *m, unsigned chain)
 
     if (r == 0)
         r = append_deliveries(m, granted, CAPTURE_OUTPUT, append_redirect);
-    match_tproxy_kind(&rule, NFT_FIELD_META_MARK, NFT_OP_EQ);
-    nft_rule_match_name(&rule, NFT_FIELD_META_OIFNAME, NFT_OP_EQ, "lo");
-    nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);
-    r = append(m, granted, &rule, r);
+    r = append_tproxy_by_lo(m, granted, r);
     nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
     r = append(m, granted, &rule, r);
     if (r < 0)

@@ -5,7 +5,7 @@
  * Theory of operation. Two base chains at the output hook see each packet of this host:
  *
  *   select  priority -120        rejects and holds (nft/hold.h), and rejects what nat would not
- *                                look at any more (nft_match_stale())
+ *                                look at (nft_append_unseen())
  *   output  nat, priority -110   redirects to 127.0.0.1 or ::1, before the -100 of others
  *
  * Both walk the captures in order, and the first rule that matches ends the walk: nat can neither
@@ -96,20 +96,16 @@ static int finish_nat(const struct capture_policy *p, enum nft_family f, enum nf
     return 0;
 }
 
-/* To the chain for what nat can redirect, unless it has looked at it before. */
+/* To the chain for what nat can redirect, unless it does not look at it. */
 static int leave_to_nat(struct nft_maker *m, struct nft_rule *rule)
 {
-    struct nft_rule stale = {.n_exprs = 0};
     unsigned chain;
     int r = 0;
 
     if (!nft_form_find_chain(m->rs, REDIRECTED, &chain)) {
         r = nft_form_add_chain(m->rs, REDIRECTED, NFT_CHAIN_REGULAR, 0, 0, &chain);
-        nft_match_stale(&stale);
         if (r == 0)
-            r = nft_rule_refuse(m, &stale, NFT_TCP);
-        if (r == 0)
-            r = nft_chain_append(&m->rs->chains[chain], &stale);
+            r = nft_append_unseen(m, chain);
     }
     nft_rule_verdict(rule, NFT_VERDICT_GOTO, chain);
     return r;

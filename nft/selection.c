@@ -295,18 +295,34 @@ int nft_need_refusing(struct nft_maker *m, enum nft_transport transport)
     return *chain == NFT_NO_CHAIN ? add_refusing_chain(m, transport, chain) : 0;
 }
 
-void nft_match_stale(struct nft_rule *rule)
-{
-    nft_rule_match_any(rule, NFT_FIELD_CT_STATE, NF_CT_STATE_BIT(IP_CT_ESTABLISHED));
-    nft_rule_match_masked(rule, NFT_FIELD_CT_STATUS, NFT_OP_EQ, 0, IPS_DST_NAT);
-}
-
 int nft_rule_refuse(struct nft_maker *m, struct nft_rule *rule, enum nft_transport transport)
 {
     int r = nft_need_refusing(m, transport);
 
     nft_rule_verdict(rule, NFT_VERDICT_JUMP, transport == NFT_TCP ? m->refuse_tcp : m->refuse_udp);
     return r;
+}
+
+void nft_match_no_entry(struct nft_rule *rule)
+{
+    nft_rule_match_any(rule, NFT_FIELD_CT_STATE,
+                       NF_CT_STATE_INVALID_BIT | NF_CT_STATE_UNTRACKED_BIT);
+}
+
+int nft_append_unseen(struct nft_maker *m, unsigned chain)
+{
+    struct nft_rule stale = {.n_exprs = 0}, none = {.n_exprs = 0};
+
+    nft_rule_match_any(&stale, NFT_FIELD_CT_STATE, NF_CT_STATE_BIT(IP_CT_ESTABLISHED));
+    nft_rule_match_masked(&stale, NFT_FIELD_CT_STATUS, NFT_OP_EQ, 0, IPS_DST_NAT);
+    int r = nft_rule_refuse(m, &stale, NFT_TCP);
+
+    if (r == 0)
+        r = nft_chain_append(&m->rs->chains[chain], &stale);
+    nft_match_no_entry(&none);
+    if (r == 0)
+        r = nft_rule_refuse(m, &none, NFT_TCP);
+    return r < 0 ? r : nft_chain_append(&m->rs->chains[chain], &none);
 }
 
 static bool ends_established(const struct nft_maker *m, size_t i, enum capture_hook hook)

@@ -111,15 +111,20 @@ int nft_match_selection(struct nft_maker *m, size_t capture, struct nft_way way,
 int nft_append_udp_reply_return(struct nft_maker *m, unsigned chain);
 /* The chain that rejects is made when it is first needed, or here. */
 int nft_need_refusing(struct nft_maker *m, enum nft_transport transport);
-/*
- * A SYN at output that connection tracking takes for one of an established connection, as the end
- * of an earlier one between these addresses and ports was never seen: of a laptop that was moved,
- * or a peer that has vanished. nat has looked at that one, and would let this one out as it is.
- * The kernel forgets the entry ten seconds after the reset (nf_ct_set_closing()).
- */
-void nft_match_stale(struct nft_rule *rule);
 /* Ends the rule with a rejection. */
 int nft_rule_refuse(struct nft_maker *m, struct nft_rule *rule, enum nft_transport transport);
+/*
+ * Rejects SYNs at output that nat would let out as they are:
+ *   - one that connection tracking takes for one of an established connection, as the end of an
+ *     earlier one between these addresses and ports was never seen: of a laptop that was moved, or
+ *     a peer that has vanished. nat has looked at that one. The kernel forgets the entry ten
+ *     seconds after the reset (nf_ct_set_closing());
+ *   - one without an entry, which nat does not see at all: nft_match_no_entry().
+ */
+int nft_append_unseen(struct nft_maker *m, unsigned chain);
+/* `notrack` of the administrator's; or "invalid", as is for some seconds a SYN to who had called us
+ * from that very port, and was reset. */
+void nft_match_no_entry(struct nft_rule *rule);
 /*
  * For packets that do not open a connection: those of connections that are marked as ended are
  * answered with a reset if a capture of the hook with reset_established selects them. A packet

@@ -55,6 +55,8 @@ static void print_word(FILE *out, enum nft_type type, uint32_t n)
         {NFT_TYPE_FIB_ADDR, RTN_BROADCAST, "broadcast"},
         {NFT_TYPE_FIB_ADDR, RTN_MULTICAST, "multicast"},
         {NFT_TYPE_CT_STATE, NF_CT_STATE_INVALID_BIT, "invalid"},
+        {NFT_TYPE_CT_STATE, NF_CT_STATE_INVALID_BIT | NF_CT_STATE_UNTRACKED_BIT,
+         "invalid,untracked"},
         {NFT_TYPE_CT_STATE, NF_CT_STATE_BIT(IP_CT_NEW), "new"},
         {NFT_TYPE_CT_STATE, NF_CT_STATE_BIT(IP_CT_ESTABLISHED), "established"},
         {NFT_TYPE_CT_STATUS, IPS_CONFIRMED, "confirmed"},

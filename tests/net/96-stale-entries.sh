@@ -3,7 +3,8 @@
 #
 # What connection tracking remembers of a connection whose end it never saw (a laptop that was moved, a
 # server that has vanished) must not let a new one from the same port past us: to connection tracking
-# the SYN belongs to the old one, and nat looks only at new ones. It may be refused; it may not go out.
+# the SYN belongs to the old one, and nat looks only at new ones, nor at what is not tracked. It may be
+# refused; it may not go out.
 . "$(dirname "$0")/lib.sh"
 FAST_PATH=${FAST_PATH:-relay} # what is stitched goes elsewhere from the start
 . "$LIB_DIR/lan.sh"
@@ -14,7 +15,7 @@ lan
 cg_new app
 net_who 9000
 peer_serve proxy "$PROXY4" 1080
-watch_forward '{ 9000 }'
+watch_forward '{ 9000, 9005 }'
 # Something must track connections before we do.
 ns client nft -f - <<-NFT || bail "no connection tracking"
 	table inet track {
@@ -97,6 +98,84 @@ config() { # HOOK CONNECT ON-EXIT
     echo "    on-exit   = \"$3\""
     echo '}'
 }
+
+# --- SYNs of which connection tracking makes no entry, so that nat never sees them.
+# The destination calls us from where it is called next, and is reset: until the kernel has forgotten, our
+# SYN to there is invalid.
+cat >"$TMP/called.py" <<'PY'
+import errno, socket, struct, sys
+four = ':' not in sys.argv[1]
+s = socket.socket(socket.AF_INET if four else socket.AF_INET6)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('', int(sys.argv[2])))
+s.listen()
+print('listens', flush=True)
+c = s.accept()[0]
+c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+c.recv(1)
+c.close()
+s.close()
+print('reset', flush=True)
+sys.stdin.readline()
+s = socket.socket(socket.AF_INET if four else socket.AF_INET6)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('', int(sys.argv[2])))
+s.settimeout(30)
+try:
+    s.connect((sys.argv[1], int(sys.argv[3])))
+    print('connected')
+except OSError as e:
+    print(errno.errorcode.get(e.errno, 'no answer'))
+PY
+cat >"$TMP/caller.py" <<'PY'
+import socket, sys
+s = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind((sys.argv[1], int(sys.argv[4])))
+s.settimeout(30)
+s.connect((sys.argv[2], int(sys.argv[3])))
+s.send(b'?')
+try: s.recv(1)
+except ConnectionResetError: print('reset', flush=True)
+PY
+# called ADDRESS OWN: what connect() says to who has called us.
+called() {
+    PORT=$((PORT + 1))
+    rm -f "$TMP/go" "${LOG[called]:-}"
+    mkfifo "$TMP/go"
+    start called -- ns client sh -c "exec python3 '$TMP/called.py' $1 $PORT 9005 <>'$TMP/go'"
+    wait_log called '^listens' 20
+    is "$(ns net timeout 20 python3 "$TMP/caller.py" "$1" "$2" $PORT 9005)" reset "$at, $1: who calls us is reset"
+    wait_log called '^reset' 20
+    passed_by >/dev/null
+    echo >"$TMP/go"
+    ended called 40
+    is "$(tail -1 "${LOG[called]}")" ECONNREFUSED "$at, $1: who has called us: refused"
+    is "$(passed_by)" 0 "$at, $1: nothing gets away"
+}
+for connect in honest early; do
+    us_daemon client < <(config output $connect open | grep -v tcp-ports)
+    at="output, $connect"
+    ns client nft -f - <<-'NFT' || bail "nft"
+	table inet theirs {
+	    chain output {
+	        type filter hook output priority raw; policy accept;
+	        tcp dport 9000 notrack
+	    }
+	}
+	NFT
+    PORT=$((PORT + 1))
+    APP=(ns client)
+    passed_by >/dev/null
+    is "$(both)" "ECONNREFUSED ECONNREFUSED" "$at, notrack: refused"
+    is "$(passed_by)" 0 "$at, notrack: nothing gets away"
+    ns client nft delete table inet theirs
+    PORT=$((PORT + 1))
+    is "$(both)" "$EXIT4 $EXIT6" "$at: and is proxied without it"
+    called "$NET4" "$CLIENT4"
+    called "$NET6" "$CLIENT6"
+    stop undersock
+done
 
 for HOOK in output cgroup gateway; do
     APP=(ns client)

@@ -239,6 +239,31 @@ static void a_verdict_without_rule_is_none(void)
     CHECK(packets_at_server(&lan) == 0);
 }
 
+/* One that is no longer tracked when it is sent again is not seen by nat, and drops all the same.
+ */
+static void a_verdict_past_nat_is_none(void)
+{
+    static const uint32_t kinds[] = {INJECTED_ACCEPT_NAT, INJECTED_EARLY_NAT,
+                                     INJECTED_ACCEPT_TPROXY, 7};
+    struct lan lan = set_up(&host, NULL);
+    struct held h[2];
+    int fd[2];
+
+    for (unsigned f = 0; f < 2; f++)
+        fd[f] = hold_host(f, &h[f]);
+    CHECK(system("nft 'table inet theirs { chain out { type filter hook output priority raw; "
+                 "notrack; }; }'") == 0);
+    for (unsigned f = 0; f < 2; f++) {
+        for (size_t i = 0; i < COUNT(kinds); i++)
+            (void)send_again(&h[f], CAPTURE_INJECTED | kinds[i] << 8 | SEAT);
+        /* Its retransmission is refused. */
+        CHECK(connected(fd[f]) == -ECONNREFUSED);
+        close(fd[f]);
+    }
+    expect_nobody();
+    CHECK(packets_at_server(&lan) == 0);
+}
+
 static void retransmissions_are_held(void)
 {
     struct held first, second;
@@ -525,6 +550,7 @@ NETNS_TEST(other_resets_pass)
 NETNS_TEST(host_is_rejected)
 NETNS_TEST(host_is_connected_early)
 NETNS_TEST(a_verdict_without_rule_is_none)
+NETNS_TEST(a_verdict_past_nat_is_none)
 NETNS_TEST(retransmissions_are_held)
 NETNS_TEST(an_overwritten_mark_of_the_host)
 NETNS_TEST(the_source_survives_masquerading)
@@ -547,6 +573,7 @@ int main(void)
         cmocka_unit_test(test_host_is_rejected),
         cmocka_unit_test(test_host_is_connected_early),
         cmocka_unit_test(test_a_verdict_without_rule_is_none),
+        cmocka_unit_test(test_a_verdict_past_nat_is_none),
         cmocka_unit_test(test_retransmissions_are_held),
         cmocka_unit_test(test_an_overwritten_mark_of_the_host),
         cmocka_unit_test(test_the_source_survives_masquerading),

@@ -70,6 +70,8 @@
     "\t\tct label 86 socket mark 0x55538000/17 meta mark set socket mark\n"                      \
     "\t\tct label 86 meta mark & 0xffff8100 == 0x55538000 ct status confirmed ct status ! dnat " \
     "drop\n"                                                                                     \
+    "\t\tmeta mark & 0xffff8100 == 0x55538100 oifname \"lo\" return\n"                           \
+    "\t\tmeta mark 0x55538000/17 ct state invalid,untracked drop\n"                              \
     "\t\tmeta mark 0x55538000/17 return\n"
 
 static const char one_seat_chains[] = NAT_HEAD
@@ -98,6 +100,7 @@ static const char one_seat_chains[] = NAT_HEAD
     "\n"
     "\tchain hold_0 {\n"
     "\t\tct state established ct status ! dnat jump refuse_tcp\n"
+    "\t\tct state invalid,untracked jump refuse_tcp\n"
     "\t\tct status confirmed ct status ! dnat return\n"
     "\t\tlog prefix \"all\" group 21762 snaplen 256 queue-threshold 1\n"
     "\t\tdrop\n"
@@ -339,6 +342,8 @@ static void test_the_first_match_wins(void **state)
                  "\t\tct label 86 socket mark 0x55538000/17 meta mark set socket mark\n"
                  "\t\tct label 86 meta mark & 0xffff8100 == 0x55538000 ct status confirmed ct "
                  "status ! dnat drop\n"
+                 "\t\tmeta mark & 0xffff8100 == 0x55538100 oifname \"lo\" return\n"
+                 "\t\tmeta mark 0x55538000/17 ct state invalid,untracked drop\n"
                  "\t\tmeta mark 0x55538000/17 return\n"
                  "\t\tmeta mark 0x55530000/16 return\n"
                  "\t\tip daddr . tcp dport @upstreams4 return\n"
@@ -369,6 +374,7 @@ static void test_seats_that_serve_share_and_all_accept(void **state)
     (void)state;
     expect_rules(set, "hold_1",
                  "\t\tct state established ct status ! dnat jump refuse_tcp\n"
+                 "\t\tct state invalid,untracked jump refuse_tcp\n"
                  "\t\tct status confirmed ct status ! dnat return\n"
                  "\t\tjhash tcp sport mod 3 seed 0x5553 0 log prefix \"web\" group 21760 snaplen "
                  "256 queue-threshold 1\n"

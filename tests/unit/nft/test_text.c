@@ -97,6 +97,7 @@ static const char everything_text[] =
     "\n"
     "\tchain redirected {\n"
     "\t\tct state established ct status ! dnat jump refuse_tcp\n"
+    "\t\tct state invalid,untracked jump refuse_tcp\n"
     "\t}\n"
     "}\n";
 
@@ -155,6 +156,7 @@ static const char to4_text[] =
     "\n"
     "\tchain redirected {\n"
     "\t\tct state established ct status ! dnat jump refuse_tcp\n"
+    "\t\tct state invalid,untracked jump refuse_tcp\n"
     "\t}\n"
     "}\n";
 
@@ -236,6 +238,7 @@ static const char refuse_last_text[] =
     "\n"
     "\tchain redirected {\n"
     "\t\tct state established ct status ! dnat jump refuse_tcp\n"
+    "\t\tct state invalid,untracked jump refuse_tcp\n"
     "\t}\n"
     "}\n";
 
