@@ -47,6 +47,9 @@ enum { CLI_OPT_FILE = 1, CLI_OPT_JSON = 2, CLI_OPT_WATCH = 4, CLI_OPT_CONTROL = 
 bool cli_parse(int argc, char **argv, unsigned allowed, struct cli_options *ret, int *ret_exit);
 /* One line on standard error and the pointer to the help; returns CLI_USAGE. */
 int cli_usage(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* One line on standard output; whatever in it is not printable ASCII is '?', as processes choose
+ * their names, and root's terminal is no place for what they may hold. */
+void cli_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* A config_error_fn that prints the line as it is. */
 void cli_config_error(void *ctx, const char *line);
 /* Where the daemon listens: `control` of the default configuration file if that can be read, else

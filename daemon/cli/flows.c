@@ -101,12 +101,12 @@ static void flow_line(const struct message_flow *f)
         snprintf(pid, sizeof(pid), "%" PRIu32, f->origin.pid);
     if (f->age_ms != MESSAGE_AGE_UNKNOWN)
         snprintf(age, sizeof(age), "%" PRIu64, f->age_ms);
-    printf("%-16s %-10s %-10s %-24s %-28s %-10s %-7s %-11s %8s %12" PRIu64 " %12" PRIu64
-           " %7s %.16s\n",
-           id, flow_protocol(f), f->capture, addr_format(&f->client, client),
-           addr_format(&f->origin.destination, destination), f->upstream[0] ? f->upstream : "-",
-           f->engine[0] ? f->engine : "-", f->state, age, f->bytes_up, f->bytes_down, pid,
-           f->origin.known & ORIGIN_COMM ? f->origin.comm : "-");
+    cli_line("%-16s %-10s %-10s %-24s %-28s %-10s %-7s %-11s %8s %12" PRIu64 " %12" PRIu64
+             " %7s %.16s",
+             id, flow_protocol(f), f->capture, addr_format(&f->client, client),
+             addr_format(&f->origin.destination, destination), f->upstream[0] ? f->upstream : "-",
+             f->engine[0] ? f->engine : "-", f->state, age, f->bytes_up, f->bytes_down, pid,
+             f->origin.known & ORIGIN_COMM ? f->origin.comm : "-");
 }
 
 static void heading(void)

@@ -13,7 +13,8 @@ void json_number(cJSON *to, const char *key, uint64_t value);
 void json_known(cJSON *to, const char *key, bool known, uint64_t value);
 /* The text, or null when it is empty. */
 void json_text(cJSON *to, const char *key, const char *text);
-/* Prints the document and frees it; the command's exit code. */
+/* Prints the document, in ASCII whatever the strings hold, and frees it; the command's exit code.
+ */
 int json_print(cJSON *j);
 
 #endif

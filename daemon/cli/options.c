@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the commands share: options, usage errors, privileges. */
+/* What the commands share: options, lines, usage errors, privileges. */
 #include <cap-ng.h>
 #include <getopt.h>
 #include <stdarg.h>
@@ -21,6 +21,21 @@ int cli_usage(const char *command, const char *format, ...)
     va_end(ap);
     fprintf(stderr, "; see undersock help %s\n", command);
     return CLI_USAGE;
+}
+
+void cli_line(const char *format, ...)
+{
+    char line[2048];
+    va_list ap;
+
+    va_start(ap, format);
+    vsnprintf(line, sizeof(line), format, ap);
+    va_end(ap);
+    for (char *p = line; *p; p++) {
+        if (*p < ' ' || *p > '~')
+            *p = '?';
+    }
+    puts(line);
 }
 
 bool cli_parse(int argc, char **argv, unsigned allowed, struct cli_options *ret, int *ret_exit)

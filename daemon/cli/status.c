@@ -60,17 +60,18 @@ static void fast_path_line(const struct message_status_reply *m)
 {
     const struct message_stats *s = &m->stats;
 
-    printf("worker %u: copied %" PRIu64 ", spliced %" PRIu64 " bytes; ", m->worker, s->bytes_copied,
-           s->bytes_spliced);
-    if (m->sockmap != MESSAGE_SOCKMAP_ON) {
-        printf("sockmap %s%s%s\n", sockmap_words[m->sockmap % 3], m->sockmap_why[0] ? ": " : "",
-               m->sockmap_why);
-        return;
-    }
-    printf("sockmap %s: directions joined %" PRIu64 ", left %" PRIu64 ", demoted %" PRIu64
-           ", redirected %" PRIu64 ", passed %" PRIu64 " bytes\n",
-           sockmap_words[m->sockmap % 3], s->sockmap_joined, s->sockmap_left, s->sockmap_demoted,
-           s->bytes_redirected, s->bytes_passed);
+    char sockmap[256];
+
+    if (m->sockmap != MESSAGE_SOCKMAP_ON)
+        snprintf(sockmap, sizeof(sockmap), "%s%s", m->sockmap_why[0] ? ": " : "", m->sockmap_why);
+    else
+        snprintf(sockmap, sizeof(sockmap),
+                 ": directions joined %" PRIu64 ", left %" PRIu64 ", demoted %" PRIu64
+                 ", redirected %" PRIu64 ", passed %" PRIu64 " bytes",
+                 s->sockmap_joined, s->sockmap_left, s->sockmap_demoted, s->bytes_redirected,
+                 s->bytes_passed);
+    cli_line("worker %u: copied %" PRIu64 ", spliced %" PRIu64 " bytes; sockmap %s%s", m->worker,
+             s->bytes_copied, s->bytes_spliced, sockmap_words[m->sockmap % 3], sockmap);
 }
 
 static void on_hello(struct status *st, const struct message_hello *m)
@@ -81,8 +82,8 @@ static void on_hello(struct status *st, const struct message_hello *m)
         json_number(st->root, "uptime_ms", m->uptime_ms);
         cJSON_AddStringToObject(st->root, "fast_path", m->fast_path);
     } else {
-        printf("undersock %s, pid %u, up %.1f s, fast-path %s\n", m->daemon_version, m->pid,
-               (double)m->uptime_ms / 1000, m->fast_path);
+        cli_line("undersock %s, pid %u, up %.1f s, fast-path %s", m->daemon_version, m->pid,
+                 (double)m->uptime_ms / 1000, m->fast_path);
     }
 }
 
@@ -101,11 +102,11 @@ static void on_capture(struct status *st, const struct message_capture *m)
         json_text(j, "why_relayed", m->why_relayed);
         cJSON_AddItemToArray(st->captures, j);
     } else {
-        printf("capture %s: %shook %s, upstream %s, connect %s%s%s%s%s%s\n", m->name,
-               m->installed ? "" : "waits for its cgroup, which is not there; ", hooks[m->hook % 3],
-               m->upstream, m->honest ? "honest" : "early", m->why_early[0] ? ": " : "",
-               m->why_early, m->stitched ? ", stitched" : "",
-               m->why_relayed[0] ? ", relayed: " : "", m->why_relayed);
+        cli_line("capture %s: %shook %s, upstream %s, connect %s%s%s%s%s%s", m->name,
+                 m->installed ? "" : "waits for its cgroup, which is not there; ",
+                 hooks[m->hook % 3], m->upstream, m->honest ? "honest" : "early",
+                 m->why_early[0] ? ": " : "", m->why_early, m->stitched ? ", stitched" : "",
+                 m->why_relayed[0] ? ", relayed: " : "", m->why_relayed);
     }
 }
 
@@ -125,12 +126,14 @@ static void on_stitch(const struct status *st, const struct message_stitch *m)
             json_number(j, names[i], m->counters[i]);
         return;
     }
-    printf("stitch: %s%s%s", word, m->why[0] ? ": " : "", m->why);
-    for (size_t i = 0; m->on && i < STITCH_N_COUNTERS; i++) {
+    char counters[STITCH_N_COUNTERS * 32] = "";
+
+    for (size_t i = 0, n = 0; m->on && i < STITCH_N_COUNTERS; i++) {
         if (i <= STITCH_COUNT_FAILED || m->counters[i])
-            printf("%s %s %" PRIu64, i ? "," : ":", names[i], m->counters[i]);
+            n += (size_t)snprintf(counters + n, sizeof(counters) - n, "%s %s %" PRIu64,
+                                  i ? "," : ":", names[i], m->counters[i]);
     }
-    printf("\n");
+    cli_line("stitch: %s%s%s%s", word, m->why[0] ? ": " : "", m->why, counters);
 }
 
 static void udp_json(cJSON *to, const struct message_udp_stats *s)
@@ -197,12 +200,12 @@ static void datagrams_line(const struct message_status_reply *m)
 
     if (u->begun + u->taken + u->refused + dropped == 0)
         return;
-    printf("worker %u: UDP: associations %" PRIu64 ", datagrams up %" PRIu64 ", down %" PRIu64
-           ", refused %" PRIu64 ", dropped %" PRIu64 "; DNS: queries %" PRIu64 ", answered %" PRIu64
-           ", failed %" PRIu64 "\n",
-           m->worker, u->associations, u->datagrams_up, u->datagrams_down, u->refused, dropped,
-           m->names.queries, m->names.answered_fake + m->names.answered,
-           m->names.failed + m->names.timeouts);
+    cli_line("worker %u: UDP: associations %" PRIu64 ", datagrams up %" PRIu64 ", down %" PRIu64
+             ", refused %" PRIu64 ", dropped %" PRIu64 "; DNS: queries %" PRIu64
+             ", answered %" PRIu64 ", failed %" PRIu64,
+             m->worker, u->associations, u->datagrams_up, u->datagrams_down, u->refused, dropped,
+             m->names.queries, m->names.answered_fake + m->names.answered,
+             m->names.failed + m->names.timeouts);
 }
 
 static void on_worker(struct status *st, const struct message_status_reply *m)
@@ -223,12 +226,12 @@ static void on_worker(struct status *st, const struct message_status_reply *m)
     } else {
         const struct message_stats *s = &m->stats;
 
-        printf("worker %u: pid %u%s, flows %" PRIu64 "/%u, held %" PRIu64 ", accepted %" PRIu64
-               ", granted %" PRIu64 ", failed %" PRIu64 ", finished %" PRIu64 ", reset %" PRIu64
-               ", refused %" PRIu64 ", loops %" PRIu64 "\n",
-               m->worker, m->pid, m->draining ? " (draining)" : "", s->flows, m->max_flows, s->held,
-               s->accepted, s->granted, s->failed, s->finished, s->reset,
-               s->refused_full + s->refused_stray, s->refused_loop);
+        cli_line("worker %u: pid %u%s, flows %" PRIu64 "/%u, held %" PRIu64 ", accepted %" PRIu64
+                 ", granted %" PRIu64 ", failed %" PRIu64 ", finished %" PRIu64 ", reset %" PRIu64
+                 ", refused %" PRIu64 ", loops %" PRIu64,
+                 m->worker, m->pid, m->draining ? " (draining)" : "", s->flows, m->max_flows,
+                 s->held, s->accepted, s->granted, s->failed, s->finished, s->reset,
+                 s->refused_full + s->refused_stray, s->refused_loop);
         fast_path_line(m);
         datagrams_line(m);
     }
@@ -248,9 +251,9 @@ static void on_upstream(struct status *st, const struct message_upstream *m)
         json_text(j, "last_error", m->last_error);
         cJSON_AddItemToArray(st->upstreams, j);
     } else {
-        printf("worker %u: upstream %s (%s): %s, granted %" PRIu64 ", failed %" PRIu64 "%s%s\n",
-               m->worker, m->name, m->url, m->healthy ? "healthy" : "down", m->granted, m->failed,
-               m->last_error[0] ? ", last error: " : "", m->last_error);
+        cli_line("worker %u: upstream %s (%s): %s, granted %" PRIu64 ", failed %" PRIu64 "%s%s",
+                 m->worker, m->name, m->url, m->healthy ? "healthy" : "down", m->granted, m->failed,
+                 m->last_error[0] ? ", last error: " : "", m->last_error);
     }
 }
 

@@ -116,6 +116,27 @@ is "$(us_flows undersock "[(f['proto'], f['destination'], f['capture'], f['upstr
     "[('tcp', '$NET4:9003', 'app', 'proxy', 'relay', ${PID[holder]}, 'python3', $UID_A)]" "flows knows whose it is"
 like "$(us_flows undersock "s[0]['cgroup']")" "/$US-app/nested$" "and its cgroup"
 
+# --- a name that would steer root's terminal, forge a line, and is no UTF-8: ESC ]0;a BEL 0xff LF é DEL
+cat >"$TMP/named.py" <<'PY'
+import ctypes, socket, sys
+ctypes.CDLL(None).prctl(15, b'\x1b]0;a\x07\xff\nb\xc3\xa9\x7f', 0, 0, 0)
+s = socket.create_connection((sys.argv[1], 9003), 20)
+s.sendall(b'q')
+print(s.recv(1).decode(), flush=True)
+s.settimeout(None)
+s.recv(1)
+PY
+start named -- cg app ns client python3 "$TMP/named.py" "$NET4"
+wait_log named '^r' || bail "the flow of the named does not stand"
+"$UNDERSOCK" flows -s "$TMP/undersock.sock" >"$TMP/flows.out"
+is "$(grep -c ' ?\]0;a???b???$' "$TMP/flows.out") $(wc -l <"$TMP/flows.out")" "1 3" "flows: one line, with ? for what is not printable"
+is "$(LC_ALL=C tr -d '\n -~' <"$TMP/flows.out" | wc -c)" 0 "and nothing of it reaches the terminal"
+"$UNDERSOCK" flows --json -s "$TMP/undersock.sock" >"$TMP/flows.json"
+is "$(python3 -c 'import json, sys; print([ascii(f["comm"]) for f in json.load(open(sys.argv[1], encoding="utf-8")) if f["comm"] != "python3"])' "$TMP/flows.json" 2>&1)" \
+    "$(python3 -c 'print([ascii("\x1b]0;a\x07\ufffd\nb\xe9\x7f")])')" "flows --json: valid, with the name as far as it is one"
+is "$(LC_ALL=C tr -d '\n\t -~' <"$TMP/flows.json" | wc -c)" 0 "and in ASCII"
+stop named
+
 # --- selection
 selection "uid = { \"$UID_A\" }"
 is "$(seen_as $UID_A "$NET4" 9000) $(seen_as $UID_A "$NET6" 9000)" "$EXIT4 $EXIT6" "uid: this user's"
