@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "upstream/handshake.h"
+
 #define HOLD_OFF     INT64_C(5000000000)
 #define HOLD_OFF_MAX INT64_C(640000000000)
 
@@ -135,7 +137,7 @@ const char *stitch_describe(const struct upstream *u, unsigned no_auth,
         snprintf(at, sizeof(at), "hop %u (%s:%u): ", hop + 1, url->host, url->port);
     switch (e->reason) {
     case STITCH_BY_REPLY:
-        snprintf(what, sizeof(what), "reply 0x%02x", e->code);
+        handshake_describe_reply(url->scheme, e->code, what, sizeof(what));
         break;
     case STITCH_BY_HOP:
         if (is_socks5(url) && own == 0)
@@ -145,7 +147,7 @@ const char *stitch_describe(const struct upstream *u, unsigned no_auth,
         else if (is_socks5(url) && own == 1 && url->has_user && !(no_auth >> hop & 1))
             snprintf(what, sizeof(what), "it refused the user name or password");
         else
-            snprintf(what, sizeof(what), "reply 0x%02x", e->code);
+            handshake_describe_reply(url->scheme, e->code, what, sizeof(what));
         break;
     case STITCH_BY_PROTOCOL:
         snprintf(what, sizeof(what), "its answer is not SOCKS; is this the right port and scheme?");

@@ -386,10 +386,6 @@ bool dial_udp_denied(const struct dial *d)
 
 static void describe_handshake(const struct dial *d, char *buf, size_t size)
 {
-    uint8_t rep = d->handshake.rep;
-    enum config_scheme scheme = d->handshake.url->scheme;
-    bool socks4 = scheme == SCHEME_SOCKS4 || scheme == SCHEME_SOCKS4A;
-
     switch (d->handshake.fault) {
     case HANDSHAKE_METHOD:
         snprintf(buf, size,
@@ -400,8 +396,7 @@ static void describe_handshake(const struct dial *d, char *buf, size_t size)
         snprintf(buf, size, "it refused the user name or password");
         break;
     case HANDSHAKE_REPLY:
-        snprintf(buf, size, "reply 0x%02x: %s", rep,
-                 socks4 ? socks4_reply_name(rep) : socks5_reply_name(rep));
+        handshake_describe_reply(d->handshake.url->scheme, d->handshake.rep, buf, size);
         break;
     case HANDSHAKE_FAMILY:
         snprintf(buf, size, "SOCKS4 cannot reach IPv6 destinations; use socks5 or socks5h");

@@ -8,6 +8,7 @@
 #include "upstream/handshake.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 #include "socks/socks4.h"
 #include "socks/socks5_auth.h"
@@ -142,4 +143,12 @@ int handshake_input(struct handshake *h, const struct socks_dest *target, const 
         break;
     }
     return r == 0 ? 0 : fail(h, HANDSHAKE_PROTOCOL, -ECONNREFUSED);
+}
+
+void handshake_describe_reply(enum config_scheme scheme, uint8_t rep, char *buf, size_t size)
+{
+    bool socks4 = scheme == SCHEME_SOCKS4 || scheme == SCHEME_SOCKS4A;
+
+    snprintf(buf, size, "reply 0x%02x: %s", rep,
+             socks4 ? socks4_reply_name(rep) : socks5_reply_name(rep));
 }

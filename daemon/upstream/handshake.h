@@ -53,5 +53,7 @@ size_t handshake_want(const struct handshake *h, const uint8_t *in, size_t len);
  */
 int handshake_input(struct handshake *h, const struct socks_dest *target, const uint8_t *in,
                     size_t len, struct wire_writer *out);
+/* The line's words for a reply code of a hop with this scheme. */
+void handshake_describe_reply(enum config_scheme scheme, uint8_t rep, char *buf, size_t size);
 
 #endif

@@ -45,7 +45,7 @@ static void share_said(void)
     learnt = (_Atomic uint64_t *)(answered + SAID_UDP);
 }
 
-static unsigned hash_name(const char *name)
+static uint32_t hash_name(const char *name)
 {
     uint32_t h = 2166136261u;
 
@@ -168,21 +168,33 @@ void upstream_look_again(struct upstream_choice *choice, uint8_t *order, unsigne
     }
 }
 
-/* True when the line was written. An upstream that answers every other time must not fill the log
- * either: so the interval holds beyond a success. */
+/*
+ * True when the line was written. An upstream that answers every other time must not fill the log
+ * either: so the interval holds beyond a success. Another reason is news, and is told at once; but
+ * who thinks of a new one each time must not fill the log with that.
+ */
 static bool complain(struct upstream *u, const char *error, int64_t now)
 {
+    uint32_t reason = hash_name(error);
+    bool repeated = false;
+
     snprintf(u->last_error, sizeof(u->last_error), "%s", error);
-    if (now < u->next_log) {
+    if (now >= u->said_until) {
+        u->said_until = now + COMPLAINT_INTERVAL;
+        u->n_said = 0;
+    }
+    for (unsigned i = 0; i < u->n_said; i++)
+        repeated |= u->said[i] == reason;
+    if (repeated || u->n_said == UPSTREAM_REASONS) {
         u->suppressed++;
         return false;
     }
+    u->said[u->n_said++] = reason;
     if (u->suppressed > 0)
         log_warning("upstream %s: %s (and %u more failures)", u->name, error, u->suppressed);
     else
         log_warning("upstream %s: %s", u->name, error);
     u->suppressed = 0;
-    u->next_log = now + COMPLAINT_INTERVAL;
     return true;
 }
 

@@ -16,6 +16,7 @@
 
 #define UPSTREAM_ADDRS      8
 #define UPSTREAM_CANDIDATES 16
+#define UPSTREAM_REASONS    8 /* complaints that differ, in ten seconds */
 
 struct upstream_lookup;
 
@@ -41,9 +42,10 @@ struct upstream {
     uint64_t granted, failed;
     char last_error[128];
     bool said_down;            /* the log's last word about it is a complaint */
-    int64_t next_log;          /* no complaint before this time */
     int64_t udp_refused_until; /* it has no UDP ASSOCIATE; not asked for one before this time */
-    unsigned suppressed;
+    int64_t said_until;        /* what was complained of is not repeated before this time */
+    uint32_t said[UPSTREAM_REASONS]; /* a hash of each of those complaints */
+    unsigned n_said, suppressed;
 };
 
 /* What a capture may use, in order of preference. */
@@ -109,8 +111,8 @@ bool upstream_resolves(const struct upstream *u, unsigned hop);
  */
 void upstream_look_again(struct upstream_choice *choice, uint8_t *order, unsigned n, int64_t now);
 
-/* What an attempt came to. `error` NULL: it answered. Logs changes, and complaints at most every 10
- * s. */
+/* What an attempt came to. `error` NULL: it answered. Logs changes, and each complaint once in ten
+ * seconds. */
 void upstream_report(struct upstream *u, const char *error, int64_t now);
 /* When any process that was forked after the first upstream_build() last reported that an upstream
  * of this name answered, CLOCK_MONOTONIC; 0: never. Workers write it: believe no more than that. */

@@ -127,6 +127,25 @@ static void test_lines(void **state)
     assert_true(stitch_worth_a_line(&chain, &e));
 }
 
+/* A reply reads as it does when a worker was told it (tests/unit/upstream/test_dial.c). */
+static void test_words(void **state)
+{
+    struct stitch_event e = {.reason = STITCH_BY_REPLY, .step = 4, .code = 1};
+    char line[400];
+
+    (void)state;
+    make_chain("55");
+    assert_string_equal(stitch_describe(&chain, 0, &e, line, sizeof(line)),
+                        "hop 2 (hop1:1080): reply 0x01: general SOCKS server failure");
+    e = (struct stitch_event){.reason = STITCH_BY_HOP, .step = 1, .code = 5};
+    assert_string_equal(stitch_describe(&chain, 0, &e, line, sizeof(line)),
+                        "hop 1 (hop0:1080): reply 0x05: connection refused");
+    make_chain("4");
+    e = (struct stitch_event){.reason = STITCH_BY_REPLY, .code = 0x5c};
+    assert_string_equal(stitch_describe(&chain, 0, &e, line, sizeof(line)),
+                        "reply 0x5c: request rejected: cannot connect to identd on the client");
+}
+
 static void test_choose(void **state)
 {
     unsigned members[] = {1, 0};
@@ -258,8 +277,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_replies),  cmocka_unit_test(test_others),
         cmocka_unit_test(test_timeouts), cmocka_unit_test(test_methods),
-        cmocka_unit_test(test_lines),    cmocka_unit_test(test_choose),
-        cmocka_unit_test(test_hold_off), cmocka_unit_test(test_may_ask),
+        cmocka_unit_test(test_lines),    cmocka_unit_test(test_words),
+        cmocka_unit_test(test_choose),   cmocka_unit_test(test_hold_off),
+        cmocka_unit_test(test_may_ask),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -349,6 +349,39 @@ static void a_complaint_says_nothing_of_health(void **state)
     assert_int_equal(strlen(all[2].last_error), sizeof(all[2].last_error) - 1);
 }
 
+static void fail_in_two_ways(void)
+{
+    for (unsigned i = 0; i < 100; i++)
+        upstream_report(&all[0], i % 2 ? "its answer is not SOCKS" : "reply 0x01", 5 * SECOND);
+}
+
+static void fail_in_a_new_way_each_time(void)
+{
+    char reason[32];
+
+    for (unsigned i = 0; i < 256; i++) {
+        snprintf(reason, sizeof(reason), "reply 0x%02x", i);
+        upstream_complain(&all[1], reason, 5 * SECOND);
+    }
+    upstream_complain(&all[1], "reply 0x00", 15 * SECOND);
+}
+
+static void each_reason_has_its_line_and_their_number_an_end(void **state)
+{
+    char text[8192];
+
+    (void)state;
+    assert_int_equal(lines_of(fail_in_two_ways, text, sizeof(text)), 2);
+    assert_non_null(strstr(text, "upstream up0: reply 0x01\n"));
+    assert_non_null(strstr(text, "upstream up0: its answer is not SOCKS\n"));
+
+    assert_int_equal(lines_of(fail_in_a_new_way_each_time, text, sizeof(text)),
+                     UPSTREAM_REASONS + 1);
+    assert_non_null(strstr(text, "reply 0x07\n"));
+    assert_null(strstr(text, "reply 0x08"));
+    assert_non_null(strstr(text, "reply 0x00 (and 248 more failures)\n"));
+}
+
 static void the_first_is_looked_at_again(void **state)
 {
     struct addr a = destination(1);
@@ -388,6 +421,7 @@ int main(void)
 #define FRESH(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         FRESH(the_first_is_looked_at_again),
+        FRESH(each_reason_has_its_line_and_their_number_an_end),
         FRESH(a_chain_is_dialled_from_its_far_end),
         FRESH(the_longest_chain_has_room),
         FRESH(a_capture_has_its_upstream_or_its_group),
