@@ -226,6 +226,14 @@ static void begin_relay(struct flow_table *t, struct flow *f)
     pump(t, f);
 }
 
+static bool has_next(const struct flow_table *t, const struct flow *f)
+{
+    unsigned next = f->dialing->at + 1u;
+
+    return next < f->dialing->n && (f->dialing->order[next] != FLOW_DIRECT ||
+                                    upstream_all_gone(t->o.captures[f->capture].choice));
+}
+
 static void dial_failed(struct flow_table *t, struct flow *f)
 {
     struct dial *d = &f->dialing->dial;
@@ -236,11 +244,12 @@ static void dial_failed(struct flow_table *t, struct flow *f)
     log_flow(LOG_LEVEL_DEBUG, flow_id(t, f), "%s through %s: %s",
              addr_format(&f->origin.destination, to), d->upstream->name, why);
     if (at_fault || dial_was_answered(d))
-        upstream_report(d->upstream, at_fault ? why : NULL, loop_now(t->o.loop));
+        upstream_report(d->upstream, at_fault ? why : NULL, dial_upstream_gone(d),
+                        loop_now(t->o.loop));
     if (!at_fault && dial_worth_a_line(d))
         upstream_complain(d->upstream, why, loop_now(t->o.loop));
     loop_timer_cancel(t->o.loop, &f->timer);
-    if (at_fault && f->dialing->at + 1u < f->dialing->n) {
+    if (at_fault && has_next(t, f)) {
         f->dialing->at++;
         if (f->state == FLOW_HANDSHAKE)
             flow_set_state(t, f, FLOW_DIALING);
@@ -326,7 +335,7 @@ static void dial_step(struct flow_table *t, struct flow *f, uint32_t events)
         flow_set_state(t, f, FLOW_HANDSHAKE);
     if (result == DIAL_GRANTED) {
         d->upstream->granted++;
-        upstream_report(d->upstream, NULL, loop_now(t->o.loop));
+        upstream_report(d->upstream, NULL, false, loop_now(t->o.loop));
         if (f->held)
             hold_granted(t, f);
         else

@@ -57,10 +57,8 @@ void names_broken(struct names *n, struct names_connection *c)
 
 /* ---- Dialling ---- */
 
-bool names_all_down(struct names *n, const struct names_server *s)
+static bool all_down(const struct upstream_choice *choice)
 {
-    const struct upstream_choice *choice = n->o.captures[s->capture].choice;
-
     for (unsigned i = 0; i < choice->n; i++)
         if (choice->candidates[i]->healthy)
             return false;
@@ -69,7 +67,7 @@ bool names_all_down(struct names *n, const struct names_server *s)
 
 /*
  * Which upstreams are asked, in which order. A direct server's come after itself. While all are
- * known to be down the server itself is, where that is allowed: whether they are back is found out
+ * known to be gone the server itself is, where that is allowed: whether they are back is found out
  * by the flows that follow. Where it is not, one query finds it out every now and then, and the
  * others are told at once. False: none.
  */
@@ -78,7 +76,7 @@ static bool choose_upstreams(struct names *n, struct names_connection *c)
     const struct names_server *s = names_server_of(n, c);
     struct upstream_choice *choice = n->o.captures[s->capture].choice;
     bool direct = choice->direct_when_down && s->name[0] == '\0';
-    bool down = names_all_down(n, s);
+    bool down = all_down(choice);
     int64_t now = loop_now(n->o.loop);
     unsigned k = 0;
 
@@ -94,7 +92,7 @@ static bool choose_upstreams(struct names *n, struct names_connection *c)
             return false;
         n->next_probe[s->capture] = now + PROBE_INTERVAL;
     }
-    if (!direct || !down) {
+    if (!direct || !upstream_all_gone(choice)) {
         k = upstream_order(choice, &s->at, c->order);
         upstream_look_again(choice, c->order, k, now);
     }
@@ -134,7 +132,7 @@ static bool dial_failed(struct names *n, struct names_connection *c)
     dial_describe(d, why, sizeof(why));
     log_debug("DNS server %s through %s: %s", addr_format(&s->at, to), u->name, why);
     if (at_fault || dial_was_answered(d))
-        upstream_report(u, at_fault ? why : NULL, now);
+        upstream_report(u, at_fault ? why : NULL, dial_upstream_gone(d), now);
     if (d->fault == DIAL_RESOURCE) {
         upstream_complain(u, why, now); /* our own want says nothing of the server */
     } else if (!at_fault && !upstream_is_direct(u) && !s->said) {
@@ -166,6 +164,8 @@ static bool dial_on(struct names *n, struct names_connection *c)
         struct dial_env env = dial_env(n, c);
         const char *name = s->name[0] ? s->name : NULL;
 
+        if (k == NAMES_DIRECT && !s->direct && !upstream_all_gone(choice))
+            break;
         if (dial_start(&c->dial, u, &s->at, name, &env) == DIAL_PENDING) {
             /* Some resolvers take no TCP, and say nothing. */
             if (s->direct && k == NAMES_DIRECT)
@@ -214,7 +214,7 @@ static bool opened(struct names *n, struct names_connection *c)
     struct upstream *u = c->dial.upstream;
 
     u->granted++;
-    upstream_report(u, NULL, loop_now(n->o.loop));
+    upstream_report(u, NULL, false, loop_now(n->o.loop));
     loop_timer_cancel(n->o.loop, &c->timer);
     c->fd = dial_take(&c->dial);
     dial_finish(&c->dial);

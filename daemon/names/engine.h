@@ -147,8 +147,6 @@ bool names_connect(struct names *n, struct names_connection *c);
 void names_connection_changed(struct names *n, struct names_connection *c);
 /* Closes in order, or with a reset; lists stay. */
 void names_close(struct names *n, struct names_connection *c, bool orderly);
-/* Are all upstreams of this server's capture known to be down? */
-bool names_all_down(struct names *n, const struct names_server *s);
 /* It ended by itself, or says nonsense, or nothing. Its queries go elsewhere. */
 void names_broken(struct names *n, struct names_connection *c);
 /* An event of the loop; `ctx` is the engine. */

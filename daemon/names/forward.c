@@ -211,7 +211,7 @@ static bool joinable(struct names *n, const struct names_connection *c)
 {
     if (c->state == NAMES_OPEN)
         return !c->direct || names_server_of(n, c)->direct ||
-               names_all_down(n, names_server_of(n, c));
+               upstream_all_gone(n->o.captures[names_server_of(n, c)->capture].choice);
     return c->state == NAMES_DIALING && (!c->probe || c->n == 0);
 }
 

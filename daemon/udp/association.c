@@ -53,7 +53,7 @@ static void choose_upstreams(struct udp_table *t, struct udp_association *a)
 
         if (usable(u, now))
             n_usable++;
-        else if (u->healthy)
+        else if (!u->gone)
             a->up_but_no = true;
     }
     /* Whose turn it is to look whether a dead upstream is back must be able to find out. */
@@ -228,7 +228,7 @@ static bool dial_failed(struct udp_table *t, struct udp_association *a)
         else if (!dial_was_answered(d))
             u->udp_refused_until = now + NO_ANSWER;
         if (dial_was_answered(d))
-            upstream_report(u, NULL, now);
+            upstream_report(u, NULL, false, now);
         char line[WHY_SIZE + 40];
 
         snprintf(line, sizeof(line), "it gives no UDP association: %s", why);
@@ -237,7 +237,8 @@ static bool dial_failed(struct udp_table *t, struct udp_association *a)
         failed_for_want(t, a);
         return false;
     } else if (dial_upstream_at_fault(d)) {
-        upstream_report(u, why, now);
+        upstream_report(u, why, dial_upstream_gone(d), now);
+        a->up_but_no |= !u->gone;
     } else {
         a->up_but_no = true;
         upstream_complain(u, why, now);
@@ -320,7 +321,7 @@ static void granted(struct udp_table *t, struct udp_association *a)
     int r = loop_modify(t->o.loop, a->control, EPOLLRDHUP, udp_ref(t, a, KIND_CONTROL));
 
     u->granted++;
-    upstream_report(u, NULL, now);
+    upstream_report(u, NULL, false, now);
     if (r < 0 || begin_relay(t, a, fd) < 0) {
         if (a->relay < 0)
             fd_close(&fd);

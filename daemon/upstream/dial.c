@@ -115,6 +115,7 @@ static enum dial_result try_next_address(struct dial *d, int error, const struct
 {
     fd_close(&d->fd);
     note_failure(d, error);
+    d->taken |= error == ECONNRESET || error == EPIPE;
     d->address++;
     return connect_next(d, error, env);
 }
@@ -335,6 +336,22 @@ int dial_errno(const struct dial *d)
     return d->app_errno;
 }
 
+/* That it cannot be reached, or does not listen: what an application is told without a proxy too.
+ */
+static bool is_about_destination(uint8_t rep)
+{
+    switch (rep) {
+    case SOCKS5_REP_NET_UNREACHABLE:
+    case SOCKS5_REP_HOST_UNREACHABLE:
+    case SOCKS5_REP_REFUSED:
+    case SOCKS5_REP_TTL_EXPIRED:
+    case SOCKS4_REP_REJECTED:
+        return true;
+    default:
+        return false;
+    }
+}
+
 bool dial_upstream_at_fault(const struct dial *d)
 {
     if (upstream_is_direct(d->upstream))
@@ -353,6 +370,21 @@ bool dial_upstream_at_fault(const struct dial *d)
     return d->fault != DIAL_RESOURCE;
 }
 
+bool dial_upstream_gone(const struct dial *d)
+{
+    switch (d->fault) {
+    case DIAL_CONNECT:
+    case DIAL_CONNECT_TIMEOUT:
+        return !upstream_is_direct(d->upstream) && !d->taken;
+    case DIAL_HANDSHAKE_TIMEOUT:
+        return dial_upstream_at_fault(d);
+    default:
+        /* Of a chain it is the hop before that says so. */
+        return dial_was_answered(d) && d->hop + 1u < d->upstream->n_hops &&
+               is_about_destination(d->handshake.rep);
+    }
+}
+
 bool dial_was_answered(const struct dial *d)
 {
     return d->fault == DIAL_HANDSHAKE && d->handshake.fault == HANDSHAKE_REPLY;
@@ -362,18 +394,8 @@ bool dial_worth_a_line(const struct dial *d)
 {
     if (upstream_is_direct(d->upstream))
         return false;
-    if (d->fault != DIAL_HANDSHAKE || d->handshake.fault != HANDSHAKE_REPLY)
-        return true;
-    switch (d->handshake.rep) {
-    case SOCKS5_REP_NET_UNREACHABLE:
-    case SOCKS5_REP_HOST_UNREACHABLE:
-    case SOCKS5_REP_REFUSED:
-    case SOCKS5_REP_TTL_EXPIRED:
-    case SOCKS4_REP_REJECTED:
-        return d->hop + 1u < d->upstream->n_hops;
-    default:
-        return true;
-    }
+    return !dial_was_answered(d) || !is_about_destination(d->handshake.rep) ||
+           d->hop + 1u < d->upstream->n_hops;
 }
 
 bool dial_udp_denied(const struct dial *d)

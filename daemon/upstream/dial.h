@@ -46,6 +46,7 @@ struct dial {
     uint8_t fault;   /* enum dial_fault */
     uint8_t no_auth; /* bit i: hop i has a user, and was content without */
     bool connected;
+    bool taken;     /* an address took the connection, but reset it before we saw it */
     bool associate; /* asks for UDP */
 };
 
@@ -84,6 +85,9 @@ int dial_relay(const struct dial *d, struct addr *ret, bool *ret_named);
 int dial_errno(const struct dial *d);
 /* True when the upstream itself is at fault, so that another one may be tried. */
 bool dial_upstream_at_fault(const struct dial *d);
+/* True when nobody was there: no connection could be had, or no word came. Not when it was closed,
+ * or answered with what is no answer. */
+bool dial_upstream_gone(const struct dial *d);
 /* True when it failed by a reply to our request: this hop, and those before it, are alive. */
 bool dial_was_answered(const struct dial *d);
 /* False when the answer is about the destination alone, as an application is told without a proxy

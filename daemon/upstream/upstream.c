@@ -89,14 +89,19 @@ bool upstream_is_direct(const struct upstream *u)
     return u->n_hops == 0;
 }
 
-bool upstream_go_direct(struct upstream_choice *choice, int64_t now)
+bool upstream_all_gone(const struct upstream_choice *choice)
 {
-    if (!choice->direct_when_down)
-        return false;
     for (unsigned i = 0; i < choice->n; i++) {
-        if (choice->candidates[i]->healthy)
+        if (!choice->candidates[i]->gone)
             return false;
     }
+    return true;
+}
+
+bool upstream_go_direct(struct upstream_choice *choice, int64_t now)
+{
+    if (!choice->direct_when_down || !upstream_all_gone(choice))
+        return false;
     if (now < choice->next_try)
         return true;
     choice->next_try = now + RETRY_INTERVAL;
@@ -255,7 +260,7 @@ bool upstream_learnt(const struct upstream *u, const struct addr *address, unsig
     return true;
 }
 
-void upstream_report(struct upstream *u, const char *error, int64_t now)
+void upstream_report(struct upstream *u, const char *error, bool gone, int64_t now)
 {
     if (error) {
         u->failed++;
@@ -268,6 +273,7 @@ void upstream_report(struct upstream *u, const char *error, int64_t now)
     if (u->healthy && error)
         u->retry_at = now + LOOK_INTERVAL;
     u->healthy = !error;
+    u->gone = error && gone;
     if (!error && answered)
         answered[hash_name(u->name) % SAID_UDP] = now;
 }

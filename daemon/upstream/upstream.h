@@ -39,6 +39,7 @@ struct upstream {
 
     int64_t retry_at; /* while it is not healthy: one flow asks it again after this time */
     bool healthy;     /* the last attempt got an answer from it */
+    bool gone;        /* the last attempt found nobody there, which is more than not healthy */
     uint64_t granted, failed;
     char last_error[128];
     bool said_down;            /* the log's last word about it is a complaint */
@@ -54,9 +55,9 @@ struct upstream_choice {
     unsigned n;
     enum config_policy policy;
     unsigned next;         /* round-robin */
-    bool direct_when_down; /* when-down = "direct": no candidate answers, so the destination is
+    bool direct_when_down; /* when-down = "direct": all candidates are gone, so the destination is
                               dialled */
-    int64_t next_try;      /* all were down: until then nobody asks them again */
+    int64_t next_try;      /* all were gone: until then nobody asks them again */
     struct upstream *direct;
 };
 
@@ -71,8 +72,14 @@ void upstream_choose_from(const struct config *c, const struct config_capture *c
                           struct upstream *all, struct upstream_choice *ret);
 /* An upstream without hops: the destination itself is dialled. */
 bool upstream_is_direct(const struct upstream *u);
-/* While every candidate is down and when-down = "direct": is this flow to go past them? One flow
- * every two seconds is not, and so finds out when they answer again. */
+/*
+ * Whether nobody was there at the last attempt, of each candidate: only then may a flow go past
+ * them. An upstream that takes connections and ends them is not gone: it is enough that one client
+ * has used up what it has, and that one must not decide that all go direct.
+ */
+bool upstream_all_gone(const struct upstream_choice *choice);
+/* While that is so and when-down = "direct": is this flow to go past them? One flow every two
+ * seconds is not, and so finds out when they answer again. */
 bool upstream_go_direct(struct upstream_choice *choice, int64_t now);
 /*
  * The order in which the candidates are tried for a destination: fills `ret` with indices and
@@ -111,9 +118,9 @@ bool upstream_resolves(const struct upstream *u, unsigned hop);
  */
 void upstream_look_again(struct upstream_choice *choice, uint8_t *order, unsigned n, int64_t now);
 
-/* What an attempt came to. `error` NULL: it answered. Logs changes, and each complaint once in ten
- * seconds. */
-void upstream_report(struct upstream *u, const char *error, int64_t now);
+/* What an attempt came to. `error` NULL: it answered; `gone`: nobody was there to. Logs changes,
+ * and each complaint once in ten seconds. */
+void upstream_report(struct upstream *u, const char *error, bool gone, int64_t now);
 /* When any process that was forked after the first upstream_build() last reported that an upstream
  * of this name answered, CLOCK_MONOTONIC; 0: never. Workers write it: believe no more than that. */
 int64_t upstream_answered_at(const struct upstream *u);

@@ -3,7 +3,8 @@
 #
 # when-down, for every hook, while the upstream is gone, silent or unreachable, and when it is back:
 # refuse lets nothing past, direct lets the daemon itself connect to the destination. A destination
-# that the upstream refuses is no reason for either, and no flow that stands changes its way.
+# that the upstream refuses is no reason for either, nor is an upstream that closes what it takes, as a
+# full one does; and no flow that stands changes its way.
 . "$(dirname "$0")/lib.sh"
 . "$LIB_DIR/lan.sh"
 
@@ -195,6 +196,22 @@ ns proxy nft add rule inet watch input tcp dport 1080 drop
 is_down "cannot be reached" ECONNREFUSED
 ns proxy nft flush chain inet watch input
 is_back "can be reached again"
+
+# --- it is there, and ends each connection in the handshake: whoever comes first could bring that about
+down
+for mode in close reset 'drop 1' garbage; do
+    # shellcheck disable=SC2086
+    PEER_NAME=useless peer_bad proxy "$PROXY4" 1080 $mode
+    for h in "${HOOKS[@]}"; do
+        within "$h"
+        fails 9000 "$h: direct, an upstream of the kind $mode: it fails"
+        fails 9000 "$h: direct, an upstream of the kind $mode: and again"
+        sees 9006 "$EXIT4" "$EXIT6" "$h: a group with another member: through that one"
+    done
+    stop useless KILL
+done
+up
+is_back "does its work again"
 
 # --- both members of a group
 down

@@ -218,7 +218,7 @@ static void a_refusal_by_the_destination_is_final(void **state)
     close(server);
 }
 
-/* when-down = "direct": only then, and only when nobody answers. */
+/* when-down = "direct": only then, and only when nobody is there: who closes is. */
 static void when_down_is_direct_the_destination_is_dialled(void **state)
 {
     struct rig *r = *state;
@@ -228,10 +228,15 @@ static void when_down_is_direct_the_destination_is_dialled(void **state)
     r->capture.policy.when_down = CAPTURE_DOWN_DIRECT;
     r->origin.destination = at;
     rig_start(r);
+    for (unsigned i = 0; i < 3; i++) {
+        app = rig_app(r);
+        close(drive_accept(&r->d, r->upstream[0]));
+        expect_refused(r, app);
+        assert_int_equal(accept4(destination, NULL, NULL, 0), -1);
+    }
+    assert_false(r->all[0].healthy);
+    fd_close(&r->upstream[0]);
     app = rig_app(r);
-    server = drive_accept(&r->d, r->upstream[0]);
-    assert_int_equal(accept4(destination, NULL, NULL, 0), -1);
-    close(server);
     server = drive_accept(&r->d, destination);
     rig_expect_joined(r, app, server);
     assert_string_equal(rig_flow(r)->upstream->name, "direct");

@@ -541,28 +541,29 @@ static struct rig *directly(void **state, int *ret_listener)
     return r;
 }
 
-static void directly_when_all_are_down(void **state)
+static void directly_when_all_are_gone(void **state)
 {
     int listener;
     struct rig *r = directly(state, &listener);
 
+    /* Who closes is there. */
     rig_ask(r, TCP, 1, "a.example", DNS_TYPE_A);
     reset(drive_accept(&r->d, r->upstream[0]));
-    int fd = drive_accept(&r->d, listener); /* the last candidate */
+    rig_expect(r, 1, 1, DNS_SERVFAIL, 0);
+    assert_false(r->all[0].healthy);
+    assert_int_equal(accept4(listener, NULL, NULL, SOCK_CLOEXEC), -1);
+    rig_skip(r, SECOND);
+
+    r->all[0].gone = true;
+    rig_ask(r, TCP, 2, "a.example", DNS_TYPE_A);
+    int fd = drive_accept(&r->d, listener);
     struct rig_query q = rig_next(r, fd);
 
-    rig_answer(r, fd, &q, 1);
-    rig_expect(r, 1, 1, DNS_NOERROR, 1);
-    close(fd);
-    rig_turns(r, 5);
-    rig_ask(r, TCP, 2, "a.example", DNS_TYPE_A);
-    fd = drive_accept(&r->d, listener); /* now the first one */
-    q = rig_next(r, fd);
     rig_answer(r, fd, &q, 2);
     rig_expect(r, 2, 2, DNS_NOERROR, 1);
     assert_true(rig_nobody_asks(r, 0));
     /* And past them no longer than that. */
-    r->all[0].healthy = true;
+    r->all[0].gone = false;
     rig_ask(r, TCP, 3, "a.example", DNS_TYPE_A);
     char to[ADDR_STRLEN];
     int proxied = rig_asked(r, 0, addr_format(&r->captures[TCP].server, to));
@@ -573,6 +574,15 @@ static void directly_when_all_are_down(void **state)
     rig_expect(r, 3, 3, DNS_NOERROR, 1);
     close(fd);
     close(proxied);
+    rig_turns(r, 5);
+    /* After one that is found to be gone it is the last candidate. */
+    fd_close(&r->upstream[0]);
+    rig_ask(r, TCP, 4, "a.example", DNS_TYPE_A);
+    fd = drive_accept(&r->d, listener);
+    q = rig_next(r, fd);
+    rig_answer(r, fd, &q, 4);
+    rig_expect(r, 4, 4, DNS_NOERROR, 1);
+    close(fd);
     close(listener);
 }
 
@@ -652,7 +662,7 @@ int main(void)
         T(the_time_to_dial_is_over),
         T(an_unproven_upstream_is_asked_for_nothing),
         T(never_proven),
-        T(directly_when_all_are_down),
+        T(directly_when_all_are_gone),
         T(an_upstreams_own_name_is_asked_for_directly),
     };
 

@@ -162,6 +162,23 @@ static void test_no_udp_is_not_down(void **state)
     close(server);
 }
 
+/* Nor is one that closes before it has said anything, though it is not healthy. */
+static void test_who_closes_is_not_gone(void **state)
+{
+    struct rig *r = *state;
+
+    r->config_capture.policy.when_down = CAPTURE_DOWN_DIRECT;
+    rig_start(r);
+    for (unsigned i = 1; i <= 3; i++) {
+        rig_send(r, "127.1.0.1", BYTES("a"));
+        close(drive_accept(&r->d, r->upstream[0]));
+        rig_expect_refusal(r, i, "127.1.0.1");
+        udp_end(r->t, the_one(r));
+        assert_false(r->all[0].healthy);
+    }
+    assert_int_equal(rig_stats(r).granted, 0);
+}
+
 /* Down, and when-down = "direct": the destination itself, from which anybody answers. A name cannot
  * go that way. */
 static void test_direct(void **state)
@@ -611,6 +628,7 @@ int main(void)
         TEST(test_hangs_up),
         TEST(test_no_udp_is_not_down),
         TEST(test_direct),
+        TEST(test_who_closes_is_not_gone),
         TEST(test_down_and_refuse),
         TEST(test_relay_address),
         TEST(test_control_closed),

@@ -261,6 +261,7 @@ static void a_server_that_closes_at_any_byte_is_down(void **state)
             r->server = -1;
             expect_failed(r, DIAL_CLOSED, ECONNREFUSED, true);
             expect_described(r, "closed the connection");
+            assert_false(dial_upstream_gone(&r->dial));
         }
     }
 }

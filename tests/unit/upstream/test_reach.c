@@ -44,6 +44,7 @@ static void when_all_addresses_refuse_the_upstream_is_down(void **state)
     expect_failed(r, DIAL_CONNECT, ECONNREFUSED, true);
     assert_int_equal(r->dial.os_error, ECONNREFUSED);
     expect_described(r, "cannot connect to 127.0.0.1");
+    assert_true(dial_upstream_gone(&r->dial));
 
     /* None at all. */
     r->all[0].hops[0].n_addrs = 0;
@@ -140,6 +141,7 @@ static void an_address_that_hangs_has_connect_timeout(void **state)
     time_is_up(r, 60000 * MS);
     expect_failed(r, DIAL_CONNECT_TIMEOUT, ECONNREFUSED, true);
     expect_described(r, "connect-timeout");
+    assert_true(dial_upstream_gone(&r->dial));
 
     /* And each of several its own. */
     r->all[0].hops[0].addrs[1] = mute.at;
@@ -175,6 +177,7 @@ static void a_server_that_hangs_has_handshake_timeout(void **state)
         expect_failed(r, DIAL_HANDSHAKE_TIMEOUT, ETIMEDOUT, n < 2);
         assert_false(dial_was_answered(&r->dial));
         expect_described(r, "handshake-timeout");
+        assert_int_equal(dial_upstream_gone(&r->dial), n < 2);
     }
 }
 
@@ -279,6 +282,7 @@ static void a_failure_on_the_way_names_its_hop(void **state)
     /* It is the second hop that cannot be reached: nothing is known of the destination. */
     expect_failed(r, DIAL_HANDSHAKE, ECONNREFUSED, true);
     expect_described(r, "hop 1 (127.0.0.1:");
+    assert_true(dial_upstream_gone(&r->dial));
 
     begin_and_accept(r, 3);
     drive_expect(&r->d, r->server, GREETING);
@@ -302,6 +306,7 @@ static void a_failure_on_the_way_names_its_hop(void **state)
     expect_failed(r, DIAL_HANDSHAKE, EHOSTUNREACH,
                   false); /* the last one speaks of the destination */
     expect_described(r, "hop 2 (198.51.100.1:1080): reply 0x04");
+    assert_false(dial_upstream_gone(&r->dial));
 }
 
 static void without_a_descriptor_it_is_our_fault(void **state)
@@ -384,6 +389,7 @@ static void a_direct_dial_ends_with_the_connection(void **state)
     expect_failed(r, DIAL_CONNECT, ECONNREFUSED, false);
     assert_false(dial_worth_a_line(&r->dial));
     expect_described(r, "direct: ");
+    assert_false(dial_upstream_gone(&r->dial));
 }
 
 int main(void)

@@ -240,23 +240,33 @@ static void nobody_to_ask(void **state)
     assert_int_equal(upstream_order(&choice, &to, (uint8_t[UPSTREAM_CANDIDATES]){0}), 0);
 }
 
-static void direct_only_when_all_are_down_and_it_was_asked_for(void **state)
+static void direct_only_when_all_are_gone_and_it_was_asked_for(void **state)
 {
     (void)state;
     for (unsigned allowed = 0; allowed < 2; allowed++) {
         choose(POLICY_FAILOVER, allowed ? CAPTURE_DOWN_DIRECT : CAPTURE_DOWN_REFUSE);
         assert_int_equal(choice.direct_when_down, allowed);
         assert_false(upstream_go_direct(&choice, 100 * SECOND));
-        choice.candidates[0]->healthy = choice.candidates[1]->healthy = false;
+        /* All are there, and end what they take: whose doing that is we do not know. */
+        for (unsigned i = 0; i < 20; i++)
+            upstream_report(choice.candidates[i % 3], "it closed", false, 90 * SECOND);
+        assert_false(choice.candidates[2]->healthy);
         assert_false(upstream_go_direct(&choice, 100 * SECOND));
-        choice.candidates[2]->healthy = false;
+        for (unsigned i = 0; i < 20; i++)
+            upstream_report(choice.candidates[i % 2], "cannot connect", true, 90 * SECOND);
+        assert_false(upstream_go_direct(&choice, 100 * SECOND));
+        upstream_report(choice.candidates[2], "cannot connect", true, 90 * SECOND);
         /* One asks them, the others go past until it is time for the next one to ask. */
         assert_false(upstream_go_direct(&choice, 100 * SECOND));
         assert_int_equal(upstream_go_direct(&choice, 100 * SECOND), allowed);
         assert_int_equal(upstream_go_direct(&choice, 101 * SECOND), allowed);
         assert_false(upstream_go_direct(&choice, 103 * SECOND));
         assert_int_equal(upstream_go_direct(&choice, 104 * SECOND), allowed);
-        choice.candidates[1]->healthy = true;
+        upstream_report(choice.candidates[1], "it closed", false, 104 * SECOND);
+        assert_false(upstream_go_direct(&choice, 104 * SECOND));
+        upstream_report(choice.candidates[1], "cannot connect", true, 104 * SECOND);
+        assert_int_equal(upstream_go_direct(&choice, 104 * SECOND), allowed);
+        upstream_report(choice.candidates[1], NULL, true, 104 * SECOND);
         assert_false(upstream_go_direct(&choice, 104 * SECOND));
     }
 }
@@ -290,20 +300,21 @@ static void down_for_long(void)
 {
     for (int64_t second = 1; second <= 25; second++)
         for (unsigned i = 0; i < 100; i++)
-            upstream_report(&all[0], "cannot connect", second * SECOND);
+            upstream_report(&all[0], "cannot connect", false, second * SECOND);
 }
 
 static void up_again(void)
 {
     for (unsigned i = 0; i < 100; i++)
-        upstream_report(&all[0], NULL, 26 * SECOND);
+        upstream_report(&all[0], NULL, false, 26 * SECOND);
 }
 
 /* It answers every other time: health follows at once, the log does not. */
 static void flapping(void)
 {
     for (int64_t i = 0; i < 2000; i++)
-        upstream_report(&all[1], i % 2 ? NULL : "it closed the connection", i * SECOND / 100);
+        upstream_report(&all[1], i % 2 ? NULL : "it closed the connection", false,
+                        i * SECOND / 100);
 }
 
 static void health_is_the_last_attempt_and_the_log_stays_short(void **state)
@@ -323,7 +334,7 @@ static void health_is_the_last_attempt_and_the_log_stays_short(void **state)
 
     assert_in_range(lines_of(flapping, text, sizeof(text)), 2, 6);
     assert_true(all[1].healthy);
-    upstream_report(&all[1], "down", 2000 * SECOND);
+    upstream_report(&all[1], "down", false, 2000 * SECOND);
     assert_false(all[1].healthy);
 }
 
@@ -352,7 +363,8 @@ static void a_complaint_says_nothing_of_health(void **state)
 static void fail_in_two_ways(void)
 {
     for (unsigned i = 0; i < 100; i++)
-        upstream_report(&all[0], i % 2 ? "its answer is not SOCKS" : "reply 0x01", 5 * SECOND);
+        upstream_report(&all[0], i % 2 ? "its answer is not SOCKS" : "reply 0x01", false,
+                        5 * SECOND);
 }
 
 static void fail_in_a_new_way_each_time(void)
@@ -390,7 +402,7 @@ static void the_first_is_looked_at_again(void **state)
 
     (void)state;
     choose(POLICY_FAILOVER, CAPTURE_DOWN_REFUSE);
-    upstream_report(choice.candidates[0], "gone", down);
+    upstream_report(choice.candidates[0], "gone", false, down);
     unsigned n = upstream_order(&choice, &a, order);
 
     assert_int_equal(n, 3);
@@ -409,7 +421,7 @@ static void the_first_is_looked_at_again(void **state)
 
     /* Other policies have no first one to go back to. */
     choose(POLICY_HASH, CAPTURE_DOWN_REFUSE);
-    upstream_report(choice.candidates[0], "gone", down);
+    upstream_report(choice.candidates[0], "gone", false, down);
     upstream_order(&choice, &a, order);
     before = order[0];
     upstream_look_again(&choice, order, n, down + 60 * SECOND);
@@ -431,7 +443,7 @@ int main(void)
         FRESH(round_robin_goes_round),
         FRESH(hash_sends_a_destination_the_same_way),
         FRESH(nobody_to_ask),
-        FRESH(direct_only_when_all_are_down_and_it_was_asked_for),
+        FRESH(direct_only_when_all_are_gone_and_it_was_asked_for),
         FRESH(health_is_the_last_attempt_and_the_log_stays_short),
         FRESH(a_complaint_says_nothing_of_health),
     };
