@@ -57,5 +57,7 @@ void cli_config_error(void *ctx, const char *line);
 void cli_control_path(const struct cli_options *o, char *buf, size_t size);
 /* Exit 3 with one line when we lack what captures need; 0 when all is there. */
 int cli_need_privileges(const char *command);
+/* The exit code of a command that failed with this -errno. */
+int cli_exit_code(int error);
 
 #endif

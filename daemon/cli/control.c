@@ -36,7 +36,7 @@ static int simple(int argc, char **argv, enum message_type type)
         fprintf(stderr, "undersock: error: %s\n", why);
     else if (type == MESSAGE_RELOAD && r != -EALREADY && r != -ECANCELED)
         fprintf(stderr, "undersock: error: the daemon goes on with its old configuration\n");
-    return (r == -EINVAL || r == -ELOOP) && type == MESSAGE_RELOAD ? CLI_USAGE : CLI_FAILED;
+    return (r == -EINVAL || r == -ELOOP) && type == MESSAGE_RELOAD ? CLI_USAGE : cli_exit_code(r);
 }
 
 int cli_reload(int argc, char **argv)

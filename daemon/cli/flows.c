@@ -140,7 +140,7 @@ static int flows_once(const char *path, bool json)
     if (r < 0) {
         cJSON_Delete(list);
         fprintf(stderr, "undersock: error: %s\n", why[0] ? why : strerror(-r));
-        return CLI_FAILED;
+        return cli_exit_code(r);
     }
     return json ? json_print(list) : CLI_DONE;
 }

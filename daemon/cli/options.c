@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What the commands share: options, lines, usage errors, privileges. */
 #include <cap-ng.h>
+#include <errno.h>
 #include <getopt.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -107,6 +108,11 @@ void cli_control_path(const struct cli_options *o, char *buf, size_t size)
         return;
     snprintf(buf, size, "%s", c->control);
     config_free(c);
+}
+
+int cli_exit_code(int error)
+{
+    return error == -EACCES || error == -EPERM ? CLI_KERNEL : CLI_FAILED;
 }
 
 int cli_need_privileges(const char *command)

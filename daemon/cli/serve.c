@@ -70,5 +70,5 @@ int cli_serve(int argc, char **argv)
     if (optind < argc)
         return cli_usage("serve", "unexpected argument \"%s\"", argv[optind]);
     c = serve_run(&o); /* it says itself what is wrong */
-    return c == -EINVAL ? CLI_USAGE : c < 0 ? CLI_FAILED : CLI_DONE;
+    return c == -EINVAL ? CLI_USAGE : c < 0 ? cli_exit_code(c) : CLI_DONE;
 }

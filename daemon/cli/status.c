@@ -304,7 +304,7 @@ int cli_status(int argc, char **argv)
     if (r < 0) {
         cJSON_Delete(st.root);
         fprintf(stderr, "undersock: error: %s\n", why[0] ? why : strerror(-r));
-        return CLI_FAILED;
+        return cli_exit_code(r);
     }
     return o.json ? json_print(st.root) : CLI_DONE;
 }

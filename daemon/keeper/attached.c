@@ -122,7 +122,13 @@ static int attach_new(struct attached_list *c, struct generation *g, size_t inde
     return 0;
 }
 
-/* Opens it and says which one it is: 0 or -errno, -ENOENT when it is not there. */
+/* What look_up() returns for a cgroup that is not there, or no cgroups at all. */
+static bool is_missing(int error)
+{
+    return error == -ENOENT || error == -EOPNOTSUPP;
+}
+
+/* Opens it and says which one it is: 0 or -errno. */
 static int look_up(const char *path, int *ret, struct stat *ret_st, char *why, size_t why_size)
 {
     *ret = cgroup_open(path, why, why_size);
@@ -138,7 +144,7 @@ static bool follow(struct attached_list *c, struct attached *a)
     struct stat st = {0};
     char why[512] = "";
     int fd, r = look_up(a->path, &fd, &st, why, sizeof(why));
-    bool other = (r == 0 || r == -ENOENT) && (st.st_ino != a->ino || st.st_dev != a->dev);
+    bool other = (r == 0 || is_missing(r)) && (st.st_ino != a->ino || st.st_dev != a->dev);
     bool had_failed = a->failed;
 
     if (other || (r == 0 && a->failed)) {

@@ -47,7 +47,7 @@ static int root_or_why(char *root, size_t size, char *why, size_t why_size)
         snprintf(
             why, why_size,
             "no cgroup2 hierarchy is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup");
-    return r;
+    return r == -ENOENT ? -EOPNOTSUPP : r;
 }
 
 int cgroup_open(const char *path, char *why, size_t why_size)

@@ -53,6 +53,25 @@ check_status 3 "as an ordinary user: exit status 3" -- ordinary run -u "$URL" --
 like "$(ordinary run -u "$URL" -- true 2>&1)" \
     'needs root: the capability CAP_[A-Z_]+ is missing' "and the line names what is missing"
 
+# no_cgroups CMD...: where no cgroup2 is mounted.
+no_cgroups() {
+    # shellcheck disable=SC2016
+    ns client unshare -m --propagation private sh -c 'awk "\$3 == \"cgroup2\" {print \$2}" /proc/mounts | xargs umount -l && exec "$@"' - "$@"
+}
+check_status 3 "no cgroup2 is mounted: exit status 3" -- no_cgroups "$UNDERSOCK" run -u "$URL" -- true
+like "$(no_cgroups "$UNDERSOCK" run -u "$URL" -- true 2>&1)" 'no cgroup2 hierarchy is mounted; .*mount -t cgroup2' "and what mends it"
+cat >"$TMP/cgroup.conf" <<-CONF
+	control = "$TMP/cgroup.sock"
+	upstream "u" { url = "$URL" }
+	capture "c" {
+	    hook     = "cgroup"
+	    cgroup   = "/"
+	    upstream = "u"
+	}
+	CONF
+check_status 3 "the daemon, likewise" -- no_cgroups timeout 10 "$UNDERSOCK" daemon -c "$TMP/cgroup.conf"
+check_status 3 "serve, at a port that is root's, as an ordinary user: exit status 3" -- ordinary serve -l 127.0.0.1:80
+
 # --- signals: what run gets, the command gets
 cat >"$TMP/traps.sh" <<-'SH'
 	for s in TERM INT HUP USR1 USR2 QUIT; do trap "echo got $s >>'$1'; n=\$((n + 1))" $s; done
@@ -154,6 +173,10 @@ URL=socks5://$PROXY4
 start controlled -- ns client "$UNDERSOCK" run -u "$URL" -o "control=$TMP/run.sock" -- sh -c "echo >'$TMP/pids'; exec sleep 1000"
 wait_for 10 grep -q "" "$TMP/pids"
 check "-o control: status answers" -- "$UNDERSOCK" status -s "$TMP/run.sock"
+for command in status flows reload stop; do
+    check_status 3 "$command, by somebody whom the socket is not open to: exit status 3" -- ordinary "$command" -s "$TMP/run.sock"
+    check_status 1 "$command, where no daemon is: exit status 1" -- ordinary "$command" -s "$TMP/no.sock"
+done
 stop controlled
 check "and the socket goes with it" -- test ! -e "$TMP/run.sock"
 done_testing
