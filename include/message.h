@@ -164,9 +164,9 @@ struct message_stitch {
 struct message_upstream {
     struct message_header header;
     char name[CAPTURE_NAME_MAX + 1];
-    char url[512]; /* without user and password */
-    uint32_t worker;
-    uint32_t healthy; /* the last attempt reached it */
+    char url[512];     /* without user and password */
+    uint32_t draining; /* so is the worker, which asks nobody any more */
+    uint32_t healthy;  /* the last attempt reached it, whichever worker's that was */
     uint64_t granted, failed;
     char last_error[128];
 };

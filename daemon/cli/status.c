@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
@@ -14,7 +15,9 @@ static const char *const hooks[] = {"output", "cgroup", "gateway"};
 static const char *const sockmap_words[] = {"not asked for", "proven", "off"};
 
 struct status {
-    cJSON *root, *captures, *upstreams, *workers;
+    cJSON *root, *captures, *json_upstreams, *workers;
+    struct message_upstream *upstreams; /* one for each name */
+    size_t n_upstreams;
     bool json;
 };
 
@@ -237,23 +240,59 @@ static void on_worker(struct status *st, const struct message_status_reply *m)
     }
 }
 
+/*
+ * Each worker has a word about each upstream, and so have those that drain, whose configuration may
+ * be another one: their connections count, but what they know of it is as old as they are.
+ */
 static void on_upstream(struct status *st, const struct message_upstream *m)
 {
-    if (st->json) {
+    struct message_upstream *all = NULL;
+
+    for (size_t i = 0; i < st->n_upstreams && !all; i++) {
+        if (strcmp(st->upstreams[i].name, m->name) == 0)
+            all = &st->upstreams[i];
+    }
+    if (!all) {
+        all = realloc(st->upstreams, (st->n_upstreams + 1) * sizeof(*all));
+        if (!all)
+            return;
+        st->upstreams = all;
+        all[st->n_upstreams++] = *m;
+        return;
+    }
+    struct message_upstream other = *m;
+
+    if (all->draining > m->draining ||
+        (all->draining == m->draining && all->healthy > m->healthy)) {
+        other = *all;
+        *all = *m;
+    }
+    all->granted += other.granted;
+    all->failed += other.failed;
+    if (all->last_error[0] == '\0' && other.draining <= all->draining)
+        memcpy(all->last_error, other.last_error, sizeof(all->last_error));
+}
+
+static void show_upstreams(const struct status *st)
+{
+    for (size_t i = 0; i < st->n_upstreams; i++) {
+        const struct message_upstream *m = &st->upstreams[i];
+
+        if (!st->json) {
+            cli_line("upstream %s (%s): %s, granted %" PRIu64 ", failed %" PRIu64 "%s%s", m->name,
+                     m->url, m->healthy ? "healthy" : "down", m->granted, m->failed,
+                     m->last_error[0] ? ", last error: " : "", m->last_error);
+            continue;
+        }
         cJSON *j = cJSON_CreateObject();
 
         cJSON_AddStringToObject(j, "name", m->name);
         cJSON_AddStringToObject(j, "url", m->url);
-        json_number(j, "worker", m->worker);
         cJSON_AddBoolToObject(j, "healthy", m->healthy != 0);
         json_number(j, "granted", m->granted);
         json_number(j, "failed", m->failed);
         json_text(j, "last_error", m->last_error);
-        cJSON_AddItemToArray(st->upstreams, j);
-    } else {
-        cli_line("worker %u: upstream %s (%s): %s, granted %" PRIu64 ", failed %" PRIu64 "%s%s",
-                 m->worker, m->name, m->url, m->healthy ? "healthy" : "down", m->granted, m->failed,
-                 m->last_error[0] ? ", last error: " : "", m->last_error);
+        cJSON_AddItemToArray(st->json_upstreams, j);
     }
 }
 
@@ -292,13 +331,15 @@ int cli_status(int argc, char **argv)
     if (o.json) {
         st.root = cJSON_CreateObject();
         st.captures = cJSON_CreateArray();
-        st.upstreams = cJSON_CreateArray();
+        st.json_upstreams = cJSON_CreateArray();
         st.workers = cJSON_CreateArray();
     }
     r = control_ask(path, MESSAGE_STATUS, on_status, &st, why, sizeof(why));
+    show_upstreams(&st);
+    free(st.upstreams);
     if (o.json) {
         cJSON_AddItemToObject(st.root, "captures", st.captures);
-        cJSON_AddItemToObject(st.root, "upstreams", st.upstreams);
+        cJSON_AddItemToObject(st.root, "upstreams", st.json_upstreams);
         cJSON_AddItemToObject(st.root, "workers", st.workers);
     }
     if (r < 0) {

@@ -264,6 +264,7 @@ void upstream_report(struct upstream *u, const char *error, bool gone, int64_t n
 {
     if (error) {
         u->failed++;
+        u->failed_at = now;
         if (complain(u, error, now))
             u->said_down = true;
     } else if (u->said_down) {

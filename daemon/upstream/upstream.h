@@ -37,9 +37,10 @@ struct upstream {
     uint8_t unproven; /* on this host and has not been there: whether its own connections would be
                        * captured is not known, so nothing is asked of it yet */
 
-    int64_t retry_at; /* while it is not healthy: one flow asks it again after this time */
-    bool healthy;     /* the last attempt got an answer from it */
-    bool gone;        /* the last attempt found nobody there, which is more than not healthy */
+    int64_t retry_at;  /* while it is not healthy: one flow asks it again after this time */
+    int64_t failed_at; /* the last attempt that did */
+    bool healthy;      /* the last attempt got an answer from it */
+    bool gone;         /* the last attempt found nobody there, which is more than not healthy */
     uint64_t granted, failed;
     char last_error[128];
     bool said_down;            /* the log's last word about it is a complaint */

@@ -49,8 +49,8 @@ static int send_upstream(struct queries *all, struct query *q, const struct upst
 {
     struct message_upstream m = {
         .header = MESSAGE_HEADER(MESSAGE_UPSTREAM, sizeof(m)),
-        .worker = all->worker,
-        .healthy = u->healthy,
+        .draining = flow_table_draining(all->flows),
+        .healthy = u->healthy || upstream_answered_at(u) > u->failed_at,
         .granted = u->granted,
         .failed = u->failed,
     };

@@ -92,6 +92,9 @@ sees "$EXIT4" "$EXIT4" "new connections go through"
 hold fresh 40 ns client
 held fresh 40
 is "$(us_flows undersock 'len(s) - len(set(f["id"] for f in s))')" 0 "old and new flows together: no id is there twice"
+is "$(us_status undersock "[(u['name'], u['healthy'], u['granted'] - sum(w['granted'] for w in s['workers'])) for u in s['upstreams']]")" \
+    "[('u', True, 0)]" "status: the upstream is there once, with what all workers were granted"
+is "$("$UNDERSOCK" status -s "$TMP/undersock.sock" | grep -c '^upstream u .*: healthy, granted ')" 1 "in words too"
 release fresh 40 "a flow of the new workers works"
 kill -TERM "${PID[transfer]}"
 wait_exit transfer 10
@@ -103,6 +106,15 @@ is "$(us_workers undersock | wc -w)" 2 "no process of theirs is left"
 check "one more reload of idle workers" -- reload
 check "these go too" -- wait_for 10 workers_are 2
 is "$(fd_count "${PID[undersock]}")" "$keeper_fds" "the keeper has as many descriptors as before"
+
+# --- two workers and one upstream: what is known of it last counts, whichever of them has asked
+healthy() { us_status undersock "[u['healthy'] for u in s['upstreams']]"; }
+stop serve
+ns client "$TOOLS/load" conn -n 20 "$NET4" 9003 >"$TMP/dead.json"
+is "$(healthy)" "[False]" "status: the upstream is down"
+peer_serve proxy "$PROXY4" 1080
+sees "$EXIT4" "$EXIT4" "it is back"
+is "$(healthy)" "[True]" "and so says status, though a worker may not have asked it since"
 
 # --- a bad configuration
 same() { # DESCRIPTION; BEFORE is what there was

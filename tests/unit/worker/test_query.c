@@ -131,6 +131,7 @@ static void status_is_the_worker_and_its_upstreams(void **state)
         assert_string_equal(m.upstream.name, r->ups[i].name);
         snprintf(url, sizeof(url), "socks5://127.0.0.1:%u", r->upstream_at[i].port);
         assert_string_equal(m.upstream.url, url); /* and no credentials */
+        assert_int_equal(m.upstream.draining, 0);
         assert_int_equal(m.upstream.healthy, i == 0);
         assert_int_equal(m.upstream.failed, i ? 7 : 0);
         assert_int_equal(m.upstream.granted, i ? 0 : 9);
