@@ -9,6 +9,7 @@
 #include "keeper/generation.h"
 #include "keeper/keeper.h"
 #include "log.h"
+#include "nft/guard.h"
 #include "nft/ruleset.h"
 #include "nft/text.h"
 
@@ -66,7 +67,7 @@ int cli_rules(int argc, char **argv)
     struct cli_options o;
     struct config *config;
     struct generation *plan;
-    struct nft_ruleset *rs = NULL;
+    struct nft_ruleset *rs = NULL, *guard = NULL;
     char why[512];
     int r;
 
@@ -78,16 +79,22 @@ int cli_rules(int argc, char **argv)
         return r == -ELOOP ? CLI_USAGE : CLI_FAILED;
     }
     r = nft_ruleset_build(&plan->set, &rs);
+    if (r == 0)
+        r = nft_guard_build(&plan->set, &guard);
     char *text = r == 0 ? nft_ruleset_text(rs) : NULL;
+    char *guard_text = r == 0 ? nft_guard_text(guard) : NULL;
+    bool built = text && guard_text;
 
-    if (text && text[0] == '\0')
-        fputs("# no rules: no capture with hook = \"output\" or \"gateway\"\n", stdout);
-    else if (text)
-        fputs(text, stdout);
-    else
+    if (!built)
         log_error("cannot build the rules: out of memory");
+    else if (text[0] == '\0' && guard_text[0] == '\0')
+        fputs("# no rules: nothing that is captured takes nftables\n", stdout);
+    else
+        printf("%s%s", text, guard_text);
     free(text);
+    free(guard_text);
     nft_ruleset_free(rs);
+    nft_ruleset_free(guard);
     generation_free(plan);
-    return text ? CLI_DONE : CLI_FAILED;
+    return built ? CLI_DONE : CLI_FAILED;
 }

@@ -56,7 +56,7 @@ static const struct {
     {"check", "undersock check [-c FILE]\n\nValidates FILE (" CONFIG_FILE_TEXT
               ") and prints each error as FILE:LINE. Exit 2 when there is one.\n"},
     {"rules",
-     "undersock rules [-c FILE]\n\nPrints, in nft syntax, the table that undersock daemon would "
+     "undersock rules [-c FILE]\n\nPrints, in nft syntax, the tables that undersock daemon would "
      "install. Installs nothing.\n"},
     {"status",
      "undersock status [--json] [-s SOCKET]\n\nWhat the running daemon has in force: captures, "
