@@ -8,6 +8,7 @@
 #include "config/config.h"
 #include "keeper/generation.h"
 #include "keeper/keeper.h"
+#include "keeper/missing.h"
 #include "log.h"
 #include "nft/guard.h"
 #include "nft/ruleset.h"
@@ -55,9 +56,7 @@ int cli_check(int argc, char **argv)
         return r;
     printf("%s: good: %zu upstreams, %zu groups, %zu captures\n", o.file, config->n_upstreams,
            config->n_groups, config->n_captures);
-    for (size_t i = 0; i < config->n_captures; i++)
-        if (config_lacks_dns_server(&config->captures[i]))
-            log_warning(CONFIG_LACKS_DNS_SERVER, config->captures[i].policy.name);
+    missing_warn(config);
     config_free(config);
     return CLI_DONE;
 }

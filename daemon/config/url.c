@@ -238,7 +238,7 @@ int config_url_parse(const char *text, struct config_url *ret, char *why, size_t
     if (i == N_SCHEMES)
         return fail(why, why_size,
                     "unknown scheme: it is one of socks5h (the proxy resolves names), "
-                    "socks5, socks4a, socks4, http");
+                    "socks5, socks4a, socks4");
     u.scheme = (enum config_scheme)i;
     u.port = schemes[i].port;
     rest += 3;

@@ -130,9 +130,16 @@ static int set_url(struct draft *d, const struct option *o, unsigned line, const
                            why);
         return r;
     }
-    store(base, o, &u, sizeof(u));
+    if (u.scheme == SCHEME_HTTP) {
+        config_draft_error(d, line, o->name, config_url_format(&u, shown, sizeof(shown)),
+                           "http:// is not in this version: use a SOCKS server, as in "
+                           "socks5h://HOST:PORT");
+        r = -EINVAL;
+    } else {
+        store(base, o, &u, sizeof(u));
+    }
     explicit_bzero(&u, sizeof(u));
-    return 0;
+    return r;
 }
 
 static int set_path(struct draft *d, const struct option *o, unsigned line, const char *text,

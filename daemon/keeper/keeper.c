@@ -52,7 +52,7 @@ enum {
  * loop. */
 static int exit_code_of(int error)
 {
-    if (error == -ELOOP || error == -EPROTONOSUPPORT)
+    if (error == -ELOOP)
         return EXIT_CONFIG;
     return error == -EPERM || error == -EACCES || error == -EOPNOTSUPP || error == -ENOSYS
                ? EXIT_KERNEL
@@ -289,12 +289,9 @@ static int bring_up(struct keeper *k, char *why, size_t why_size)
 {
     const struct keeper_options *o = k->o;
     struct config *config = o->config;
-    int r = missing_check(config, why, why_size);
+    int r = 0;
 
-    if (r < 0) {
-        config_free(config);
-        return r;
-    }
+    missing_warn(config);
     /* First of all, as it is how another daemon is noticed. Nobody is answered before the loop
      * runs.
      */

@@ -2,22 +2,13 @@
 /* keeper/missing.h */
 #include "keeper/missing.h"
 
-#include <errno.h>
-#include <stdio.h>
-
 #include "log.h"
 
-int missing_check(const struct config *c, char *why, size_t why_size)
+void missing_warn(const struct config *c)
 {
     for (size_t i = 0; i < c->n_upstreams; i++) {
         const struct config_upstream *u = &c->upstreams[i];
 
-        if (u->url.scheme == SCHEME_HTTP) {
-            snprintf(why, why_size,
-                     "upstream %s: http:// is not in this version; use a SOCKS server (socks5h://)",
-                     u->name);
-            return -EPROTONOSUPPORT;
-        }
         if (u->warm > 0 || u->pipeline == TOGGLE_ON)
             log_warning(
                 "upstream %s: warm and pipeline are not in this version; each connection is made "
@@ -37,5 +28,4 @@ int missing_check(const struct config *c, char *why, size_t why_size)
     }
     if (c->metrics)
         log_warning("metrics: the listener is not in this version");
-    return 0;
 }

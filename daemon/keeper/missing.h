@@ -3,14 +3,10 @@
 #ifndef UNDERSOCK_KEEPER_MISSING_H
 #define UNDERSOCK_KEEPER_MISSING_H
 
-#include <stddef.h>
-
 #include "config/config.h"
 
-/*
- * -EPROTONOSUPPORT with one line in `why` when something is asked for that cannot be left out; 0
- * otherwise, after one warning for each thing that is done differently.
- */
-int missing_check(const struct config *c, char *why, size_t why_size);
+/* One warning for each thing that is done differently. What cannot be left out is an error of the
+ * configuration (config/values.c). */
+void missing_warn(const struct config *c);
 
 #endif

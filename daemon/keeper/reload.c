@@ -209,13 +209,7 @@ int keeper_reload(struct keeper *k, int client)
     int r = config_load(k->o->file, config_error, &client, &config);
 
     if (r == 0) {
-        r = missing_check(config, why, sizeof(why));
-        if (r < 0) {
-            config_error(&client, why);
-            config_free(config);
-        }
-    }
-    if (r == 0) {
+        missing_warn(config);
         log_set_level(config->log_level);
         /* the upstreams' names come to them */
         workers_tell_resolvers(k->workers, k->generation);

@@ -196,6 +196,10 @@ line=$(grep -n nobody-of "$CONF" | cut -d: -f1)
 us_reload undersock >"$TMP/reload.out" 2>&1
 isnt $? 0 "reload of a bad configuration fails"
 like "$(<"$TMP/reload.out")" "$CONF:$line: " "and says where"
+config | sed "s/socks5:/http:/" >"$CONF"
+us_reload undersock >"$TMP/reload.out" 2>&1
+is $? 2 "reload of one with an HTTP proxy fails"
+like "$(<"$TMP/reload.out")" "$CONF:[0-9]+: url .*http:// is not in this version" "and says where"
 is "$(seen "$NET4" 9000) $(seen "$NET4" 9001)" "$CLIENT4 $EXIT4" "the old selection stays in force"
 config 'tcp-ports = { "9000" }' >"$CONF"
 kill -HUP "${PID[undersock]}"
@@ -291,6 +295,19 @@ bad_config 3 'inward' "unknown hook" <<<"$proxy"$'\ncapture "a" { upstream = "pr
 bad_config 1 'gopher' "unknown scheme" <<<'upstream "proxy" { url = "gopher://x" }'
 bad_config 2 'via' "a chain that loops" <<<$'upstream "a" { url = "socks5://192.0.2.1"\n via = "b" }\nupstream "b" { url = "socks5://192.0.2.2"\n via = "a" }'
 bad_config 2 'soon' "bad duration" <<<"$proxy"$'\nidle-timeout = "soon"'
+bad_config 2 'http:// is not in this version: use a SOCKS server' "an HTTP proxy" <<<$'upstream "a" {\n url = "http://192.0.2.1" }'
+is "$("$UNDERSOCK" check -c "$TMP/bad.conf" 2>&1 | wc -l)" 1 "in one line"
+check_status 2 "daemon: likewise" -- ns client timeout 10 "$UNDERSOCK" daemon -c "$TMP/bad.conf"
+like "$("$UNDERSOCK" doctor -c "$TMP/bad.conf" 2>&1)" "fail  config +$TMP/bad.conf:2: .*http:// is not in this version" "doctor: likewise"
+cat >"$TMP/idle.conf" <<-CONF
+	upstream "idle" {
+	    url  = "socks5://$PROXY4"
+	    warm = 4
+	}
+	metrics = "127.0.0.1:9180"
+	CONF
+is "$("$UNDERSOCK" check -c "$TMP/idle.conf" 2>/dev/null)" "$TMP/idle.conf: good: 1 upstreams, 0 groups, 0 captures" "check: keys without effect: good"
+like "$("$UNDERSOCK" check -c "$TMP/idle.conf" 2>&1 >/dev/null)" 'warning: upstream idle: warm .*not in this version.*warning: metrics: ' "and said to have none"
 out=$("$UNDERSOCK" check -c "$TMP/missing.conf" 2>&1)
 is $? 2 "check: no such file: exit 2"
 like "$out" "$TMP/missing.conf" "check: no such file: it is named"

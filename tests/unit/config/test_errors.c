@@ -193,6 +193,8 @@ static void upstream_values(void **state)
     static const struct mistake table[] = {
         {2, "upstream \"u\" {\n url = \"socks6://h\" }\n", "url (socks6://h)",
          "socks5h (the proxy"},
+        {2, "upstream \"u\" {\n url = \"http://al:secret@h\" }\n", "url (http://h:8080)",
+         "not in this version"},
         {1, "upstream \"u\" { url = \"h:1080\" }\n", "url (h:1080)", "scheme is missing"},
         {1, "upstream \"u\" { url = \"socks5://h:0\" }\n", "url (socks5://h:0)", "from 1 to 65535"},
         {1, "upstream \"u\" { url = \"socks5://al:secret@h:0\" }\n", "url (socks5://...@h:0)",

@@ -29,7 +29,7 @@ static const char example[] =
     "    udp             = \"off\"\n"
     "}\n"
     "upstream \"bastion\" { url = \"socks4a://[2001:db8::5]:1081\" connect-timeout = \"150ms\" }\n"
-    "upstream \"backup\" { url = http://backup.example.net }\n"
+    "upstream \"backup\" { url = socks5://backup.example.net }\n"
     "group \"exit\" {\n"
     "    members  = { \"corp\", \"backup\" }\n"
     "    policy   = \"least-latency\"\n"
@@ -106,9 +106,9 @@ static void check_upstreams(const struct config *c)
     assert_null(u->password_file);
 
     u = &c->upstreams[2]; /* without quotes */
-    assert_int_equal(u->url.scheme, SCHEME_HTTP);
+    assert_int_equal(u->url.scheme, SCHEME_SOCKS5);
     assert_string_equal(u->url.host, "backup.example.net");
-    assert_int_equal(u->url.port, 8080);
+    assert_int_equal(u->url.port, 1080);
     assert_int_equal(u->connect_timeout, 10 * SEC);
 
     assert_int_equal(c->n_groups, 1);

@@ -57,7 +57,8 @@ static void one_proxy(void **state)
 
 static void chain(void **state)
 {
-    char *urls[] = {(char[]){"socks5://a"}, (char[]){"http://b"}, (char[]){"socks4a://u@[::1]:9"}};
+    char *urls[] = {(char[]){"socks5://a"}, (char[]){"socks5h://b"},
+                    (char[]){"socks4a://u@[::1]:9"}};
     char *options[] = {(char[]){"connect-timeout=2s"}, (char[]){"handshake-timeout=3s"},
                        (char[]){"warm=2"}, (char[]){"pipeline=off"}};
     struct config *c = good(urls, N(urls), options, N(options));
