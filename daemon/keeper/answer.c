@@ -2,6 +2,7 @@
 /* keeper/keeper_state.h: what the control socket asks. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -97,7 +98,8 @@ void keeper_answer(void *keeper, unsigned type, int client)
         fd_close(&k->stopper);
         k->stopper = fcntl(client, F_DUPFD_CLOEXEC, 0);
         keeper_send_end(client, 0);
-        keeper_stop(k, 0);
+        /* A command that is ended with us has not ended by itself. */
+        keeper_stop(k, k->o->command ? 128 + SIGTERM : 0);
         break;
     default:
         keeper_send_end(client, -ENOSYS);

@@ -177,6 +177,8 @@ for command in status flows reload stop; do
     check_status 3 "$command, by somebody whom the socket is not open to: exit status 3" -- ordinary "$command" -s "$TMP/run.sock"
     check_status 1 "$command, where no daemon is: exit status 1" -- ordinary "$command" -s "$TMP/no.sock"
 done
-stop controlled
+check "stop ends it" -- "$UNDERSOCK" stop -s "$TMP/run.sock"
+ended controlled 10
+is "$ENDED" 143 "and its command, which has not ended by itself: 128 + 15"
 check "and the socket goes with it" -- test ! -e "$TMP/run.sock"
 done_testing
