@@ -21,6 +21,7 @@
 #define FULL_LOG     INT64_C(10000000000)
 #define LIST_GRAIN   INT64_C(1000000000)
 #define UDP_SLOT     0x80000000u /* in an id: no flow's */
+#define LOTS         32
 
 /* Buffers are not a power of two apart: they would share the same few lines of the caches. */
 #define BUFFER_STRIDE (65536 + 2112)
@@ -112,26 +113,58 @@ void udp_touch(struct udp_table *t, struct udp_association *a)
     link_newest(t, a);
 }
 
-/* The table is full: the one that nobody has used for longest makes room, if that is long enough.
- */
-static bool make_room(struct udp_table *t)
-{
-    if (t->oldest == UDP_NONE)
-        return false;
-    struct udp_association *a = &t->slots[t->oldest];
+/* Why an association may make room; the greatest reason goes first. */
+enum reason { STAYS, IS_IDLE, HAS_MORE, IS_REFUSED };
 
-    if (loop_now(t->o.loop) - a->active <= t->times.replace_idle)
+static enum reason reason_of(const struct udp_table *t, const struct udp_association *a,
+                             struct shares_client newcomer)
+{
+    if (shares_yields(&t->shares, a->share, newcomer))
+        return a->state == UDP_REFUSED ? IS_REFUSED : HAS_MORE;
+    if (loop_now(t->o.loop) - a->active <= t->times.replace_idle ||
+        shares_compare(&t->shares, a->share, newcomer) < 0)
+        return STAYS;
+    return IS_IDLE;
+}
+
+/*
+ * The table is full. Of the one that nobody has used for longest, and a few that are drawn by lot,
+ * one makes room: of the client that holds most, if that is more than the newcomer's, or one that
+ * has been idle for long and is not of a client that holds less. Who holds most of the table has
+ * most of the lots, however many clients there are.
+ */
+static bool make_room(struct udp_table *t, struct shares_client newcomer)
+{
+    struct udp_association *best = NULL;
+    enum reason why = STAYS;
+
+    for (unsigned i = 0; i <= LOTS; i++) {
+        if (i > 0)
+            t->lot = mix(t->lot, t->seed);
+        struct udp_association *a =
+            &t->slots[i == 0 ? t->oldest : (uint32_t)(t->lot >> 32) % t->n_used];
+        enum reason reason = reason_of(t, a, newcomer);
+        int more = best ? shares_compare(&t->shares, a->share, best->share) : 1;
+
+        if (reason > why || (reason == why && why != STAYS &&
+                             (more > 0 || (more == 0 && a->active < best->active)))) {
+            best = a;
+            why = reason;
+        }
+    }
+    if (!best)
         return false;
     t->stats.ended_replaced++;
-    udp_end(t, a);
+    udp_end(t, best);
     return true;
 }
 
 struct udp_association *udp_alloc(struct udp_table *t, uint32_t capture, const struct addr *client)
 {
+    struct shares_client share = shares_client(&t->shares, client);
     struct udp_association *a;
 
-    if (t->free == UDP_NONE && t->n_used == t->o.max_associations && !make_room(t))
+    if (t->free == UDP_NONE && t->n_used == t->o.max_associations && !make_room(t, share))
         return NULL;
     if (t->free != UDP_NONE) {
         a = &t->slots[t->free];
@@ -145,6 +178,7 @@ struct udp_association *udp_alloc(struct udp_table *t, uint32_t capture, const s
                                   .state = UDP_DIALING,
                                   .capture = capture,
                                   .client = *client,
+                                  .share = share,
                                   .control = -1,
                                   .relay = -1,
                                   .started = loop_now(t->o.loop),
@@ -153,6 +187,7 @@ struct udp_association *udp_alloc(struct udp_table *t, uint32_t capture, const s
                                   .dial.fd = -1};
     *bucket = slot_of(t, a) + 1;
     link_newest(t, a);
+    shares_add(&t->shares, share);
     t->n++;
     return a;
 }
@@ -165,6 +200,7 @@ void udp_release(struct udp_table *t, struct udp_association *a)
         at = &t->slots[*at - 1].next;
     *at = a->next;
     unlink_use(t, a);
+    shares_drop(&t->shares, a->share);
     loop_timer_cancel(t->o.loop, &a->timer);
     free(a->names);
     a->names = NULL;
@@ -258,6 +294,8 @@ static void free_table(struct udp_table *t)
         munmap(t->slots, (size_t)t->o.max_associations * sizeof(struct udp_association));
     if (t->buckets)
         munmap(t->buckets, buckets_size(t));
+    if (t->shares.counts)
+        munmap(t->shares.counts, buckets_size(t));
     if (t->batch.space)
         munmap(t->batch.space, (size_t)UDP_BATCH * BUFFER_STRIDE);
     free(t);
@@ -317,14 +355,18 @@ int udp_table_create(const struct udp_table_options *o, struct udp_table **ret)
         t->bucket_mask = t->bucket_mask << 1 | 1;
     t->slots = map((size_t)o->max_associations * sizeof(struct udp_association));
     t->buckets = map(buckets_size(t));
+    t->shares.counts = map(buckets_size(t));
     t->batch.space = map((size_t)UDP_BATCH * BUFFER_STRIDE);
-    if (!t->slots || !t->buckets || !t->batch.space) {
+    if (!t->slots || !t->buckets || !t->shares.counts || !t->batch.space) {
         free_table(t);
         return -ENOMEM;
     }
     if (getrandom(&t->seed, sizeof(t->seed), 0) != sizeof(t->seed))
         t->seed = (uint64_t)(uintptr_t)t->slots;
     t->seed |= 1;
+    t->shares.mask = t->bucket_mask;
+    t->shares.total = o->max_associations;
+    t->shares.seed = t->lot = mix(t->seed, t->seed);
     set_up_batch(&t->batch);
     set_handlers(t, true);
     int r = register_listeners(t);

@@ -15,6 +15,7 @@
 
 #include <sys/socket.h>
 
+#include "base/shares.h"
 #include "socks/socks.h"
 #include "udp/names.h"
 #include "udp/udp.h"
@@ -52,6 +53,7 @@ struct udp_association {
     uint8_t order[UPSTREAM_CANDIDATES + 1];
     int control, relay;              /* -1: none */
     struct addr client, destination; /* the latter: of the last datagram */
+    struct shares_client share;      /* of `client` */
     struct addr relay_at;            /* where the relay is; not of "direct" */
     struct upstream *upstream;
     int64_t started, active, listed;
@@ -99,7 +101,8 @@ struct udp_batch {
 struct udp_times {
     int64_t refused;      /* an association that could not be had is remembered */
     int64_t refusal_gap;  /* between two ICMP to one client, for one association */
-    int64_t replace_idle; /* the table is full: who has been idle for so long may be replaced */
+    int64_t replace_idle; /* the table is full: who has been idle for so long may be replaced, even
+                             by a client that holds as much */
     int64_t drain_idle;
     int64_t proof_wait;
 };
@@ -110,7 +113,8 @@ struct udp_table {
     struct udp_association *slots;
     uint32_t *buckets;
     uint32_t bucket_mask;
-    uint64_t seed;
+    struct shares shares;
+    uint64_t seed, lot;
     uint32_t n_used, n; /* slots ever used: those beyond are untouched memory; in use now */
     uint32_t free, newest, oldest;
     size_t waiting_total;
@@ -126,7 +130,8 @@ uint64_t udp_id(const struct udp_table *t, const struct udp_association *a);
 uint64_t udp_ref(const struct udp_table *t, const struct udp_association *a, unsigned kind);
 struct udp_association *udp_by_ref(struct udp_table *t, uint64_t ref);
 struct udp_association *udp_find(struct udp_table *t, uint32_t capture, const struct addr *client);
-/* In the table, in state DIALING, without descriptors; NULL: full. */
+/* In the table, in state DIALING, without descriptors; may end another. NULL: full, and no other
+ * client holds more. */
 struct udp_association *udp_alloc(struct udp_table *t, uint32_t capture, const struct addr *client);
 /* Takes it out of the table; descriptors must be closed. May call on_empty. */
 void udp_release(struct udp_table *t, struct udp_association *a);

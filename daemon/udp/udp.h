@@ -10,7 +10,8 @@
  *   every upstream is down; one that is up and has no UDP is not down.
  * - What cannot be passed on is counted by its reason (struct message_udp_stats).
  * - Any remote may answer through an association, not only those that were asked (full cone).
- * - Fixed tables, bounded queues, bounded work for one event.
+ * - Fixed tables, bounded queues, bounded work for one event. When the table of associations is
+ * full the client that holds most makes room for one that holds less (base/shares.h).
  */
 #ifndef UNDERSOCK_UDP_UDP_H
 #define UNDERSOCK_UDP_UDP_H

@@ -151,9 +151,10 @@ def round(word):
 round(b'first')
 for line in sys.stdin: round(line.strip().encode())
 PY
-crowd() { # NAME COUNT
+ALL="$ONE4 $ONE6 10.77.2.21 fd77:2::21 10.77.2.22 fd77:2::22 10.77.2.23 fd77:2::23"
+crowd() { # NAME COUNT [SOURCES TARGETS]
     mkfifo "$TMP/$1.in"
-    start "$1" -- ns one env PYTHONPATH="$TMP" PYTHONDONTWRITEBYTECODE=1 sh -c "exec python3 '$TMP/crowd.py' $2 '$ONE4 $ONE6 10.77.2.21 fd77:2::21 10.77.2.22 fd77:2::22 10.77.2.23 fd77:2::23' '$NET4 $NET6' <>'$TMP/$1.in'"
+    start "$1" -- ns one env PYTHONPATH="$TMP" PYTHONDONTWRITEBYTECODE=1 sh -c "exec python3 '$TMP/crowd.py' $2 '${3:-$ALL}' '${4:-$NET4 $NET6}' <>'$TMP/$1.in'"
 }
 said() { wait_log "$1" "^$2 " "${3:-40}"; grep "^$2 " "${LOG[$1]}"; }
 
@@ -206,14 +207,17 @@ stop undersock
 config 1 0 >"$TMP/undersock.conf"
 start undersock -- ns client nofile 640 "$UNDERSOCK" daemon -c "$TMP/undersock.conf"
 wait_for 20 answers undersock
-crowd few 60
+evenly=("$ONE4 10.77.2.21 10.77.2.22 10.77.2.23" "$NET4 $NET4") # no client holds more than another
+crowd few 60 "${evenly[@]}"
 like "$(said few first)" "answered=60 wrong=0 errors=\\{\\}" "few descriptors: 60 clients are served"
-crowd surplus 300
+crowd surplus 300 "${evenly[@]}"
 said surplus first 30 >"$TMP/surplus"
 like "$(cat "$TMP/surplus")" "answered=20 wrong=0 errors=\\{'ECONNREFUSED': [0-9]+\\}" "of 300 more those that fit, the others are refused"
 is "$(associations)" 80 "so many are there"
 echo again >"$TMP/few.in"
 like "$(said few again)" "answered=60 wrong=0 errors=\\{\\}" "the 60 have not noticed"
+is "$(app two 'print(ask(udp(sys.argv[1], 9000), b"other"))' "$NET4")" "b'other'" "a client that has none is given the place of one that has many"
+is "$(associations)" 80 "(the place of one)"
 num "$(grep -c 'table of associations is full' "${LOG[undersock]}")" -le 3 "one line in the log, for some seconds"
 num "$(grep -c 'table of associations is full' "${LOG[undersock]}")" -ge 1 "(at least)"
 

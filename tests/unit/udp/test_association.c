@@ -451,6 +451,48 @@ static void test_full(void **state)
         close(server[i]);
 }
 
+/* Full of one client's: another one has room up to half of it, and what is refused goes first. */
+static void test_full_of_one(void **state)
+{
+    struct rig *r = *state;
+    struct addr crowd[RIG_ASSOCIATIONS], other[3], to = rig_addr("127.1.0.1", r->port);
+    int client[RIG_ASSOCIATIONS], newcomer[3], server[RIG_ASSOCIATIONS + 2], n = 0;
+
+    rig_start(r);
+    for (unsigned i = 0; i < RIG_ASSOCIATIONS; i++) {
+        client[i] = rig_datagrams("127.0.0.1", &crowd[i]);
+        rig_send_from(client[i], &to, BYTES("first"));
+        server[n++] = rig_asked(r, 0);
+        /* The last one is refused. */
+        rig_reply(server[i], i < 3 ? 0 : SOCKS5_REP_FAILURE, &r->relay_at);
+        if (i < 3)
+            rig_expect_up(r, r->relay, "127.1.0.1", BYTES("first"), NULL);
+    }
+    rig_injected(r, 1);
+    for (unsigned i = 0; i < 3; i++) {
+        newcomer[i] = rig_datagrams("127.0.0.2", &other[i]);
+        rig_send_from(newcomer[i], &to, BYTES("me"));
+        if (i == 2)
+            break;
+        server[n++] = rig_asked(r, 0);
+        assert_int_equal(rig_stats(r).ended_replaced, i + 1);
+        assert_non_null(udp_find(r->t, 0, &other[i]));
+        assert_null(udp_find(r->t, 0, &crowd[3]));
+    }
+    rig_until(r, refused_full, 1);
+    assert_int_equal(rig_stats(r).ended_replaced, 2);
+    assert_null(udp_find(r->t, 0, &other[2]));
+    rig_send_from(client[3], &to, BYTES("again"));
+    rig_until(r, refused_full, 2);
+    assert_int_equal(udp_table_count(r->t), RIG_ASSOCIATIONS);
+    for (unsigned i = 0; i < RIG_ASSOCIATIONS; i++)
+        close(client[i]);
+    for (unsigned i = 0; i < 3; i++)
+        close(newcomer[i]);
+    while (n > 0)
+        close(server[--n]);
+}
+
 /* An event of an association that is gone does nothing to the one in its slot. */
 static void test_generations(void **state)
 {
@@ -637,6 +679,7 @@ int main(void)
         TEST(test_relay_gone),
         TEST(test_idle),
         TEST(test_full),
+        TEST(test_full_of_one),
         TEST(test_generations),
         TEST(test_drain),
         TEST(test_drain_ends),
