@@ -21,8 +21,8 @@ struct shares_client shares_client(const struct shares *s, const struct addr *cl
 
     if (addr_is_v4(client))
         net = host;
-    return (struct shares_client){(uint32_t)mix(host, 1) & s->mask,
-                                  (uint32_t)mix(net, 2) & s->mask};
+    return (struct shares_client){(uint32_t)(mix(host, 1) % SHARES_PLACES),
+                                  (uint32_t)(mix(net, 2) % SHARES_PLACES)};
 }
 
 void shares_add(struct shares *s, struct shares_client c)

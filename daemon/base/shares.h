@@ -16,9 +16,10 @@
 
 #include "addr.h"
 
+#define SHARES_PLACES 16384
+
 struct shares {
-    uint32_t *counts; /* `mask` + 1 of them, at first 0; the caller's */
-    uint32_t mask;    /* a power of two, less one */
+    uint32_t *counts; /* SHARES_PLACES of them, at first 0; the caller's */
     uint32_t total;   /* entries of the table */
     uint64_t seed;
 };

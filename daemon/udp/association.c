@@ -15,7 +15,12 @@
  * Ends. Idle; the control connection's end; "nobody there" from the relay. The next datagram makes
  * a new one. But when none could be had, or one ended at once and never brought an answer, the
  * association stays in the table without descriptors for a few seconds, and its client is refused:
- * a storm of datagrams must not become a storm of connections.
+ * a storm of datagrams must not become a storm of connections. Nor must one from ever new ports, so
+ * whoever has many such is refused with any port.
+ *
+ * An upstream may have less room than our table. When it answers with a general failure, which is
+ * what a full one says, a client that holds more than the newcomer gives up an association there,
+ * and the upstream is asked once more.
  */
 #include <errno.h>
 #include <netinet/in.h>
@@ -97,6 +102,7 @@ static void refuse_for_a_while(struct udp_table *t, struct udp_association *a)
 
     close_all(t, a);
     a->state = UDP_REFUSED;
+    shares_add(&t->refused, a->share);
     for (struct udp_waiter *w; (w = udp_waiting_take(&a->waiting, &t->waiting_total));) {
         const struct udp_datagram d = {&w->destination, w->data, w->len};
 
@@ -218,6 +224,13 @@ static bool dial_failed(struct udp_table *t, struct udp_association *a)
     char why[WHY_SIZE], from[ADDR_STRLEN];
     bool denied = dial_udp_denied(d);
 
+    if (denied && dial_was_answered(d) && d->handshake.rep == SOCKS5_REP_FAILURE && !a->made_room &&
+        udp_make_room_at(t, a, u)) {
+        a->made_room = true;
+        a->at--; /* the same one again */
+        next_upstream(t, a);
+        return true;
+    }
     dial_describe(d, why, sizeof(why));
     log_flow(LOG_LEVEL_DEBUG, udp_id(t, a), "UDP of %s through %s: %s",
              addr_format(&a->client, from), u->name, why);

@@ -22,6 +22,7 @@
 #define LIST_GRAIN   INT64_C(1000000000)
 #define UDP_SLOT     0x80000000u /* in an id: no flow's */
 #define LOTS         32
+#define COUNTS_SIZE  (SHARES_PLACES * sizeof(uint32_t))
 
 /* Buffers are not a power of two apart: they would share the same few lines of the caches. */
 #define BUFFER_STRIDE (65536 + 2112)
@@ -127,13 +128,23 @@ static enum reason reason_of(const struct udp_table *t, const struct udp_associa
     return IS_IDLE;
 }
 
+/* Its place at an upstream is wanted, so it must have one, and be of a client that has more. */
+static enum reason reason_at(const struct udp_table *t, const struct udp_association *a,
+                             struct shares_client newcomer, const struct upstream *u)
+{
+    return a->state == UDP_RELAY && a->upstream == u &&
+                   shares_yields(&t->shares, a->share, newcomer)
+               ? HAS_MORE
+               : STAYS;
+}
+
 /*
- * The table is full. Of the one that nobody has used for longest, and a few that are drawn by lot,
- * one makes room: of the client that holds most, if that is more than the newcomer's, or one that
- * has been idle for long and is not of a client that holds less. Who holds most of the table has
- * most of the lots, however many clients there are.
+ * Of the one that nobody has used for longest, and a few that are drawn by lot, one makes room: of
+ * the client that holds most, if that is more than the newcomer's, or one that has been idle for
+ * long and is not of a client that holds less. Who holds most of the table has most of the lots,
+ * however many clients there are. `u`: NULL, or where the room is wanted.
  */
-static bool make_room(struct udp_table *t, struct shares_client newcomer)
+static bool make_room(struct udp_table *t, struct shares_client newcomer, const struct upstream *u)
 {
     struct udp_association *best = NULL;
     enum reason why = STAYS;
@@ -143,7 +154,9 @@ static bool make_room(struct udp_table *t, struct shares_client newcomer)
             t->lot = mix(t->lot, t->seed);
         struct udp_association *a =
             &t->slots[i == 0 ? t->oldest : (uint32_t)(t->lot >> 32) % t->n_used];
-        enum reason reason = reason_of(t, a, newcomer);
+        if (a->state == UDP_FREE)
+            continue;
+        enum reason reason = u ? reason_at(t, a, newcomer, u) : reason_of(t, a, newcomer);
         int more = best ? shares_compare(&t->shares, a->share, best->share) : 1;
 
         if (reason > why || (reason == why && why != STAYS &&
@@ -159,12 +172,22 @@ static bool make_room(struct udp_table *t, struct shares_client newcomer)
     return true;
 }
 
+bool udp_make_room_at(struct udp_table *t, const struct udp_association *a,
+                      const struct upstream *u)
+{
+    shares_drop(&t->shares, a->share); /* it is what is to be had */
+    bool made = make_room(t, a->share, u);
+
+    shares_add(&t->shares, a->share);
+    return made;
+}
+
 struct udp_association *udp_alloc(struct udp_table *t, uint32_t capture, const struct addr *client)
 {
     struct shares_client share = shares_client(&t->shares, client);
     struct udp_association *a;
 
-    if (t->free == UDP_NONE && t->n_used == t->o.max_associations && !make_room(t, share))
+    if (t->free == UDP_NONE && t->n_used == t->o.max_associations && !make_room(t, share, NULL))
         return NULL;
     if (t->free != UDP_NONE) {
         a = &t->slots[t->free];
@@ -201,6 +224,8 @@ void udp_release(struct udp_table *t, struct udp_association *a)
     *at = a->next;
     unlink_use(t, a);
     shares_drop(&t->shares, a->share);
+    if (a->state == UDP_REFUSED)
+        shares_drop(&t->refused, a->share);
     loop_timer_cancel(t->o.loop, &a->timer);
     free(a->names);
     a->names = NULL;
@@ -210,6 +235,14 @@ void udp_release(struct udp_table *t, struct udp_association *a)
     t->n--;
     if (t->draining && t->n == 0 && t->o.on_empty)
         t->o.on_empty(t->o.ctx);
+}
+
+bool udp_is_refused(const struct udp_table *t, const struct addr *client)
+{
+    struct shares_client c = shares_client(&t->refused, client);
+
+    return shares_of_host(&t->refused, c) >= UDP_REFUSED_HOST ||
+           shares_of_net(&t->refused, c) >= UDP_REFUSED_NET;
 }
 
 void udp_say_full(struct udp_table *t, const char *what)
@@ -295,7 +328,9 @@ static void free_table(struct udp_table *t)
     if (t->buckets)
         munmap(t->buckets, buckets_size(t));
     if (t->shares.counts)
-        munmap(t->shares.counts, buckets_size(t));
+        munmap(t->shares.counts, COUNTS_SIZE);
+    if (t->refused.counts)
+        munmap(t->refused.counts, COUNTS_SIZE);
     if (t->batch.space)
         munmap(t->batch.space, (size_t)UDP_BATCH * BUFFER_STRIDE);
     free(t);
@@ -355,18 +390,18 @@ int udp_table_create(const struct udp_table_options *o, struct udp_table **ret)
         t->bucket_mask = t->bucket_mask << 1 | 1;
     t->slots = map((size_t)o->max_associations * sizeof(struct udp_association));
     t->buckets = map(buckets_size(t));
-    t->shares.counts = map(buckets_size(t));
+    t->shares.counts = map(COUNTS_SIZE);
+    t->refused.counts = map(COUNTS_SIZE);
     t->batch.space = map((size_t)UDP_BATCH * BUFFER_STRIDE);
-    if (!t->slots || !t->buckets || !t->shares.counts || !t->batch.space) {
+    if (!t->slots || !t->buckets || !t->shares.counts || !t->refused.counts || !t->batch.space) {
         free_table(t);
         return -ENOMEM;
     }
     if (getrandom(&t->seed, sizeof(t->seed), 0) != sizeof(t->seed))
         t->seed = (uint64_t)(uintptr_t)t->slots;
     t->seed |= 1;
-    t->shares.mask = t->bucket_mask;
     t->shares.total = o->max_associations;
-    t->shares.seed = t->lot = mix(t->seed, t->seed);
+    t->shares.seed = t->refused.seed = t->lot = mix(t->seed, t->seed);
     set_up_batch(&t->batch);
     set_handlers(t, true);
     int r = register_listeners(t);

@@ -27,6 +27,10 @@ enum { KIND_LISTENER, KIND_CONTROL, KIND_RELAY }; /* from first_kind on */
 #define UDP_NONE   UINT32_MAX
 #define UDP_DIRECT UINT8_MAX /* in `order`: the destination itself */
 
+/* Associations in state REFUSED with which a client, or a /64, is refused whatever its port is. */
+#define UDP_REFUSED_HOST 64
+#define UDP_REFUSED_NET  1024
+
 #define UDP_BATCH        32    /* datagrams received and sent at once */
 #define UDP_ROUNDS       2     /* batches for one event */
 #define UDP_DATAGRAM_MAX 65535 /* more than any */
@@ -48,6 +52,7 @@ struct udp_association {
     bool up_but_no;   /* an upstream that is there gave none: never directly, then */
     bool waits_proof; /* for an unproven upstream; no socket */
     bool one_by_one;  /* UDP_SEGMENT does not do here */
+    bool made_room;   /* another one has ended, so that the upstream has room for it */
     uint8_t proof_waits;
     uint8_t n_order, at;
     uint8_t order[UPSTREAM_CANDIDATES + 1];
@@ -113,7 +118,7 @@ struct udp_table {
     struct udp_association *slots;
     uint32_t *buckets;
     uint32_t bucket_mask;
-    struct shares shares;
+    struct shares shares, refused; /* of all, and of those in state REFUSED */
     uint64_t seed, lot;
     uint32_t n_used, n; /* slots ever used: those beyond are untouched memory; in use now */
     uint32_t free, newest, oldest;
@@ -133,10 +138,16 @@ struct udp_association *udp_find(struct udp_table *t, uint32_t capture, const st
 /* In the table, in state DIALING, without descriptors; may end another. NULL: full, and no other
  * client holds more. */
 struct udp_association *udp_alloc(struct udp_table *t, uint32_t capture, const struct addr *client);
+/* The upstream has no room for this client: ends another's association there, of a client that
+ * holds more. False: there is none. */
+bool udp_make_room_at(struct udp_table *t, const struct udp_association *a,
+                      const struct upstream *u);
 /* Takes it out of the table; descriptors must be closed. May call on_empty. */
 void udp_release(struct udp_table *t, struct udp_association *a);
 /* A datagram came by: it is the one used last. */
 void udp_touch(struct udp_table *t, struct udp_association *a);
+/* Has it, with other ports, been refused so often that it is not worth asking for it? */
+bool udp_is_refused(const struct udp_table *t, const struct addr *client);
 /* Says that something is used up, every ten seconds at most, and counts a datagram. */
 void udp_say_full(struct udp_table *t, const char *what);
 /* Receives up to UDP_BATCH datagrams. As recvmmsg(), but -errno. */

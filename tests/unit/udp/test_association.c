@@ -493,6 +493,77 @@ static void test_full_of_one(void **state)
         close(server[--n]);
 }
 
+/* The upstream is full of one client's: that one has an end, and it is asked again, once. */
+static void test_upstream_full_of_one(void **state)
+{
+    struct rig *r = *state;
+    struct addr crowd[2], other, to = rig_addr("127.1.0.1", r->port);
+    int client[2], server[5], newcomer = rig_datagrams("127.0.0.2", &other);
+
+    rig_start(r);
+    for (unsigned i = 0; i < 2; i++) {
+        client[i] = rig_datagrams("127.0.0.1", &crowd[i]);
+        rig_send_from(client[i], &to, BYTES("first"));
+        server[i] = rig_asked(r, 0);
+        rig_reply(server[i], 0, &r->relay_at);
+        rig_expect_up(r, r->relay, "127.1.0.1", BYTES("first"), NULL);
+    }
+    rig_send_from(newcomer, &to, BYTES("me"));
+    server[2] = rig_asked(r, 0);
+    rig_reply(server[2], SOCKS5_REP_FAILURE, NULL);
+    server[3] = rig_asked(r, 0);
+    assert_int_equal(rig_stats(r).ended_replaced, 1);
+    drive_expect_end(&r->d, server[udp_find(r->t, 0, &crowd[0]) ? 1 : 0], 0);
+    rig_reply(server[3], 0, &r->relay_at);
+    rig_expect_up(r, r->relay, "127.1.0.1", BYTES("me"), NULL);
+    /* Both have one now: there is nothing to be had from anybody. */
+    unsigned gone = udp_find(r->t, 0, &crowd[0]) ? 1 : 0;
+
+    rig_send_from(client[gone], &to, BYTES("again"));
+    server[4] = rig_asked(r, 0);
+    rig_reply(server[4], SOCKS5_REP_FAILURE, NULL);
+    rig_until(r, failed, 1);
+    assert_int_equal(rig_stats(r).ended_replaced, 1);
+    for (unsigned i = 0; i < 5; i++)
+        close(server[i]);
+    close(client[0]);
+    close(client[1]);
+    close(newcomer);
+}
+
+/* Refused with many ports: with any other, too, and no upstream is asked for it. */
+static void test_refused_with_any_port(void **state)
+{
+    struct rig *r = *state;
+    struct addr at, to = rig_addr("127.1.0.1", r->port);
+    int other = rig_datagrams("127.0.0.2", &at), server[3];
+
+    rig_start(r);
+    rig_send(r, "127.1.0.1", BYTES("first"));
+    server[0] = rig_asked(r, 0);
+    rig_reply(server[0], SOCKS5_REP_FAILURE, NULL);
+    rig_injected(r, 1);
+    struct shares_client one = the_one(r)->share;
+
+    /* As if there were so many. */
+    for (unsigned i = 1; i < UDP_REFUSED_HOST; i++)
+        shares_add(&r->t->refused, one);
+    int another = rig_datagrams("127.0.0.1", &at);
+
+    rig_send_from(another, &to, BYTES("again"));
+    rig_injected(r, 2);
+    assert_true(rig_nobody_asks(r, 0));
+    rig_send_from(other, &to, BYTES("me"));
+    server[1] = rig_asked(r, 0);
+    shares_drop(&r->t->refused, one);
+    rig_send_from(another, &to, BYTES("again"));
+    server[2] = rig_asked(r, 0);
+    for (unsigned i = 0; i < 3; i++)
+        close(server[i]);
+    close(another);
+    close(other);
+}
+
 /* An event of an association that is gone does nothing to the one in its slot. */
 static void test_generations(void **state)
 {
@@ -680,6 +751,8 @@ int main(void)
         TEST(test_idle),
         TEST(test_full),
         TEST(test_full_of_one),
+        TEST(test_upstream_full_of_one),
+        TEST(test_refused_with_any_port),
         TEST(test_generations),
         TEST(test_drain),
         TEST(test_drain_ends),

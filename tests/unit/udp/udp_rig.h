@@ -216,7 +216,8 @@ static inline void rig_start(struct rig *r)
         fail_msg("%s", why);
     upstream_choose_from(&r->config, &r->config_capture, r->all, &r->choice);
     assert_int_equal(udp_table_create(&r->o, &r->t), 0);
-    r->t->times.refusal_gap = 3600000 * MS; /* a slow machine must not make a difference */
+    r->t->shares.seed = r->t->refused.seed = 1; /* no client shares a place with another */
+    r->t->times.refusal_gap = 3600000 * MS;     /* a slow machine must not make a difference */
 }
 
 static inline void rig_use_both(struct rig *r)
