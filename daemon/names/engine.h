@@ -14,6 +14,7 @@
 #ifndef UNDERSOCK_NAMES_ENGINE_H
 #define UNDERSOCK_NAMES_ENGINE_H
 
+#include "base/shares.h"
 #include "dns/match.h"
 #include "names/names.h"
 #include "upstream/dial.h"
@@ -68,9 +69,12 @@ struct names_server {
     bool direct;                  /* for names_options.direct_names */
     char name[DNS_PLAIN_MAX + 1]; /* `at` is a fake address that stands for this; "": it is real */
     int64_t last_used;
-    int64_t retry_at;   /* no new connection before */
-    unsigned fruitless; /* connections in a row that brought nothing */
-    bool said;          /* that the upstream cannot ask it; nothing has come from it since */
+    int64_t retry_at;           /* no new connection before */
+    unsigned fruitless;         /* connections in a row that brought nothing */
+    struct shares_client asker; /* whose place it is, if `accounted` */
+    bool accounted;
+    bool shared; /* others wait here, too */
+    bool said;   /* that the upstream cannot ask it; nothing has come from it since */
 };
 
 /* A query that waits, besides its dns_pending. */
@@ -78,7 +82,7 @@ struct names_asked {
     struct addr client, destination;
     int64_t sent_at;
     uint32_t bucket;
-    uint32_t client_bucket;
+    struct shares_client who; /* the client */
     uint16_t bucket_next;
     uint16_t connection; /* its number */
     uint16_t next, prev; /* in one of the connection's lists */
@@ -92,8 +96,9 @@ struct names {
     struct dns_match match;
     struct dns_pending *slots;
     struct names_asked *asked;
-    uint16_t *buckets; /* by who asked what, as many as slots */
-    uint16_t *clients; /* how many wait, by a hash of the client's address, DNS_MATCH_MAX places */
+    uint16_t *buckets;     /* by who asked what, as many as slots */
+    struct shares clients; /* of the queries that wait */
+    struct shares places;  /* of the servers */
     uint64_t key[2];
     int64_t *next_probe; /* by capture: all its upstreams are down; nobody asks them before */
     struct timer expiry;

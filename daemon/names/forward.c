@@ -12,10 +12,11 @@
  * hash of client, server and id, under a key that nobody knows.
  *
  * Servers. A place is taken by whoever is asked. The server without queries that was not asked for
- * longest gives way when all are taken. One server may have half of all queries that wait, so that
- * one which is silent does not speak for all, and one client a quarter, whatever it asks whom; what
- * it asks beyond that is refused. What fails there is not tried again at once: see
- * `retry_at`.
+ * longest gives way when all are taken; where all have queries, one of the client that has asked
+ * for most of them, for a client with fewer. One server may have half of all queries that wait, so
+ * that one which is silent does not speak for all; one client an eighth, and one IPv6 /64 a
+ * quarter, so that a host with both families cannot have that half. What it asks beyond that is
+ * refused. What fails there is not tried again at once: see `retry_at`.
  */
 #include <errno.h>
 #include <string.h>
@@ -24,7 +25,8 @@
 #include "dns/hash.h"
 #include "names/engine.h"
 
-#define CLIENT_SHARE 4  /* one client may have this part of all queries that wait */
+#define CLIENT_SHARE 8  /* one client may have this part of all queries that wait */
+#define NET_SHARE    4  /* and one /64 */
 #define SPREAD       32 /* queries on one connection before there is a second */
 #define STRAYS       8  /* messages nobody asked for that are borne with */
 #define HUNG         INT64_C(2000000000) /* heard nothing for so long after a query that expired */
@@ -106,14 +108,15 @@ static uint32_t bucket_of(const struct names *n, const struct addr *client,
     return (uint32_t)dns_hash(n->key, &key, sizeof(key)) & (n->o.max_queries - 1);
 }
 
-/* Whoever it is that asks, all its ports together. Who shares a place with another shares the
- * bound. */
-static uint32_t client_bucket_of(const struct names *n, const struct addr *client)
+static uint32_t part(const struct names *n, uint32_t share)
 {
-    struct addr key = *client;
+    return (n->o.max_queries + share - 1) / share;
+}
 
-    key.port = 0;
-    return (uint32_t)dns_hash(n->key, &key, sizeof(key)) % DNS_MATCH_MAX;
+static bool has_its_share(const struct names *n, struct shares_client who)
+{
+    return shares_of_host(&n->clients, who) >= part(n, CLIENT_SHARE) ||
+           shares_of_net(&n->clients, who) >= part(n, NET_SHARE);
 }
 
 /* Does the very same query wait already? */
@@ -139,7 +142,35 @@ static void forget(struct names *n, uint16_t i)
     while (*at != i)
         at = &n->asked[*at].bucket_next;
     *at = n->asked[i].bucket_next;
-    n->clients[n->asked[i].client_bucket]--;
+    shares_drop(&n->clients, n->asked[i].who);
+}
+
+/* ---- Ends of a query ---- */
+
+/* It waits no more: the message in its slot is the client's again. Says nothing yet. */
+static struct names_connection *take_over(struct names *n, uint16_t i)
+{
+    forget(n, i);
+    return detach(n, i);
+}
+
+static void servfail(struct names *n, uint16_t i)
+{
+    const struct names_asked *a = &n->asked[i];
+    const struct dns_pending *p = &n->slots[i];
+    struct dns_query q;
+
+    if (dns_query_parse(p->message, p->len, &q) == 0)
+        names_rcode(n, &q, DNS_SERVFAIL, &a->destination, &a->client);
+}
+
+/* `i` is on no connection, but in the table. */
+static void fail(struct names *n, uint16_t i)
+{
+    dns_match_remove(&n->match, &n->slots[i]);
+    forget(n, i);
+    n->stats.failed++;
+    servfail(n, i);
 }
 
 /* ---- Servers ---- */
@@ -176,9 +207,62 @@ static uint32_t waiting_for(const struct names *n, unsigned k)
     return n->connections[2 * k].n + n->connections[2 * k + 1].n;
 }
 
+/* The place is of whoever was the first to ask of those that wait there. */
+static void account(struct names *n, unsigned k, struct shares_client who)
+{
+    struct names_server *s = &n->servers[k];
+
+    if (waiting_for(n, k) > 0) {
+        s->shared = s->shared || s->asker.host != who.host;
+        return;
+    }
+    if (s->accounted)
+        shares_drop(&n->places, s->asker);
+    shares_add(&n->places, who);
+    s->asker = who;
+    s->accounted = true;
+    s->shared = false;
+}
+
+/* Should `a` rather give way than `b`? Who has more places has to; the one of its places first that
+ * nobody else asks. */
+static bool gives_way_before(const struct names *n, const struct names_server *a,
+                             const struct names_server *b)
+{
+    int more = shares_compare(&n->places, a->asker, b->asker);
+
+    if (more == 0 && a->shared == b->shared)
+        return a->last_used < b->last_used;
+    return more == 0 ? b->shared : more > 0;
+}
+
+/* All places have queries: the one that gives way to this client, or NAMES_NONE. Its queries fail.
+ */
+static unsigned clear_place(struct names *n, struct shares_client who)
+{
+    unsigned best = NAMES_NONE;
+
+    for (unsigned k = 0; k < NAMES_SERVERS; k++) {
+        if (shares_yields(&n->places, n->servers[k].asker, who) &&
+            (best == NAMES_NONE || gives_way_before(n, &n->servers[k], &n->servers[best])))
+            best = k;
+    }
+    for (unsigned i = 0; best != NAMES_NONE && i < 2; i++) {
+        struct names_connection *c = &n->connections[2 * best + i];
+
+        while (c->n > 0) {
+            uint16_t q = c->sent.head != NAMES_NONE ? c->sent.head : c->unsent.head;
+
+            detach(n, q);
+            fail(n, q);
+        }
+    }
+    return best;
+}
+
 /* Its number, or NAMES_NONE: all places are taken by servers with queries. */
 static unsigned find_server(struct names *n, uint32_t capture, const struct addr *at, bool direct,
-                            const char *name)
+                            const char *name, struct shares_client who)
 {
     unsigned best = NAMES_NONE;
 
@@ -193,11 +277,15 @@ static unsigned find_server(struct names *n, uint32_t capture, const struct addr
             best = k;
     }
     if (best == NAMES_NONE)
+        best = clear_place(n, who);
+    if (best == NAMES_NONE)
         return NAMES_NONE;
     struct names_server *s = &n->servers[best];
 
     for (unsigned i = 0; i < 2; i++)
         names_close(n, &n->connections[2 * best + i], true);
+    if (s->accounted)
+        shares_drop(&n->places, s->asker);
     *s = (struct names_server){.used = true, .capture = capture, .at = *at, .direct = direct};
     memcpy(s->name, name, strlen(name) + 1);
     return best;
@@ -243,34 +331,6 @@ static struct names_connection *find_connection(struct names *n, unsigned k)
     return best ? best : closed; /* the second will have its share when it is open */
 }
 
-/* ---- Ends of a query ---- */
-
-/* It waits no more: the message in its slot is the client's again. Says nothing yet. */
-static struct names_connection *take_over(struct names *n, uint16_t i)
-{
-    forget(n, i);
-    return detach(n, i);
-}
-
-static void servfail(struct names *n, uint16_t i)
-{
-    const struct names_asked *a = &n->asked[i];
-    const struct dns_pending *p = &n->slots[i];
-    struct dns_query q;
-
-    if (dns_query_parse(p->message, p->len, &q) == 0)
-        names_rcode(n, &q, DNS_SERVFAIL, &a->destination, &a->client);
-}
-
-/* `i` is on no connection, but in the table. */
-static void fail(struct names *n, uint16_t i)
-{
-    dns_match_remove(&n->match, &n->slots[i]);
-    forget(n, i);
-    n->stats.failed++;
-    servfail(n, i);
-}
-
 void names_check_empty(struct names *n)
 {
     if (!n->draining || n->match.n_waiting > 0)
@@ -298,11 +358,11 @@ static int forward(struct names *n, uint32_t capture, const struct dns_query *q,
         return -EHOSTUNREACH;
     if (n->match.n_waiting == n->o.max_queries)
         return -ENOSPC;
-    uint32_t who = client_bucket_of(n, client);
+    struct shares_client who = shares_client(&n->clients, client);
 
-    if (n->clients[who] >= (n->o.max_queries + CLIENT_SHARE - 1) / CLIENT_SHARE)
+    if (has_its_share(n, who))
         return -EDQUOT;
-    unsigned k = find_server(n, capture, &at, direct, name);
+    unsigned k = find_server(n, capture, &at, direct, name, who);
 
     if (k == NAMES_NONE || waiting_for(n, k) >= n->o.max_queries / 2)
         return -ENOSPC;
@@ -310,6 +370,7 @@ static int forward(struct names *n, uint32_t capture, const struct dns_query *q,
                                               loop_ref(n->o.first_kind + KIND_EXPIRY, 0, 0)) < 0)
         return -ENOSPC;
     n->servers[k].last_used = loop_now(n->o.loop);
+    account(n, k, who);
     struct names_connection *c = find_connection(n, k);
 
     if (!c)
@@ -323,10 +384,10 @@ static int forward(struct names *n, uint32_t capture, const struct dns_query *q,
     n->asked[i] = (struct names_asked){.client = *client,
                                        .destination = *destination,
                                        .bucket = bucket,
-                                       .client_bucket = who,
+                                       .who = who,
                                        .bucket_next = n->buckets[bucket]};
     n->buckets[bucket] = i;
-    n->clients[who]++;
+    shares_add(&n->clients, who);
     n->stats.forwarded++;
     attach(n, c, i);
     return 0;

@@ -44,15 +44,20 @@ static int allocate(struct names *n)
     n->slots = calloc(slots, sizeof(n->slots[0]));
     n->asked = calloc(slots, sizeof(n->asked[0]));
     n->buckets = calloc(slots, sizeof(n->buckets[0]));
-    n->clients = calloc(DNS_MATCH_MAX, sizeof(n->clients[0]));
+    n->clients.counts = calloc(SHARES_PLACES, sizeof(n->clients.counts[0]));
+    n->places.counts = calloc(SHARES_PLACES, sizeof(n->places.counts[0]));
     n->next_probe = calloc(n->o.n_captures + 1, sizeof(n->next_probe[0]));
-    if (!n->slots || !n->asked || !n->buckets || !n->clients || !n->next_probe)
+    if (!n->slots || !n->asked || !n->buckets || !n->clients.counts || !n->places.counts ||
+        !n->next_probe)
         return -ENOMEM;
     for (uint32_t i = 0; i < slots; i++)
         n->buckets[i] = NAMES_NONE;
     if (getrandom(&mask, sizeof(mask), 0) != sizeof(mask) ||
         getrandom(n->key, sizeof(n->key), 0) != sizeof(n->key))
         return -errno;
+    n->clients.total = slots;
+    n->places.total = NAMES_SERVERS;
+    n->clients.seed = n->places.seed = n->key[0];
     return dns_match_init(&n->match, n->slots, slots, n->o.query_timeout, mask);
 }
 
@@ -102,7 +107,8 @@ void names_destroy(struct names *n)
     free(n->slots);
     free(n->asked);
     free(n->buckets);
-    free(n->clients);
+    free(n->clients.counts);
+    free(n->places.counts);
     free(n->next_probe);
     free(n);
 }

@@ -23,7 +23,8 @@
  *
  * What holds: no query waits longer than `query_timeout`; who cannot be answered gets SERVFAIL
  * then, and at once when the upstream is known to be down. Nothing is asked twice because a client
- * repeats itself. One client (address) has a quarter of the table at most, beyond it REFUSED.
+ * repeats itself. One client has an eighth of the table at most, beyond it REFUSED,
+ * and does not keep others from the servers that they ask (base/shares.h).
  * Tables, connections and buffers are bounded; a server that says nonsense loses its connection. An
  * answer is believed when it comes from the server that was asked, over a connection that the query
  * went by, with its id and its question.

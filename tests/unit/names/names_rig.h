@@ -184,6 +184,7 @@ static inline void rig_start(struct rig *r)
         fail_msg("%s", why);
     upstream_choose_from(&r->config, &r->config_capture, r->all, &r->choice);
     assert_int_equal(names_create(&r->o, &r->n), 0);
+    r->n->clients.seed = r->n->places.seed = 1; /* no client shares a place with another */
     rig_turns(r, 1);
 }
 

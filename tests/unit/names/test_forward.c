@@ -388,13 +388,15 @@ static int join_server(struct rig *r, unsigned k)
 
 static void places_for_servers(void **state)
 {
-    struct rig *r = started(state);
+    struct rig *r = *state;
     int fd[NAMES_SERVERS];
     struct rig_query q;
 
+    r->o.max_queries = 1024;
+    rig_start(r);
     for (unsigned k = 0; k < NAMES_SERVERS; k++) {
         rig_skip(r, MS);
-        r->client = rig_addr(k % 2 ? "192.0.2.7:4000" : "192.0.2.8:4000"); /* one has a quarter */
+        r->client = rig_addr(k % 2 ? "192.0.2.7:4000" : "192.0.2.8:4000"); /* as many each */
         ask_server(r, k, (uint16_t)k);
         fd[k] = join_server(r, k);
         q = rig_next(r, fd[k]);
@@ -428,6 +430,47 @@ static void places_for_servers(void **state)
     close(second);
 }
 
+/* One client asks as many servers as there are places, and none of them answers. */
+static void servers_of_one_client_give_way(void **state)
+{
+    struct rig *r = *state;
+    struct addr crowd = rig_addr("192.0.2.7:4000"), other = rig_addr("192.0.2.8:4000");
+    int fd[NAMES_SERVERS];
+
+    r->o.max_queries = 1024;
+    rig_start(r);
+    for (unsigned k = 0; k < NAMES_SERVERS; k++) {
+        rig_skip(r, MS);
+        r->client = crowd;
+        ask_server(r, k, (uint16_t)k);
+        fd[k] = join_server(r, k);
+        rig_next(r, fd[k]);
+        if (k > 0)
+            continue;
+        r->client = other; /* somebody else waits for this one, too */
+        ask_server(r, k, 500);
+        rig_next(r, fd[k]);
+    }
+    r->client = crowd;
+    ask_server(r, 100, 100); /* it has all of them already */
+    rig_expect(r, 1, 100, DNS_SERVFAIL, 0);
+    r->client = other;
+    ask_server(r, 101, 101);
+    rig_answers(r, 2);
+    assert_int_equal(rig_u16(r->answers[1].data), 1); /* the oldest that is its alone */
+    assert_true(addr_equal(&r->answers[1].client, &crowd));
+    drive_expect_end(&r->d, fd[1], 0);
+    int server = join_server(r, 101);
+    struct rig_query q = rig_next(r, server);
+
+    rig_answer(r, server, &q, 9);
+    rig_answers(r, 3);
+    rig_count(r, full, 1);
+    close(server);
+    for (unsigned k = 0; k < NAMES_SERVERS; k++)
+        close(fd[k]);
+}
+
 static void by_client(struct rig *r, unsigned client, uint16_t id)
 {
     char text[32];
@@ -438,11 +481,11 @@ static void by_client(struct rig *r, unsigned client, uint16_t id)
     rig_ask(r, TCP, id, "a.example", DNS_TYPE_A);
 }
 
-static void one_client_has_a_quarter_of_all_queries(void **state)
+static void one_client_has_an_eighth_of_all_queries(void **state)
 {
     struct rig *r = *state;
 
-    r->o.max_queries = 16;
+    r->o.max_queries = 32;
     rig_start(r);
     for (uint16_t i = 0; i < 4; i++)
         by_client(r, 0, i);
@@ -474,30 +517,54 @@ static void one_client_has_a_quarter_of_all_queries(void **state)
     close(fd);
 }
 
+/* All addresses of a /64 together have twice as much, and others room all the same. */
+static void one_network_has_a_quarter_of_all_queries(void **state)
+{
+    struct rig *r = *state;
+    char text[32];
+
+    r->o.max_queries = 32;
+    rig_start(r);
+    r->server = rig_addr("2001:db8::53");
+    for (uint16_t i = 0; i <= 8; i++) {
+        snprintf(text, sizeof(text), "[2001:db8:1::%u]:4000", i);
+        r->client = rig_addr(text);
+        rig_ask(r, TCP, i, "a.example", DNS_TYPE_A);
+    }
+    rig_expect(r, 1, 8, DNS_REFUSED, 0);
+    rig_count(r, waiting, 8);
+    r->client = rig_addr("[2001:db8:1:1::1]:4000");
+    rig_ask(r, TCP, 9, "a.example", DNS_TYPE_A);
+    rig_count(r, waiting, 9);
+}
+
 static void one_server_has_half_of_all_queries(void **state)
 {
     struct rig *r = *state;
 
-    r->o.max_queries = 16;
+    r->o.max_queries = 32;
     rig_start(r);
-    for (uint16_t i = 0; i < 8; i++)
+    for (uint16_t i = 0; i < 16; i++)
         by_client(r, i / 4, i);
-    rig_count(r, waiting, 8);
-    by_client(r, 2, 8);
-    rig_expect(r, 1, 8, DNS_SERVFAIL, 0);
-    for (uint16_t i = 0; i < 8; i++) {
-        r->client = rig_addr(i < 4 ? "192.0.2.22:4000" : "192.0.2.23:4000");
+    rig_count(r, waiting, 16);
+    by_client(r, 4, 16);
+    rig_expect(r, 1, 16, DNS_SERVFAIL, 0);
+    for (uint16_t i = 0; i < 16; i++) {
+        char text[32];
+
+        snprintf(text, sizeof(text), "192.0.2.%u:4000", 24u + i / 4);
+        r->client = rig_addr(text);
         ask_server(r, 1, i);
     }
-    rig_count(r, waiting, 16);
+    rig_count(r, waiting, 32);
     ask_server(r, 2, 1);
     rig_expect(r, 2, 1, DNS_SERVFAIL, 0);
     rig_count(r, full, 2);
-    rig_count(r, forwarded, 16);
+    rig_count(r, forwarded, 32);
     /* All in one moment, when theirs has come. */
     rig_skip(r, 5 * SECOND);
-    rig_answers(r, 18);
-    rig_count(r, timeouts, 16);
+    rig_answers(r, 34);
+    rig_count(r, timeouts, 32);
     rig_ask(r, TCP, 1, "a.example", DNS_TYPE_A);
     rig_count(r, waiting, 1);
 }
@@ -515,7 +582,10 @@ static void sizes_of_the_table(void **state)
     r->o.max_queries = 0;
     rig_start(r);
     for (unsigned i = 0; i < 2048; i++) {
-        r->client = rig_addr(i < 1024 ? "192.0.2.7:4000" : "192.0.2.8:4000");
+        char text[32];
+
+        snprintf(text, sizeof(text), "192.0.2.%u:4000", 10 + i / 512);
+        r->client = rig_addr(text);
         rig_ask(r, TCP, (uint16_t)i, "a.example", DNS_TYPE_A);
     }
     rig_count(r, waiting, 2048);
@@ -571,7 +641,9 @@ int main(void)
         T(nor_is_there_somebody_instead),
         T(a_server_behind_a_fake_address_is_asked_by_name),
         T(places_for_servers),
-        T(one_client_has_a_quarter_of_all_queries),
+        T(one_client_has_an_eighth_of_all_queries),
+        T(one_network_has_a_quarter_of_all_queries),
+        T(servers_of_one_client_give_way),
         T(one_server_has_half_of_all_queries),
         T(sizes_of_the_table),
         T(draining_ends_with_the_last_query),
