@@ -35,6 +35,7 @@ enum message_type {
     MESSAGE_STITCH,  /* status: whether connections are stitched, and how many were */
     MESSAGE_SOCKMAP, /* worker to keeper, before it is ready: what the proof came to */
     MESSAGE_RESOLVERS, /* keeper to worker: those of this host, as they are now */
+    MESSAGE_NAME, /* keeper to worker: an upstream's, which is asked for directly from now on */
 };
 
 struct message_header {
@@ -225,6 +226,12 @@ struct message_resolvers {
     struct addr at[MESSAGE_RESOLVERS_MAX];
 };
 
+/* NUL-terminated. */
+struct message_name {
+    struct message_header header;
+    char name[256];
+};
+
 union message {
     struct message_header header;
     struct message_status_reply status;
@@ -235,6 +242,7 @@ union message {
     struct message_end end;
     struct message_proven proven;
     struct message_resolvers resolvers;
+    struct message_name name;
     struct message_hello hello;
     struct message_sockmap_proof sockmap_proof;
     struct message_stitch stitch;

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/fd.h"
+#include "keeper/datagrams.h"
 #include "keeper/keeper_state.h"
 #include "keeper/missing.h"
 #include "keeper/notify.h"
@@ -195,6 +196,19 @@ static int put_off(struct keeper *k, int client)
     return -EALREADY;
 }
 
+/* The upstreams' names are about to be asked for, and the queries are captured like anybody's. */
+static void tell_names(struct keeper *k, const struct generation *fresh)
+{
+    char **names = NULL;
+
+    workers_tell_resolvers(k->workers, k->generation);
+    if (datagrams_list_direct(fresh->config, fresh->upstreams, &names) < 0)
+        return;
+    for (char **name = names; *name; name++)
+        workers_tell_name(k->workers, k->generation, *name);
+    datagrams_free_names(names);
+}
+
 int keeper_reload(struct keeper *k, int client)
 {
     struct generation *fresh;
@@ -211,13 +225,12 @@ int keeper_reload(struct keeper *k, int client)
     if (r == 0) {
         missing_warn(config);
         log_set_level(config->log_level);
-        /* the upstreams' names come to them */
-        workers_tell_resolvers(k->workers, k->generation);
         r = generation_begin(config, k->generation->marked, &fresh);
         if (r < 0)
             config_error(&client, "out of memory");
     }
     if (r == 0) {
+        tell_names(k, fresh);
         r = resolve(k, fresh, client, why, sizeof(why));
         if (r == -EINPROGRESS)
             return r;

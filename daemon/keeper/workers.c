@@ -304,6 +304,14 @@ void workers_tell_resolvers(struct workers *w, const struct generation *g)
     tell(w, g, &m, sizeof(m));
 }
 
+void workers_tell_name(struct workers *w, const struct generation *g, const char *name)
+{
+    struct message_name m = {.header = MESSAGE_HEADER(MESSAGE_NAME, sizeof(m))};
+
+    snprintf(m.name, sizeof(m.name), "%s", name);
+    tell(w, g, &m, sizeof(m));
+}
+
 void workers_prove(struct workers *w, const struct generation *g)
 {
     for (size_t i = 0; i < g->config->n_upstreams; i++) {

@@ -29,6 +29,8 @@ void workers_unprove(struct workers *w, const struct generation *g);
 void workers_prove(struct workers *w, const struct generation *g);
 /* Tells them who resolves for this host now. */
 void workers_tell_resolvers(struct workers *w, const struct generation *g);
+/* Tells them a name that is asked for directly. */
+void workers_tell_name(struct workers *w, const struct generation *g, const char *name);
 /* Whether n more can be started beside those there are, draining ones included. */
 bool workers_room(const struct workers *w, unsigned n);
 /* Starts all workers of `g`. 0 or -errno. They count as ready when each has said so. */

@@ -103,6 +103,7 @@ struct names {
     int64_t *next_probe; /* by capture: all its upstreams are down; nobody asks them before */
     struct timer expiry;
     bool draining;
+    char *added[NAMES_ADDED + 1]; /* to direct_names; ends with NULL */
     struct names_server servers[NAMES_SERVERS];
     struct names_connection connections[2 * NAMES_SERVERS];
     uint8_t scratch[DNS_FRAME_MAX]; /* one reading */
@@ -121,6 +122,8 @@ void names_rcode(struct names *n, const struct dns_query *q, enum dns_rcode rcod
 
 /* Room for it, before dns_truncate(). */
 #define NAMES_OWN_MAX DNS_ANSWER_MAX
+/* Is it in a list that ends with NULL? NULL is an empty one. */
+bool names_is_listed(char *const *list, const char *name, size_t len);
 /* Is this to be asked for directly (names_options.direct_names)? */
 bool names_is_direct(const struct names *n, const struct dns_query *q);
 /* 1: the answer is in `w`; 0: to be forwarded; -errno: there is none to be had (SERVFAIL). */

@@ -110,6 +110,8 @@ void names_destroy(struct names *n)
     free(n->clients.counts);
     free(n->places.counts);
     free(n->next_probe);
+    for (size_t i = 0; i < NAMES_ADDED; i++)
+        free(n->added[i]);
     free(n);
 }
 
@@ -118,6 +120,21 @@ void names_use_resolvers(struct names *n, const struct addr *list, size_t n_list
     n->o.direct_servers = list;
     n->o.n_direct_servers = n_list;
     n->o.fallback = n_list > 0 ? list[0] : (struct addr){.port = 0};
+}
+
+int names_add_direct(struct names *n, const char *name)
+{
+    size_t i = 0;
+
+    if (names_is_listed(n->o.direct_names, name, strlen(name)) ||
+        names_is_listed(n->added, name, strlen(name)))
+        return 0;
+    while (i < NAMES_ADDED && n->added[i])
+        i++;
+    if (i == NAMES_ADDED)
+        return -ENOSPC;
+    n->added[i] = strdup(name);
+    return n->added[i] ? 0 : -ENOMEM;
 }
 
 void names_drain(struct names *n)

@@ -62,6 +62,7 @@ struct names_answer {
 #define NAMES_KINDS   2   /* of the loop */
 #define NAMES_SERVERS 64  /* servers at once, of all captures */
 #define NAMES_FDS     128 /* descriptors: two connections for each */
+#define NAMES_ADDED   64  /* direct_names that are added later */
 #define NAMES_TIMERS  129 /* of the loop: one for each connection and one more */
 
 #define NAMES_TTL  60                    /* seconds: of a fake address */
@@ -111,6 +112,8 @@ int names_create(const struct names_options *o, struct names **ret);
 void names_destroy(struct names *n);
 /* Other ones than at first: direct_servers, which live as long, and with the first one fallback. */
 void names_use_resolvers(struct names *n, const struct addr *list, size_t n_list);
+/* One more of direct_names, copied. 0, -ENOSPC (NAMES_ADDED of them) or -ENOMEM. */
+int names_add_direct(struct names *n, const char *name);
 /* No more queries will come: on_empty as soon as none waits, now if that is so. */
 void names_drain(struct names *n);
 void names_stats(const struct names *n, struct message_names_stats *ret);

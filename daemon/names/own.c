@@ -83,12 +83,18 @@ static int address(struct names *n, const struct dns_query *q, bool v6, struct w
     return dns_answer_address(q, v6 ? &a6 : &a4, NAMES_TTL, w);
 }
 
-bool names_is_direct(const struct names *n, const struct dns_query *q)
+bool names_is_listed(char *const *list, const char *name, size_t len)
 {
-    for (char *const *name = n->o.direct_names; q->plain && name && *name; name++)
-        if (strlen(*name) == q->name_len && memcmp(*name, q->name, q->name_len) == 0)
+    for (; list && *list; list++)
+        if (strlen(*list) == len && memcmp(*list, name, len) == 0)
             return true;
     return false;
+}
+
+bool names_is_direct(const struct names *n, const struct dns_query *q)
+{
+    return q->plain && (names_is_listed(n->o.direct_names, q->name, q->name_len) ||
+                        names_is_listed(n->added, q->name, q->name_len));
 }
 
 bool names_is_for_direct(const struct names *n, const uint8_t *query, size_t len)

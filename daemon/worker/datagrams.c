@@ -256,6 +256,14 @@ void datagrams_use_resolvers(struct datagrams *d, const struct addr *list, size_
     names_use_resolvers(d->names, d->resolvers, n);
 }
 
+void datagrams_add_name(struct datagrams *d, const char *name)
+{
+    int r = d && d->names ? names_add_direct(d->names, name) : 0;
+
+    if (r < 0)
+        log_warning("the upstream's name %s is not asked for directly: %s", name, strerror(-r));
+}
+
 void datagrams_drain(struct datagrams *d)
 {
     if (!d)

@@ -26,6 +26,8 @@ struct flow_names datagrams_names(struct datagrams *d);
 /* Who resolves for this host: asked for the upstreams' names, and the first one instead of a stub
  * on loopback. At most MESSAGE_RESOLVERS_MAX; copied. */
 void datagrams_use_resolvers(struct datagrams *d, const struct addr *list, size_t n);
+/* An upstream's name, plain: asked for directly from now on. */
+void datagrams_add_name(struct datagrams *d, const char *name);
 void datagrams_drain(struct datagrams *d);
 /* Nothing is left of it after a drain. */
 bool datagrams_empty(const struct datagrams *d);

@@ -257,18 +257,16 @@ static void unprove(struct worker *w)
         w->o->upstreams[i].unproven = w->o->upstreams[i].local;
 }
 
-static void on_channel(void *ctx, uint64_t ref, uint32_t events)
+/* False: there is none. */
+static bool take_message(struct worker *w)
 {
-    struct worker *w = ctx;
     union message m;
     int fds[8];
     size_t n_fds = 0;
     ssize_t n = fd_recv_message(w->o->channel, &m, sizeof(m), fds, &n_fds);
 
-    (void)ref;
-    (void)events;
     if (n == -EAGAIN)
-        return;
+        return false;
     if (n <= 0)
         _exit(0); /* the keeper is gone: every socket is reset by the kernel */
     if ((size_t)n >= sizeof(m.header) && m.header.version == MESSAGE_VERSION) {
@@ -281,13 +279,27 @@ static void on_channel(void *ctx, uint64_t ref, uint32_t events)
         else if (m.header.type == MESSAGE_RESOLVERS && (size_t)n == sizeof(m.resolvers) &&
                  m.resolvers.n <= MESSAGE_RESOLVERS_MAX)
             datagrams_use_resolvers(w->datagrams, m.resolvers.at, m.resolvers.n);
+        else if (m.header.type == MESSAGE_NAME && (size_t)n == sizeof(m.name) &&
+                 m.name.name[sizeof(m.name.name) - 1] == '\0')
+            datagrams_add_name(w->datagrams, m.name.name);
         else if (m.header.type == MESSAGE_UNPROVEN)
             unprove(w);
         else if (n_fds == 1 && queries_add(&w->queries, m.header.type, fds[0]))
-            return;
+            return true;
     }
     for (size_t i = 0; i < n_fds; i++)
         fd_close(&fds[i]);
+    return true;
+}
+
+/* All that the keeper has said, before what follows from it: the queries for a name that it has
+ * told of come to us, too. */
+static void on_channel(void *ctx, uint64_t ref, uint32_t events)
+{
+    (void)ref;
+    (void)events;
+    while (take_message(ctx))
+        ;
 }
 
 static void on_query(void *ctx, uint64_t ref, uint32_t events)

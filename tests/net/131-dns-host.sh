@@ -219,6 +219,14 @@ for way in "$H5" "socks5h://proxy.test:1080" "socks5://proxy.test:1080" "socks5h
     fi
     stop undersock
 done
+# An upstream by a name that the daemon hears of by the reload itself.
+us_daemon client < <(config "$H5")
+config "socks5h://proxy.test:1080" >"$TMP/undersock.conf"
+: >"${LOG[names]}"
+check "a reload brings the name of an upstream" -- us_reload undersock
+is "$(asked_by)" "tcp from=$CLIENT4" "which has been asked for directly"
+is "$(ns client "$TOOLS/who" "$NET4" 80)" "$EXIT4" "and it works"
+stop undersock
 # The host has moved to another network, and then reloads.
 printf 'nameserver 203.0.113.11\nsearch test\n' >"$TMP/resolv.named"
 us_daemon client < <(config "socks5h://proxy.test:1080")
