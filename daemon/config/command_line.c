@@ -170,14 +170,20 @@ static void fill(struct draft *d, const struct arguments *a)
         add_option(d, (unsigned)(a->n_urls + i) + 1, a->options[i]);
 }
 
-/* The environment's password, for the last hop when it names a user and no password. */
-static void take_password(struct draft *d, struct config_upstream *last)
+/* The environment's password, for the last hop that names a user and no password. */
+static void take_password(struct draft *d, struct config *c)
 {
     const char *password = getenv(PASSWORD_VARIABLE);
     size_t n = password ? strlen(password) : 0;
+    struct config_upstream *last = NULL;
 
-    if (!password || !last->url.has_user || last->url.has_password ||
-        !config_scheme_has_password(last->url.scheme))
+    for (size_t i = 0; i < c->n_upstreams; i++) {
+        struct config_upstream *u = &c->upstreams[i];
+
+        if (u->url.has_user && !u->url.has_password && config_scheme_has_password(u->url.scheme))
+            last = u;
+    }
+    if (!password || !last)
         return;
     if (n == 0 || n >= sizeof(last->url.password)) {
         config_draft_error(d, last->line, PASSWORD_VARIABLE, NULL,
@@ -207,7 +213,7 @@ static int build(struct draft *d, const struct arguments *a, struct config **ret
 
     if (r < 0)
         return r;
-    take_password(d, &c->upstreams[c->n_upstreams - 1]);
+    take_password(d, c);
     if (d->n_errors > 0) {
         config_free(c);
         return -EINVAL;

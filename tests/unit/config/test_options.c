@@ -225,6 +225,9 @@ static void password_from_the_environment(void **state)
     char *two[] = {(char[]){"socks5://al@a"}, (char[]){"socks5://bo@b"}};
     char *given[] = {(char[]){"socks5://al:mine@a"}}, *nobody[] = {(char[]){"socks5://a"}};
     char *socks4[] = {(char[]){"socks4://al@a"}};
+    char *beyond[][2] = {{(char[]){"socks5://al@a"}, (char[]){"socks5://b"}},
+                         {(char[]){"socks5://al@a"}, (char[]){"socks4://bo@b"}},
+                         {(char[]){"socks5://al@a"}, (char[]){"socks5://bo:mine@b"}}};
     char text[300];
     struct config *c;
 
@@ -235,6 +238,12 @@ static void password_from_the_environment(void **state)
     assert_true(c->upstreams[1].url.has_password);
     assert_string_equal(c->upstreams[1].url.password, "topsecret");
     config_free(c);
+    for (size_t i = 0; i < N(beyond); i++) {
+        c = good(beyond[i], 2, NULL, 0); /* one that has use for it, wherever it stands */
+        assert_string_equal(c->upstreams[0].url.password, "topsecret");
+        assert_false(c->upstreams[1].url.has_password && i != 2);
+        config_free(c);
+    }
     c = good(given, 1, NULL, 0);
     assert_string_equal(c->upstreams[0].url.password, "mine");
     config_free(c);
