@@ -201,10 +201,18 @@ static void judge_limit(const struct facts *f, struct findings *ret)
     }
     snprintf(text, sizeof(text),
              "the hard limit of open files %s is %" PRIu64 ": at most %" PRIu64
-             " flows a worker instead of %" PRIu64 "; in a unit it is LimitNOFILE=%" PRIu64,
-             whose, limit, possible, share, wanted);
-    finding_add_mend(ret, "fd-limit", limit < FEW_DESCRIPTORS ? FINDING_FAIL : FINDING_WARN, text,
-                     "ulimit -n %" PRIu64, wanted);
+             " flows a worker instead of %" PRIu64 "; in a unit it is LimitNOFILE=%" PRIu64 "%s",
+             whose, limit, possible, share, wanted,
+             f->host.daemon > 0 ? "; then undersock reload" : "");
+    enum finding_level level = limit < FEW_DESCRIPTORS ? FINDING_FAIL : FINDING_WARN;
+
+    /* A shell's limit is nothing to who runs already. The workers of its next reload have it. */
+    if (f->host.daemon > 0)
+        finding_add_mend(ret, "fd-limit", level, text,
+                         "prlimit --pid %ld --nofile=%" PRIu64 ":%" PRIu64, (long)f->host.daemon,
+                         wanted, wanted);
+    else
+        finding_add_mend(ret, "fd-limit", level, text, "ulimit -n %" PRIu64, wanted);
 }
 
 static void judge_daemon(const struct facts *f, struct findings *ret)

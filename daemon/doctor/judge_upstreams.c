@@ -6,7 +6,28 @@
 
 #include "doctor/judge.h"
 
-static void judge_upstream(const struct facts_upstream *u, struct findings *ret)
+/* Of a chain it is the first hop that was not reached. */
+static void judge_unreached(const struct facts_upstream *u, const char *url, struct findings *ret)
+{
+    const struct config_upstream *c = u->config;
+    char text[768], at[ADDR_STRLEN];
+
+    snprintf(text, sizeof(text),
+             "upstream %s (%s) cannot be reached: %s; does it run there, and does no firewall "
+             "come between?",
+             c->name, url, u->why);
+    if (u->at.port == 0)
+        finding_add_mend(ret, "upstream-connect", FINDING_FAIL, text, "getent ahosts %s",
+                         c->url.host);
+    else if (addr_is_loopback(&u->at))
+        finding_add_mend(ret, "upstream-connect", FINDING_FAIL, text, "ss -ltnp 'sport = :%u'",
+                         u->at.port);
+    else
+        finding_add_mend(ret, "upstream-connect", FINDING_FAIL, text, "ip route get %s",
+                         addr_format_ip(&u->at, at));
+}
+
+static void judge_upstream(const struct facts_upstream *u, const char *file, struct findings *ret)
 {
     const struct config_upstream *c = u->config;
     char url[CONFIG_HOST_MAX + 64], text[768];
@@ -18,17 +39,13 @@ static void judge_upstream(const struct facts_upstream *u, struct findings *ret)
                          c->url.host);
         break;
     case REACH_CONNECT:
-        finding_add(ret, "upstream-connect", FINDING_FAIL, NULL,
-                    "upstream %s (%s) cannot be reached: %s", c->name, url, u->why);
+        judge_unreached(u, url, ret);
         break;
     case REACH_HANDSHAKE:
         snprintf(text, sizeof(text), "upstream %s (%s) is reached and does not let us in: %s",
                  c->name, url, u->why);
-        if (c->password_file)
-            finding_add_mend(ret, "upstream-handshake", FINDING_FAIL, text, "sudoedit %s",
-                             c->password_file);
-        else
-            finding_add(ret, "upstream-handshake", FINDING_FAIL, NULL, "%s", text);
+        finding_add_mend(ret, "upstream-handshake", FINDING_FAIL, text, "sudoedit %s",
+                         c->password_file ? c->password_file : file);
         break;
     case REACH_DONE:
         finding_add(ret, "upstream", FINDING_OK, NULL, "upstream %s (%s) %s", c->name, url,
@@ -68,7 +85,7 @@ void judge_upstreams(const struct facts *f, struct findings *ret)
     if (!f->config)
         return;
     for (size_t i = 0; f->upstreams && i < f->config->n_upstreams; i++)
-        judge_upstream(&f->upstreams[i], ret);
+        judge_upstream(&f->upstreams[i], f->file, ret);
     for (size_t i = 0; f->captures && i < f->config->n_captures; i++)
         judge_capture(f, i, ret);
 }

@@ -262,6 +262,7 @@ ns host ip link del br0 2>/dev/null
 output "socks5://$FAR:1" </dev/null
 doctor
 named upstream-connect fail 'corp .*Connection refused'
+check "and what to look at: $(mend upstream-connect fail)" -- ns host sh -c "$(mend upstream-connect fail)"
 output "socks5://no-such-host.invalid:1080" </dev/null
 doctor
 named upstream-resolve fail 'corp.*no-such-host.invalid'
@@ -385,6 +386,10 @@ us_daemon host doctor <"$CONF"
 doctor
 like "$(text control ok)" "daemon \(pid ${PID[doctor]}\)" "a running daemon is found"
 is "$(complaints)" "" "and its rules are not taken for somebody else's"
+prlimit --pid "${PID[doctor]}" --nofile=100:100
+doctor
+named fd-limit fail 'of the running daemon is 100'
+like "$(mend fd-limit fail)" "^prlimit --pid ${PID[doctor]} --nofile=" "and so is what mends it for the running one"
 stop doctor
 
 done_testing

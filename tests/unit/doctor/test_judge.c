@@ -372,6 +372,10 @@ static void test_limits(void **state)
     expect("fd-limit", FINDING_WARN, "1024", "ulimit -n");
     w.facts.host.nofile = 64;
     expect("fd-limit", FINDING_FAIL, "64", "ulimit -n");
+    w.facts.host.nofile = 1024;
+    w.facts.host.daemon = 4711;
+    expect("fd-limit", FINDING_WARN, "of the running daemon is 1024",
+           "prlimit --pid 4711 --nofile=");
     w.facts.host.nofile = RLIM_INFINITY;
     test_all_is_well(state);
 }
@@ -518,8 +522,16 @@ static void test_upstreams(void **state)
     (void)state;
     reached(REACH_RESOLVE, "upstream corp: cannot resolve");
     expect("upstream-resolve", FINDING_FAIL, "corp", "getent ahosts proxy.example.net");
+    reached(REACH_CONNECT, "no result within 60 s");
+    expect("upstream-connect", FINDING_FAIL, "no result", "getent ahosts proxy.example.net");
     reached(REACH_CONNECT, "Connection refused");
-    expect("upstream-connect", FINDING_FAIL, "Connection refused", NULL);
+    assert_int_equal(addr_parse("[2001:db8::5]", 1080, &w.reached.at), 0);
+    expect("upstream-connect", FINDING_FAIL, "Connection refused", "ip route get 2001:db8::5");
+    reached(REACH_CONNECT, "Connection refused");
+    assert_int_equal(addr_parse("127.0.0.1", 1081, &w.reached.at), 0);
+    expect("upstream-connect", FINDING_FAIL, "Connection refused", "ss -ltnp 'sport = :1081'");
+    reached(REACH_HANDSHAKE, "it accepts none of our authentication methods");
+    expect("upstream-handshake", FINDING_FAIL, "none of our", "sudoedit undersock.conf");
     reached(REACH_HANDSHAKE, "it refused the user name or password");
     w.upstream.password_file = (char *)"/etc/undersock/corp.password";
     expect("upstream-handshake", FINDING_FAIL, "refused the user", "/etc/undersock/corp.password");
