@@ -10,6 +10,8 @@
  *   established    all other packets
  *   tproxyN_PORT   to one listener, or nowhere
  *   hold_N         held, for a capture N that is honest (nft/hold.c)
+ *   forward        filter, forward, priority -160: before mangle, where others may overwrite the
+ *                  mark
  *
  * A SYN that a capture selects is given to the listener and marked, and the policy route of
  * nft/routes.h brings it in. `tproxy` without a listener does nothing, and the packet would be
@@ -33,6 +35,10 @@
  * SYN labels its connection as ours, in connection tracking, where the label outlives the socket:
  * NFT_FLOW_LABEL, one bit of the 128, since the mark of connections belongs to the administrator. A
  * packet with the label and without a socket is answered with a reset.
+ *
+ * The policy route may be gone, as systemd-networkd removes what it does not know, until the keeper
+ * looks again. What has the mark is then forwarded, unless early demultiplexing has given it its
+ * socket, so `forward` drops it.
  *
  * The socket is looked up with the listeners, and somebody else's transparent listener on the
  * wildcard address matches any packet to its port: that is none of ours. (`socket wildcard` stops
@@ -264,6 +270,23 @@ static int append_local(struct nft_maker *m, unsigned chain, size_t n)
     return r;
 }
 
+/* What has the mark is for this host. */
+static int add_forward(struct nft_maker *m)
+{
+    struct nft_rule rule = {.n_exprs = 0};
+    unsigned chain;
+    int r = nft_form_add_chain(m->rs, "forward", NFT_CHAIN_FILTER, NF_INET_FORWARD,
+                               NFT_PRIORITY_RECOGNIZED, &chain);
+
+    nft_match_mark(&rule, m->set->tproxy_mark, UINT32_MAX);
+    nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
+    if (r == 0)
+        r = nft_chain_append(&m->rs->chains[chain], &rule);
+    if (r == 0)
+        nft_chain_keep(&m->rs->chains[chain]);
+    return r;
+}
+
 int nft_gateway_add(struct nft_maker *m, size_t n)
 {
     struct nft_rule rule = {.n_exprs = 0};
@@ -278,6 +301,8 @@ int nft_gateway_add(struct nft_maker *m, size_t n)
         r = nft_append_return(m, chain, &rule);
     if (r == 0)
         r = add_established(m, &established);
+    if (r == 0)
+        r = add_forward(m);
     if (r < 0)
         return r;
     rule.n_exprs = 0;

@@ -192,7 +192,8 @@ static char *sorted(const char *listing_text, const char *first)
                     !strncmp(p, "\tchain established", 18) || !strncmp(p, "\tchain injected", 15) ||
                     !strncmp(p, "\tchain source", 13) || !strncmp(p, "\tchain loopback", 15) ||
                     !strncmp(p, "\tchain granted", 14) || !strncmp(p, "\tchain delivery", 15) ||
-                    !strncmp(p, "\tchain hasty", 12) || !strncmp(p, "\tset hasty", 10);
+                    !strncmp(p, "\tchain forward", 14) || !strncmp(p, "\tchain hasty", 12) ||
+                    !strncmp(p, "\tset hasty", 10);
 
         CHECK(n < COUNT(blocks));
         if (!kept || strstr(first, head))
