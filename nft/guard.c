@@ -25,6 +25,9 @@
  *   input        filter, priority 10: a gateway's clients that ask this host itself for DNS, where
  *                a capture takes that; likewise output_dns, for a stub resolver on loopback
  *
+ * A client's packet whose source is routed to another interface is dropped: the ICMP error that
+ * refuses others would take what it says to whatever address the client has written there.
+ *
  * Replacement. Rules and sets of one transaction do not come into force at one moment (see
  * nft/batch.c), and who made the table that is there may be long gone. So a second table with the
  * same rules stands in while the first is exchanged: between any two transactions, and within the
@@ -95,6 +98,16 @@ static size_t captures(const struct nft_maker *m, enum nft_transport transport, 
     return n;
 }
 
+/* What is selected, and has a source that is routed to another interface: see the top. */
+static int append_forged(struct nft_maker *m, unsigned chain, const struct nft_rule *selected)
+{
+    struct nft_rule rule = *selected;
+
+    nft_rule_match(&rule, NFT_FIELD_FIB_SADDR_IIF, NFT_OP_EQ, 0);
+    nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
+    return nft_chain_append(&m->rs->chains[chain], &rule);
+}
+
 /* `local`: as far as they concern addresses of this host. */
 static int append_captures(struct nft_maker *m, unsigned chain, enum nft_transport transport,
                            unsigned hooks, bool local)
@@ -111,8 +124,12 @@ static int append_captures(struct nft_maker *m, unsigned chain, enum nft_transpo
             if (!selects(m, i, transport, hooks) || !nft_way(p, transport, k, &way) ||
                 (local && !nft_way_is_local(p, way)))
                 continue;
+            bool refuse = refuses(m, i, way, transport);
+
             r = nft_match_selection(m, i, way, transport, &rule);
-            if (r == 0 && refuses(m, i, way, transport))
+            if (r == 0 && refuse && p->hook == CAPTURE_GATEWAY)
+                r = append_forged(m, chain, &rule);
+            if (r == 0 && refuse)
                 r = nft_rule_refuse(m, &rule, transport);
             else
                 nft_rule_verdict(&rule, NFT_VERDICT_RETURN, 0);

@@ -401,6 +401,24 @@ static void clients_are_refused_and_nothing_leaks(void)
     CHECK(ask(&lan.client, PEER_CONNECT, 0, where[0]) == 0);
 }
 
+static void forged_sources_are_answered_by_nobody(void)
+{
+    static const struct capture_policy policies[] = {{GATE("gw"), .fail_closed = true}};
+    const struct capture_set set = {POLICIES(policies), OWN, TPROXY};
+    static const char *const where[] = {"203.0.113.5:80", "[2001:db8::5]:80"};
+    static const char *const from[] = {"203.0.113.77:0", "[2001:db8::77]:0"};
+    struct lan lan = lan_with_servers();
+
+    in_peer(&lan.client, "ip addr add 203.0.113.77/32 dev lo; "
+                         "ip addr add 2001:db8::77/128 dev lo nodad");
+    guard(&set);
+    for (unsigned i = 0; i < 2; i++) {
+        CHECK(ask_from(&lan.client, PEER_CONNECT, 0, where[i], from[i], 100) == -ETIMEDOUT);
+        CHECK(ask(&lan.client, PEER_CONNECT, 0, where[i]) == -ECONNREFUSED);
+    }
+    CHECK(packets_at_server(&lan) == 0);
+}
+
 static void older_connections_of_clients_go_on(void)
 {
     const struct capture_set set = {POLICIES(closed_gate), OWN, TPROXY};
@@ -453,6 +471,7 @@ NETNS_TEST(udp_is_refused)
 NETNS_TEST(replaced_without_a_gap)
 NETNS_TEST(a_cgroup_is_refused_and_others_are_not)
 NETNS_TEST(clients_are_refused_and_nothing_leaks)
+NETNS_TEST(forged_sources_are_answered_by_nobody)
 NETNS_TEST(older_connections_of_clients_go_on)
 NETNS_TEST(port_forwarding_is_left_alone)
 
@@ -469,6 +488,7 @@ int main(void)
         cmocka_unit_test(test_replaced_without_a_gap),
         cmocka_unit_test(test_a_cgroup_is_refused_and_others_are_not),
         cmocka_unit_test(test_clients_are_refused_and_nothing_leaks),
+        cmocka_unit_test(test_forged_sources_are_answered_by_nobody),
         cmocka_unit_test(test_older_connections_of_clients_go_on),
         cmocka_unit_test(test_port_forwarding_is_left_alone),
     };
