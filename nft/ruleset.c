@@ -25,6 +25,8 @@
  * others come and go. A nat chain without a rule that needs connection tracking is not enough,
  * as tracking stops a moment after the last one is gone; that is what the first rule is for.
  *
+ * What has been redirected and does not go to lo all the same is left to nft/bound.c.
+ *
  * With seats, SYNs that were held come by a second time, with a verdict. The rules about them come
  * first, and are there with the chains even where only the gateway has captures. So is the chain of
  * nft/hasty.c, for what may befall such connections.
@@ -51,6 +53,7 @@
 #include <linux/netfilter.h>
 #include <linux/netfilter/nf_conntrack_common.h>
 
+#include "nft/bound.h"
 #include "nft/gateway.h"
 #include "nft/hold.h"
 #include "nft/selection.h"
@@ -258,9 +261,10 @@ static int make(struct nft_maker *m)
     size_t n = max(captures_up_to(m, NFT_TREAT_REFUSE), captures_up_to(m, NFT_TREAT_HOLD));
     size_t n_gateway = nft_gateway_captures(m);
     struct nft_udp_counts udp = nft_udp_captures(m);
-    bool ends, seats = nft_has_seats(m->set);
+    bool redirects, ends, seats = nft_has_seats(m->set);
     int r = 0;
 
+    redirects = captures_up_to(m, NFT_TREAT_REDIRECT) + captures_up_to(m, NFT_TREAT_HOLD) > 0;
     n = max(n, captures_up_to(m, NFT_TREAT_REDIRECT));
     if (n == 0)
         m->scope.hooks &= ~(1u << CAPTURE_OUTPUT);
@@ -286,6 +290,8 @@ static int make(struct nft_maker *m)
         r = nft_need_refusing(m, NFT_TCP);
     if (r == 0 && (n > 0 || ends || seats))
         r = add_select(m, n, ends);
+    if (r == 0 && redirects)
+        r = nft_add_bound(m);
     if (r == 0 && seats)
         r = nft_add_injected(m, n_gateway > 0);
     if (r == 0 && n_gateway > 0)

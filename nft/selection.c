@@ -160,6 +160,11 @@ int nft_add_from_lo(struct nft_maker *m, const char *name, int priority, unsigne
     return r < 0 ? r : nft_append_return(m, *ret_chain, &rule);
 }
 
+void nft_match_pair(struct nft_rule *rule, enum nft_family f, unsigned set)
+{
+    nft_rule_match_pair(rule, family_daddr[f], NFT_FIELD_TCP_DPORT, set);
+}
+
 int nft_append_pairs_return(struct nft_maker *m, unsigned chain,
                             const unsigned sets[NFT_N_FAMILIES])
 {
@@ -170,7 +175,7 @@ int nft_append_pairs_return(struct nft_maker *m, unsigned chain,
 
         if (sets[f] == NFT_NO_SET)
             continue;
-        nft_rule_match_pair(&rule, family_daddr[f], NFT_FIELD_TCP_DPORT, sets[f]);
+        nft_match_pair(&rule, f, sets[f]);
         r = nft_append_return(m, chain, &rule);
     }
     return r;

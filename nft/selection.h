@@ -96,7 +96,8 @@ int nft_append_own_mark_return(struct nft_maker *m, unsigned chain);
 int nft_append_addr_type_return(struct nft_maker *m, unsigned chain, uint32_t rtn);
 /* Begins a chain at prerouting that looks only at what comes in by lo. */
 int nft_add_from_lo(struct nft_maker *m, const char *name, int priority, unsigned *ret_chain);
-/* Sets of addresses with TCP ports, as in struct nft_shared_sets. */
+/* Sets of addresses with TCP ports, as in struct nft_shared_sets: of one family, or both. */
+void nft_match_pair(struct nft_rule *rule, enum nft_family f, unsigned set);
 int nft_append_pairs_return(struct nft_maker *m, unsigned chain,
                             const unsigned sets[NFT_N_FAMILIES]);
 /* Packets that do not open a connection. */

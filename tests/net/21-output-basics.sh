@@ -69,6 +69,48 @@ same_rules() { # DESCRIPTION [FILTER]
 same_rules "no selection" cat
 isnt "$("$UNDERSOCK" rules -c "$CONF" | grep -c redirect)" 0 "and that is not nothing"
 
+# --- a socket that is bound to an interface: nothing of it gets out, and it is told
+cat >"$TMP/bound.py" <<'PY'
+# HOST PORT OWN-PORT [DEVICE]: what becomes of a request.
+import errno, socket, sys
+s = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET)
+s.settimeout(30)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('', int(sys.argv[3])))
+if sys.argv[4:]:
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, sys.argv[4].encode())
+try:
+    s.connect((sys.argv[1], int(sys.argv[2])))
+    s.sendall(b'?\n')
+    print(s.recv(100).decode().strip())
+except OSError as e:
+    print(errno.errorcode.get(e.errno, 'no answer'))
+PY
+bound() { ns client python3 "$TMP/bound.py" "$@"; }
+ns proxy nft -f - <<-'NFT' || bail "nft"
+	table netdev strays {
+	    counter seen {
+	    }
+	    chain ingress {
+	        type filter hook ingress device "down0" priority 0; policy accept;
+	        ip daddr 127.0.0.0/8 counter name "seen"
+	        ip6 daddr ::1 counter name "seen"
+	    }
+	}
+NFT
+strays() { ns proxy nft list counter netdev strays seen | sed -n 's/.*packets \([0-9]*\) .*/\1/p'; }
+for connect in early honest; do
+    selection "connect = \"$connect\""
+    [[ $connect == early ]] && how='^ECONNREFUSED$' || how='^ECONNRE(FUSED|SET)$'
+    for f in 4 6; do
+        target=NET$f exit=EXIT$f
+        like "$(bound "${!target}" 9000 4001$f up0)" "$how" "bound to an interface, $connect, IPv$f: refused"
+        is "$(bound "${!target}" 9000 4001$f)" "${!exit}" "and from that port without it: proxied"
+    done
+done
+is "$(strays)" 0 "nothing of that has got out"
+ns proxy nft delete table netdev strays
+
 # --- selection
 selection "uid = { \"$UID_A\" }"
 is "$(seen_as $UID_A "$NET4" 9000)" "$EXIT4" "uid: this user's (IPv4)"

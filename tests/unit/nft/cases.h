@@ -397,4 +397,33 @@ static const struct test_case guard_cases[] = {
 /* nft has no word for an empty ruleset, so this one is not among the others. */
 static const struct capture_set set_nothing_to_do = {POLICIES(nothing_to_do), OWN, UPSTREAMS};
 
+/* What nft lists of nft/bound.c, where there are listeners of both families. */
+#define BOUND_SET                 \
+    "\tset bound_ports {\n"       \
+    "\t\ttype inet_service\n"     \
+    "\t\tsize 65535\n"            \
+    "\t\tflags dynamic,timeout\n" \
+    "\t\ttimeout 3s\n"            \
+    "\t}\n"                       \
+    "\n"
+
+#define BOUND_CHAINS                                                                      \
+    "\tchain bound_out {\n"                                                               \
+    "\t\ttype filter hook postrouting priority mangle - 10; policy accept;\n"             \
+    "\t\toifname \"lo\" return\n"                                                         \
+    "\t\tip daddr . tcp dport @listeners4 add @bound_ports { tcp sport }\n"               \
+    "\t\tip daddr . tcp dport @listeners4 drop\n"                                         \
+    "\t\tip6 daddr . tcp dport @listeners6 add @bound_ports { tcp sport }\n"              \
+    "\t\tip6 daddr . tcp dport @listeners6 drop\n"                                        \
+    "\t}\n"                                                                               \
+    "\n"                                                                                  \
+    "\tchain bound {\n"                                                                   \
+    "\t\ttype filter hook output priority -90; policy accept;\n"                          \
+    "\t\toifname \"lo\" return\n"                                                         \
+    "\t\tip daddr . tcp dport @listeners4 tcp sport @bound_ports delete @bound_ports { "  \
+    "tcp sport } jump refuse_tcp\n"                                                       \
+    "\t\tip6 daddr . tcp dport @listeners6 tcp sport @bound_ports delete @bound_ports { " \
+    "tcp sport } jump refuse_tcp\n"                                                       \
+    "\t}\n"
+
 #endif

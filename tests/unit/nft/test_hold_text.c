@@ -105,7 +105,7 @@ static const char one_seat_chains[] = NAT_HEAD
     "\t\tlog prefix \"all\" group 21762 snaplen 256 queue-threshold 1\n"
     "\t\tdrop\n"
     "\t}\n"
-    "\n" INJECTED_CHAINS "}\n";
+    "\n" BOUND_CHAINS "\n" INJECTED_CHAINS "}\n";
 
 /* The gateway's part of "honest gateway, several seats". */
 static const char gateway_chains[] =

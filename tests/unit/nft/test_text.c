@@ -65,8 +65,7 @@ static const char everything_text[] =
     "\t\t\t     fe80::/10,\n"
     "\t\t\t     ff00::/8 }\n"
     "\t}\n"
-    "\n"
-    "\tchain output {\n"
+    "\n" BOUND_SET "\tchain output {\n"
     "\t\ttype nat hook output priority -110; policy accept;\n"
     "\t\tct status dnat return\n"
     "\t\ttcp flags != syn / fin,syn,rst,ack return\n"
@@ -99,7 +98,7 @@ static const char everything_text[] =
     "\t\tct state established ct status ! dnat jump refuse_tcp\n"
     "\t\tct state invalid,untracked jump refuse_tcp\n"
     "\t}\n"
-    "}\n";
+    "\n" BOUND_CHAINS "}\n";
 
 static const char to4_text[] =
     "table inet undersock {\n"
@@ -130,8 +129,7 @@ static const char to4_text[] =
     "\t\tflags interval\n"
     "\t\telements = { 203.0.113.0/24 }\n"
     "\t}\n"
-    "\n"
-    "\tchain output {\n"
+    "\n" BOUND_SET "\tchain output {\n"
     "\t\ttype nat hook output priority -110; policy accept;\n"
     "\t\tct status dnat return\n"
     "\t\ttcp flags != syn / fin,syn,rst,ack return\n"
@@ -158,7 +156,7 @@ static const char to4_text[] =
     "\t\tct state established ct status ! dnat jump refuse_tcp\n"
     "\t\tct state invalid,untracked jump refuse_tcp\n"
     "\t}\n"
-    "}\n";
+    "\n" BOUND_CHAINS "}\n";
 
 static const char refuse_last_text[] =
     "table inet undersock {\n"
@@ -204,8 +202,7 @@ static const char refuse_last_text[] =
     "\t\tflags interval\n"
     "\t\telements = { 80, 443, 8000-8999 }\n"
     "\t}\n"
-    "\n"
-    "\tchain output {\n"
+    "\n" BOUND_SET "\tchain output {\n"
     "\t\ttype nat hook output priority -110; policy accept;\n"
     "\t\tct status dnat return\n"
     "\t\ttcp flags != syn / fin,syn,rst,ack return\n"
@@ -240,7 +237,7 @@ static const char refuse_last_text[] =
     "\t\tct state established ct status ! dnat jump refuse_tcp\n"
     "\t\tct state invalid,untracked jump refuse_tcp\n"
     "\t}\n"
-    "}\n";
+    "\n" BOUND_CHAINS "}\n";
 
 /* The chains of "gateway, several"; its sets are as above. */
 static const char several_chains[] =
@@ -631,7 +628,11 @@ static void test_a_direct_capture_ends_the_walk(void **state)
                  "ip daddr != @private4 meta l4proto tcp redirect to :12345\n"
                  "ip daddr . tcp dport @listeners4 return\n"
                  "ip daddr @ssh_to4 ip daddr != @private4 meta l4proto tcp return\n"
-                 "ip daddr != @private4 meta l4proto tcp goto redirected\n");
+                 "ip daddr != @private4 meta l4proto tcp goto redirected\n"
+                 "ip daddr . tcp dport @listeners4 add @bound_ports { tcp sport }\n"
+                 "ip daddr . tcp dport @listeners4 drop\n"
+                 "ip daddr . tcp dport @listeners4 tcp sport @bound_ports delete @bound_ports { "
+                 "tcp sport } jump refuse_tcp\n");
 }
 
 static void test_names_become_distinct_identifiers(void **state)
@@ -644,7 +645,7 @@ static void test_names_become_distinct_identifiers(void **state)
                  "set c_8080_tcp {\nset a_b_tcp {\nset a_b_2_to4 {\nset a_b_2_to6 {\n"
                  "set a_b_2_tcp {\nset a_b_3_tcp {\nset a_b_2_2_tcp {\nset c___tcp {\n"
                  "set return_uid {\nset return_tcp {\nset upstreams_to4 {\nset upstreams_to6 {\n"
-                 "set Abcdefghijklmnopqrstuvwxyz_0123_notuid {\n");
+                 "set Abcdefghijklmnopqrstuvwxyz_0123_notuid {\nset bound_ports {\n");
 }
 
 static void test_the_listeners_of_every_hook_are_exempt(void **state)
