@@ -393,26 +393,6 @@ static int prepare(struct generation *g, char *why, size_t why_size)
     return r;
 }
 
-/* With the upstreams resolved. */
-static int begin_resolved(struct config *config, bool marked, struct generation **ret, char *why,
-                          size_t why_size)
-{
-    struct generation *g;
-    int r = generation_begin(config, marked, &g);
-
-    if (r < 0) {
-        snprintf(why, why_size, "out of memory");
-        return r;
-    }
-    r = upstream_resolve(g->upstreams, config->n_upstreams, why, why_size);
-    if (r < 0) {
-        generation_free(g);
-        return r;
-    }
-    *ret = g;
-    return 0;
-}
-
 bool generation_owners_changed(struct generation *g)
 {
     bool changed = false;
@@ -470,11 +450,15 @@ int generation_plan(struct config *config, struct generation **ret, char *why, s
 {
     struct generation *g;
     unsigned early = 0;
-    int r = begin_resolved(config, true, &g, why, why_size);
+    int r = generation_begin(config, true, &g);
 
-    if (r < 0)
+    if (r < 0) {
+        snprintf(why, why_size, "out of memory");
         return r;
-    r = prepare(g, why, why_size);
+    }
+    r = upstream_resolve(g->upstreams, config->n_upstreams, why, why_size);
+    if (r == 0)
+        r = prepare(g, why, why_size);
     for (size_t i = 0; r == 0 && i < config->n_captures; i++) {
         if (needs_listener(&g->policies[i])) {
             g->policies[i].port_v4 = g->policies[i].port_v6 = planned_port(i);
@@ -585,23 +569,6 @@ int generation_complete(struct generation *g, struct listeners *pool, struct sea
     if (r == 0)
         r = deal_out(g, pool);
     return r;
-}
-
-int generation_create(struct config *config, bool marked, struct listeners *pool,
-                      struct seats *seats, struct generation **ret, char *why, size_t why_size)
-{
-    struct generation *g;
-    int r = begin_resolved(config, marked, &g, why, why_size);
-
-    if (r < 0)
-        return r;
-    r = generation_complete(g, pool, seats, why, why_size);
-    if (r < 0) {
-        generation_free(g);
-        return r;
-    }
-    *ret = g;
-    return 0;
 }
 
 void generation_free(struct generation *g)

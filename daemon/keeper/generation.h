@@ -63,14 +63,11 @@ struct generation {
  * or -errno with one line in `why`.
  */
 int generation_plan(struct config *config, struct generation **ret, char *why, size_t why_size);
-/* Resolves the upstreams and provides the listeners and seats. `marked`: a daemon, whose own
- * sockets captures could see; its ports are those of generation_plan() where they are free. */
-int generation_create(struct config *config, bool marked, struct listeners *pool,
-                      struct seats *seats, struct generation **ret, char *why, size_t why_size);
-/* The same in two parts, for who must not wait in between, where the caller resolves the upstreams
- * (upstream_lookup_start()). Takes over `config`, too. 0 or -ENOMEM. */
+/* A generation in two parts, between which the caller resolves the upstreams. `marked`: a daemon,
+ * whose own sockets captures could see. 0 or -ENOMEM. */
 int generation_begin(struct config *config, bool marked, struct generation **ret);
-/* After a failure it can only be freed. */
+/* Provides the listeners and seats; a daemon's ports are those of generation_plan() where they are
+ * free. 0, or -errno with `why`, after which it can only be freed. */
 int generation_complete(struct generation *g, struct listeners *pool, struct seats *seats,
                         char *why, size_t why_size);
 /* Why a capture that could be honest is not: NULL when it is, or is meant to be early. */

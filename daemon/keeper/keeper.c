@@ -11,6 +11,7 @@
 #include "keeper/keeper.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -215,6 +216,14 @@ static void reap_children(struct keeper *k)
     }
 }
 
+/* There is no command that could be told. */
+static void stop_by(struct keeper *k, int signo)
+{
+    if (!k->o->command)
+        log_info("stopping: %s", strsignal(signo));
+    keeper_stop(k, k->o->command ? 128 + signo : 0);
+}
+
 static void on_signal(void *ctx, uint64_t ref, uint32_t events)
 {
     struct keeper *k = ctx;
@@ -231,12 +240,11 @@ static void on_signal(void *ctx, uint64_t ref, uint32_t events)
         if (k->command > 0 && info.ssi_code != SI_KERNEL)
             kill(k->command, (int)info.ssi_signo);
         else if (k->command == 0)
-            keeper_stop(k, 128 + (int)info.ssi_signo);
+            stop_by(k, (int)info.ssi_signo);
     } else if (info.ssi_signo == SIGHUP) {
         keeper_reload(k, -1);
     } else if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT || info.ssi_signo == SIGQUIT) {
-        log_info("stopping: %s", strsignal((int)info.ssi_signo));
-        keeper_stop(k, 0);
+        stop_by(k, (int)info.ssi_signo);
     }
 }
 
@@ -285,6 +293,43 @@ static int name_cgroup(const struct keeper *k, struct config *config)
     return config->captures[0].policy.cgroup ? 0 : -ENOMEM;
 }
 
+/*
+ * Nothing is in force yet, so a start may wait for the upstreams' addresses; but for a signal that
+ * ends it: -ECANCELED. Other signals are the loop's, later.
+ */
+static int resolve(struct keeper *k, char *why, size_t why_size)
+{
+    struct generation *g = k->generation;
+    struct upstream_lookup *names;
+    struct signalfd_siginfo info;
+    sigset_t ends;
+    int r = upstream_lookup_start(g->upstreams, g->config->n_upstreams, &names, why, why_size);
+
+    if (r != 0)
+        return r < 0 ? r : 0;
+    sigemptyset(&ends);
+    sigaddset(&ends, SIGTERM);
+    sigaddset(&ends, SIGINT);
+    sigaddset(&ends, SIGQUIT);
+    if (k->o->command)
+        sigaddset(&ends, SIGHUP);
+    int fd = signalfd(-1, &ends, SFD_NONBLOCK | SFD_CLOEXEC);
+    struct pollfd either[] = {{.fd = upstream_lookup_fd(names), .events = POLLIN},
+                              {.fd = fd, .events = POLLIN}};
+
+    while ((r = upstream_lookup_continue(names, why, why_size)) == 0) {
+        poll(either, 2, -1);
+        if (fd >= 0 && read(fd, &info, sizeof(info)) == sizeof(info)) {
+            stop_by(k, (int)info.ssi_signo);
+            r = -ECANCELED;
+            break;
+        }
+    }
+    upstream_lookup_end(names);
+    fd_close(&fd);
+    return r < 0 ? r : 0;
+}
+
 static int bring_up(struct keeper *k, char *why, size_t why_size)
 {
     const struct keeper_options *o = k->o;
@@ -311,11 +356,13 @@ static int bring_up(struct keeper *k, char *why, size_t why_size)
             return r;
         }
     }
-    r = generation_create(config, !o->command, k->listeners, k->seats, &k->generation, why,
-                          why_size);
-    if (r < 0)
-        return r;
-    r = keeper_provide_names(k, k->generation, why, why_size);
+    r = generation_begin(config, !o->command, &k->generation);
+    if (r == 0)
+        r = resolve(k, why, why_size);
+    if (r == 0)
+        r = generation_complete(k->generation, k->listeners, k->seats, why, why_size);
+    if (r == 0)
+        r = keeper_provide_names(k, k->generation, why, why_size);
     if (r == 0)
         r = captures_create(k->loop, KIND_CAPTURE, k->stitch, &k->captures);
     if (r == 0)
@@ -399,11 +446,11 @@ int keeper_run(const struct keeper_options *o)
         r = workers_create(k.loop, KIND_WORKER, &calls, &k, &k.workers);
     if (r == 0)
         r = bring_up(&k, why, sizeof(why));
-    if (r < 0) {
+    if (r == 0) {
+        loop_run(k.loop);
+    } else if (r != -ECANCELED) {
         log_error("%s", why[0] ? why : strerror(-r));
         k.exit_code = exit_code_of(r);
-    } else {
-        loop_run(k.loop);
     }
     take_down(&k);
     return k.exit_code;

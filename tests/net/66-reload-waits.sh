@@ -4,7 +4,7 @@
 # A reload whose upstreams have names that the name server keeps to itself, until it is told to answer. The
 # daemon does not wait with it: a cgroup that is made anew is captured, a worker that has died is started
 # again, questions are answered, and an end is an end. The reload, and who has asked for it, go on when
-# there is an answer.
+# there is an answer. A start waits, but for its end.
 . "$(dirname "$0")/lib.sh"
 
 need python3 nft unshare
@@ -151,4 +151,19 @@ for end in SIGTERM stop; do
     ended reload 20
     is "$ENDED $(<"${LOG[reload]}")" "1 undersock: the daemon ends; the reload was under way" "$end: who waits is told"
 done
+
+# --- the same at a start
+: >"${LOG[late]}"
+start early -- ns client "$UNDERSOCK" daemon -c "$TMP/undersock.conf"
+check "a start waits for a name" -- wait_log late "asked late"
+kill -TERM "${PID[early]}"
+ended early 20
+is "$ENDED $(<"${LOG[early]}")" "0 undersock: stopping: Terminated" "SIGTERM ends it before there is an answer"
+: >"${LOG[late]}"
+start run -- ns client "$UNDERSOCK" run -u socks5h://later:1080 -- touch "$TMP/ran"
+check "so does a run" -- wait_log late "asked later"
+kill -TERM "${PID[run]}"
+ended run 20
+is "$ENDED" 143 "SIGTERM ends it"
+is "$(ls "$TMP/ran" "$TMP/undersock.sock" 2>/dev/null)$(tables_of client)" "" "and nothing is left of either"
 done_testing
