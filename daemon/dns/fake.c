@@ -2,10 +2,10 @@
 /*
  * dns/fake.h: the table.
  *
- * Theory of operation. What is shared are five arrays in one mapping: the head, with lock and
- * counters; until when each slot is held; the names; and an index of the names, which is a hash
- * table of chains, `buckets` and `next`. Indices in the index are slot + 1, so that memory as the
- * kernel gives it, all zeros, is an empty table.
+ * Theory of operation. What is shared are seven arrays in one mapping: the head, with lock and
+ * counters; until when each slot is held; who asked for it, and how many each has; the names; and
+ * an index of the names, which is a hash table of chains, `buckets` and `next`. Indices in the
+ * index are slot + 1, so that memory as the kernel gives it, all zeros, is an empty table.
  *
  * Slots 0..used-1 have been given out at least once. The truth about a slot is in the slot: its
  * name counts when its length is not 0, and the length is written last. Everything else follows
@@ -27,6 +27,7 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "base/shares.h"
 #include "dns/hash.h"
 #include "dns/name.h"
 
@@ -34,6 +35,8 @@
 #define V4_ROOM       FAKE_NAMES_MAX /* and how many are */
 #define LOCK_PATIENCE 20000000L      /* ns; what is done under the lock takes microseconds */
 #define SECOND        INT64_C(1000000000)
+#define FAIR          64 /* who has more than this part of a full table loses names to others */
+#define LOTS          64
 
 /* ::ffff:198.18.0.0/111 and fdf6:6931:7149::/64 */
 const struct prefix fake_prefix4 = {{[10] = 0xff, [11] = 0xff, [12] = 198, [13] = 18}, 96 + 15};
@@ -43,6 +46,7 @@ struct head {
     pthread_mutex_t lock;
     _Atomic uint32_t used;     /* slots that have been given out */
     _Atomic uint32_t retry_at; /* full: no slot is free before this second */
+    uint32_t lot;
     _Atomic uint32_t known;
     _Atomic uint64_t reused, refused, mended;
 };
@@ -52,6 +56,14 @@ struct slot {
     char name[255];
 };
 
+/* Who asked for a name first. */
+struct asker {
+    uint16_t host, net; /* places of its counts */
+    bool known;
+    bool in_use; /* somebody has connected to it, or another client asked for it */
+};
+
+_Static_assert(SHARES_PLACES <= UINT16_MAX + 1, "a place of a count");
 _Static_assert(sizeof(struct slot) == 256, "a slot");
 _Static_assert(V4_FIRST + V4_ROOM < 1 << 17, "the addresses are in the prefix");
 
@@ -64,6 +76,8 @@ struct fake {
     size_t bytes;
     struct head *head;
     _Atomic uint32_t *held; /* seconds */
+    struct asker *askers;
+    struct shares shares;
     uint32_t *buckets, *next;
     struct slot *slots;
 };
@@ -79,7 +93,9 @@ static size_t aligned(size_t n)
 static void lay_out(struct fake *f, uint8_t *base)
 {
     size_t held = aligned(sizeof(struct head));
-    size_t buckets = held + aligned(f->names * sizeof(f->held[0]));
+    size_t askers = held + aligned(f->names * sizeof(f->held[0]));
+    size_t counts = askers + aligned(f->names * sizeof(f->askers[0]));
+    size_t buckets = counts + aligned(SHARES_PLACES * sizeof(f->shares.counts[0]));
     size_t next = buckets + aligned((f->bucket_mask + (size_t)1) * sizeof(f->buckets[0]));
     size_t slots = next + aligned(f->names * sizeof(f->next[0]));
 
@@ -88,6 +104,8 @@ static void lay_out(struct fake *f, uint8_t *base)
         return;
     f->head = (struct head *)(void *)base;
     f->held = (_Atomic uint32_t *)(void *)(base + held);
+    f->askers = (struct asker *)(void *)(base + askers);
+    f->shares.counts = (uint32_t *)(void *)(base + counts);
     f->buckets = (uint32_t *)(void *)(base + buckets);
     f->next = (uint32_t *)(void *)(base + next);
     f->slots = (struct slot *)(void *)(base + slots);
@@ -122,6 +140,8 @@ static int draw(struct fake *f)
     memcpy(f->key, random.key, sizeof(f->key));
     f->start = random.start % V4_ROOM;
     f->tag = random.tag;
+    f->shares.total = f->names;
+    f->shares.seed = f->key[0] ^ f->key[1];
     return 0;
 }
 
@@ -315,6 +335,34 @@ static void unlink_slot(struct fake *f, uint32_t slot)
     }
 }
 
+/* ---- Who asked; with the lock ---- */
+
+/* False: nobody. */
+static bool asker_of(const struct fake *f, uint32_t slot, struct shares_client *ret)
+{
+    const struct asker *a = &f->askers[slot];
+
+    *ret = (struct shares_client){a->host % SHARES_PLACES, a->net % SHARES_PLACES};
+    return a->known;
+}
+
+static void set_asker(struct fake *f, uint32_t slot, struct shares_client who)
+{
+    struct shares_client before;
+
+    if (asker_of(f, slot, &before))
+        shares_drop(&f->shares, before);
+    f->askers[slot] =
+        (struct asker){.host = (uint16_t)who.host, .net = (uint16_t)who.net, .known = true};
+    shares_add(&f->shares, who);
+}
+
+static bool has_more_than_fair(const struct fake *f, struct shares_client who)
+{
+    return shares_of_host(&f->shares, who) > (f->names + FAIR - 1) / FAIR ||
+           shares_of_net(&f->shares, who) > f->names / 2;
+}
+
 /* After a process died with the lock: the index again, from what the slots say. */
 static void mend(struct fake *f)
 {
@@ -324,9 +372,13 @@ static void mend(struct fake *f)
     if (used > f->names)
         f->head->used = used = f->names;
     memset(f->buckets, 0, (f->bucket_mask + (size_t)1) * sizeof(f->buckets[0]));
+    memset(f->shares.counts, 0, SHARES_PLACES * sizeof(f->shares.counts[0]));
     for (uint32_t i = 0; i < used; i++) {
         size_t len = read_name(f, i, name);
+        struct shares_client who;
 
+        if (asker_of(f, i, &who))
+            shares_add(&f->shares, who);
         if (len == 0) {
             f->slots[i].len = 0;
             continue;
@@ -368,31 +420,83 @@ static void unlock(struct fake *f)
 
 /* ---- Names ---- */
 
-/* A slot that may have a new name: one that never had one, or the one that is free for longest. */
-static int choose(struct fake *f, uint32_t now, uint32_t *ret)
+/* The slot that is free for longest; of those alone that this client asked for if it has more than
+ * its share, as what others asked for may still be kept by them. */
+static int find_free(struct fake *f, struct shares_client who, uint32_t now, uint32_t *ret)
 {
-    uint32_t used = f->head->used, best = 0, best_held = UINT32_MAX;
+    uint32_t best = 0, best_held = UINT32_MAX;
+    bool own = has_more_than_fair(f, who);
 
-    if (used < f->names) {
-        *ret = used;
-        return 0;
-    }
     if (now < f->head->retry_at)
         return -ENOSPC;
     for (uint32_t i = 0; i < f->names; i++) {
         uint32_t held = atomic_load_explicit(&f->held[i], memory_order_relaxed);
 
+        struct shares_client asker;
+
+        if (own && held <= now && asker_of(f, i, &asker) && asker.host != who.host &&
+            asker.net != who.net)
+            continue;
         if (held < best_held) {
             best = i;
             best_held = held;
         }
     }
     if (best_held > now) {
-        f->head->retry_at = best_held; /* as nothing is held for less than it was */
+        /* As nothing is held for less than it was. What others have may be free before. */
+        f->head->retry_at = own && best_held > now + 1 ? now + 1 : best_held;
         return -ENOSPC;
     }
     *ret = best;
     return 0;
+}
+
+/*
+ * All are held: of some that are drawn by lot the one of the client that has most, if that is more
+ * than its share; rather one that only it knows of, and the one that was asked for longest ago.
+ * Whoever has most of the table has most of the lots.
+ */
+static int take_away(struct fake *f, struct shares_client who, uint32_t *ret)
+{
+    uint32_t best = UINT32_MAX, best_held = 0;
+    struct shares_client best_owner = {0, 0};
+
+    for (unsigned n = 0; n < LOTS; n++) {
+        uint32_t lot = f->head->lot++, held;
+        uint32_t i = (uint32_t)(dns_hash(f->key, &lot, sizeof(lot)) % f->names);
+        struct shares_client owner;
+
+        if (!asker_of(f, i, &owner) || !has_more_than_fair(f, owner) ||
+            !shares_yields(&f->shares, owner, who))
+            continue;
+        held = atomic_load_explicit(&f->held[i], memory_order_relaxed);
+        if (best != UINT32_MAX) {
+            int more = shares_compare(&f->shares, owner, best_owner);
+            int idle = f->askers[best].in_use - f->askers[i].in_use;
+
+            if (more < 0 || (more == 0 && (idle < 0 || (idle == 0 && held >= best_held))))
+                continue;
+        }
+        best = i;
+        best_held = held;
+        best_owner = owner;
+    }
+    if (best == UINT32_MAX)
+        return -ENOSPC;
+    *ret = best;
+    return 0;
+}
+
+/* A slot that may have a new name: one that never had one, or one that is free or is taken away. */
+static int choose(struct fake *f, struct shares_client who, uint32_t now, uint32_t *ret)
+{
+    uint32_t used = f->head->used;
+
+    if (used < f->names) {
+        *ret = used;
+        return 0;
+    }
+    return find_free(f, who, now, ret) == 0 ? 0 : take_away(f, who, ret);
 }
 
 /* The order of these stores is what mend() relies on. */
@@ -416,9 +520,10 @@ static void set_name(struct fake *f, uint32_t slot, const char *name, size_t len
         f->head->known++;
 }
 
-int fake_take(struct fake *f, const char *name, size_t len, int64_t now, int64_t until,
-              uint32_t *ret_slot)
+int fake_take(struct fake *f, const char *name, size_t len, const struct addr *client, int64_t now,
+              int64_t until, uint32_t *ret_slot)
 {
+    struct shares_client who = shares_client(&f->shares, client);
     uint32_t slot;
 
     if (!dns_name_is_plain(name, len))
@@ -429,12 +534,15 @@ int fake_take(struct fake *f, const char *name, size_t len, int64_t now, int64_t
         return r;
     if (find(f, name, len, &slot)) {
         hold(f, slot, second_after(until));
+        f->askers[slot].in_use |= f->askers[slot].host != who.host;
     } else {
-        r = choose(f, second_before(now), &slot);
-        if (r == 0)
+        r = choose(f, who, second_before(now), &slot);
+        if (r == 0) {
             set_name(f, slot, name, len, second_after(until));
-        else
+            set_asker(f, slot, who);
+        } else {
             f->head->refused++;
+        }
     }
     unlock(f);
     if (r == 0)
@@ -455,8 +563,10 @@ int fake_find(struct fake *f, const struct addr *a, int64_t until, char ret_name
         return r;
     size_t len = read_name(f, slot, name);
 
-    if (len > 0)
+    if (len > 0) {
         hold(f, slot, second_after(until));
+        f->askers[slot].in_use |= until > 0;
+    }
     unlock(f);
     if (len == 0)
         return -ENOENT;

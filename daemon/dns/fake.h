@@ -20,8 +20,11 @@
  * Reuse. A slot is *held* until a moment that only moves forwards: its answer's TTL after it was
  * last given out, and, by fake_hold(), as long as flows renew it. Slots are given to another name
  * only when the table is full, only when they are held no more, and the one that has been free for
- * longest first. When all are held there is no address (-ENOSPC, the caller says SERVFAIL).
- * There is no count of users that a crash could leave behind: what nobody renews becomes free.
+ * longest first. When all are held there is no address (-ENOSPC, the caller says SERVFAIL), unless
+ * one client has more than a 64th of the table, and more than the one that asks (base/shares.h): it
+ * loses the name of longest ago, of a few, that it alone asked for and nobody connected to, or any
+ * if there is no such. Nor does it get a slot that another client's name has been in. There
+ * is no count of users that a crash could leave behind: what nobody renews becomes free.
  *
  * Processes. The keeper makes the table before it forks, and never calls anything but fake_new(),
  * fake_free() and fake_get_stats(): memory that workers write is not to be believed by somebody
@@ -64,12 +67,12 @@ void fake_free(struct fake *f);
 bool fake_is(const struct addr *a);
 
 /*
- * The slot of a plain name (name.h), a new one if it has none, held until `until` at least. The
- * caller answers with a TTL that ends by then. -EINVAL: not a plain name; -ENOSPC: all slots are
- * held, or none is left; -EAGAIN: the lock was not to be had.
+ * The slot of a plain name (name.h), a new one if it has none, held until `until` at least, asked
+ * for by `client`. The caller answers with a TTL that ends by then. -EINVAL: not a plain name;
+ * -ENOSPC: all slots are held, or none is left; -EAGAIN: the lock was not to be had.
  */
-int fake_take(struct fake *f, const char *name, size_t len, int64_t now, int64_t until,
-              uint32_t *ret_slot);
+int fake_take(struct fake *f, const char *name, size_t len, const struct addr *client, int64_t now,
+              int64_t until, uint32_t *ret_slot);
 /* The addresses of a slot, port 0. */
 void fake_address(const struct fake *f, uint32_t slot, struct addr *ret4, struct addr *ret6);
 /*

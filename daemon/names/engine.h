@@ -128,7 +128,7 @@ bool names_is_listed(char *const *list, const char *name, size_t len);
 bool names_is_direct(const struct names *n, const struct dns_query *q);
 /* 1: the answer is in `w`; 0: to be forwarded; -errno: there is none to be had (SERVFAIL). */
 int names_own_answer(struct names *n, const struct names_capture *c, const struct dns_query *q,
-                     struct wire_writer *w);
+                     const struct addr *client, struct wire_writer *w);
 
 /* ---- forward.c: queries that wait, and their servers ---- */
 

@@ -201,7 +201,7 @@ void names_query(struct names *n, uint32_t capture, const struct addr *client,
         names_rcode(n, &q, DNS_REFUSED, destination, client);
         return;
     }
-    r = names_own_answer(n, &n->o.captures[capture], &q, &w);
+    r = names_own_answer(n, &n->o.captures[capture], &q, client, &w);
     if (r == 0) {
         names_forward(n, capture, &q, data, client, destination);
     } else if (r < 0) {

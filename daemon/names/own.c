@@ -61,12 +61,13 @@ static int reverse(struct names *n, const struct dns_query *q, const struct addr
     return q->type == DNS_TYPE_PTR ? dns_answer_name(q, name, 0, w) : no_record(q, w);
 }
 
-static int address(struct names *n, const struct dns_query *q, bool v6, struct wire_writer *w)
+static int address(struct names *n, const struct dns_query *q, const struct addr *client, bool v6,
+                   struct wire_writer *w)
 {
     int64_t now = loop_now(n->o.loop);
     struct addr a4, a6;
     uint32_t slot;
-    int r = fake_take(n->o.fake, q->name, q->name_len, now, now + NAMES_HOLD, &slot);
+    int r = fake_take(n->o.fake, q->name, q->name_len, client, now, now + NAMES_HOLD, &slot);
 
     if (r < 0)
         return r;
@@ -105,7 +106,7 @@ bool names_is_for_direct(const struct names *n, const uint8_t *query, size_t len
 }
 
 int names_own_answer(struct names *n, const struct names_capture *c, const struct dns_query *q,
-                     struct wire_writer *w)
+                     const struct addr *client, struct wire_writer *w)
 {
     struct addr a;
     int r = 0;
@@ -122,11 +123,11 @@ int names_own_answer(struct names *n, const struct names_capture *c, const struc
     } else {
         switch (q->type) {
         case DNS_TYPE_AAAA:
-            r = c->no_v6 ? no_record(q, w) : address(n, q, true, w);
+            r = c->no_v6 ? no_record(q, w) : address(n, q, client, true, w);
             break;
         case DNS_TYPE_A:
         case DNS_TYPE_ANY:
-            r = address(n, q, false, w);
+            r = address(n, q, client, false, w);
             break;
         case DNS_TYPE_HTTPS:
         case DNS_TYPE_SVCB:

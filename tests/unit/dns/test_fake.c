@@ -18,16 +18,25 @@ static struct fake *table(uint32_t names)
     return f;
 }
 
-static int take(struct fake *f, const char *name, int64_t now, int64_t until, uint32_t *ret)
+static int take_for(struct fake *f, const char *who, const char *name, int64_t now, int64_t until,
+                    uint32_t *ret)
 {
+    struct addr client;
+
+    assert_int_equal(addr_parse(who, 4000, &client), 0);
     uint8_t *copy = exact((const uint8_t *)name, strlen(name));
 
     *ret = UINT32_MAX;
-    int r = fake_take(f, (const char *)copy, strlen(name), now, until, ret);
+    int r = fake_take(f, (const char *)copy, strlen(name), &client, now, until, ret);
 
     assert_int_equal(r < 0, *ret == UINT32_MAX);
     free(copy);
     return r;
+}
+
+static int take(struct fake *f, const char *name, int64_t now, int64_t until, uint32_t *ret)
+{
+    return take_for(f, "192.0.2.1", name, now, until, ret);
 }
 
 /* The name behind an address, or NULL; *ret_err says why not. */
@@ -185,7 +194,7 @@ static void what_is_no_name(void **state)
     assert_int_equal(take(f, ".", 0, S, &slot), -EINVAL);
     assert_int_equal(take(f, "A.b", 0, S, &slot), -EINVAL);
     assert_int_equal(take(f, "a\\.b", 0, S, &slot), -EINVAL);
-    assert_int_equal(fake_take(f, "a\0b", 3, 0, S, &slot), -EINVAL);
+    assert_int_equal(fake_take(f, "a\0b", 3, &(struct addr){.port = 0}, 0, S, &slot), -EINVAL);
     long_name(text, 256, 'x');
     assert_int_equal(take(f, text, 0, S, &slot), -EINVAL);
     for (size_t n = 3; n <= 255; n += 63) {
@@ -268,6 +277,45 @@ static void never_early(void **state)
     fake_get_stats(f, &stats);
     assert_int_equal(stats.reused, 1);
     assert_int_equal(stats.known, N);
+    fake_free(f);
+}
+
+/* One client has filled the table: others get its names, those first that nobody connected to and
+ * nobody else asked for, and it gets none of theirs. */
+static void who_has_most_loses_names(void **state)
+{
+    struct fake *f = table(N);
+    uint32_t slot, got;
+    bool used[N] = {false};
+    char name[DNS_PLAIN_MAX + 1];
+    struct addr v4, v6;
+    int err;
+
+    (void)state;
+    for (unsigned i = 0; i < N; i++) {
+        snprintf(name, sizeof(name), "n%u", i);
+        assert_int_equal(
+            take_for(f, i < 2 ? "192.0.2.2" : "192.0.2.1", name, 0, (i < 2 ? 50 : 100) * S, &slot),
+            0);
+        fake_address(f, slot, &v4, &v6);
+        used[slot] = i < 9;
+        if (i < 5)
+            assert_int_equal(fake_find(f, &v4, S, name, &got), 0);
+        else if (i < 9)
+            assert_int_equal(take_for(f, "192.0.2.3", name, 0, 0, &got), 0);
+    }
+    assert_int_equal(take_for(f, "192.0.2.1", "more", S, 200 * S, &slot), -ENOSPC);
+    assert_int_equal(take_for(f, "192.0.2.3", "new", S, 200 * S, &slot), 0);
+    assert_false(used[slot]);
+    fake_address(f, slot, &v4, &v6);
+    assert_string_equal(find(f, &v4, &err), "new");
+    /* What was the second one's is not for the first, but for anybody else. */
+    assert_int_equal(take_for(f, "192.0.2.1", "more", 60 * S, 200 * S, &slot), -ENOSPC);
+    assert_int_equal(take_for(f, "192.0.2.4", "another", 62 * S, 200 * S, &slot), 0);
+    assert_true(slot < 2);
+    /* Its own, when they are over, are. */
+    assert_int_equal(take_for(f, "192.0.2.1", "more", 110 * S, 200 * S, &slot), 0);
+    assert_true(slot >= 2);
     fake_free(f);
 }
 
@@ -427,6 +475,7 @@ int main(void)
         cmocka_unit_test(what_is_no_name),
         cmocka_unit_test(sizes_of_a_table),
         cmocka_unit_test(never_early),
+        cmocka_unit_test(who_has_most_loses_names),
         cmocka_unit_test(until_the_end_of_the_second),
         cmocka_unit_test(what_is_held_longer_stays_longer),
         cmocka_unit_test(strange_times),

@@ -33,7 +33,7 @@ static int take(unsigned i, int64_t now, int64_t until, uint32_t *ret)
     char name[32];
 
     name_of(i, name);
-    return fake_take(f, name, strlen(name), now, until, ret);
+    return fake_take(f, name, strlen(name), &(struct addr){.port = 0}, now, until, ret);
 }
 
 /* n0, n1, ... in slots 0, 1, ...; the first is held shortest. */
@@ -222,7 +222,8 @@ static void check(unsigned n_names)
     for (unsigned i = 0; i < N; i++) {
         name_in(i, name);
         assert_true(name[0] != '\0');
-        assert_int_equal(fake_take(f, name, strlen(name), 0, 0, &slot), 0);
+        assert_int_equal(fake_take(f, name, strlen(name), &(struct addr){.port = 0}, 0, 0, &slot),
+                         0);
         assert_int_equal(slot, i); /* the index and the slots say the same */
         assert_false(seen[slot]);
         seen[slot] = true;
