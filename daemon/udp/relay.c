@@ -232,8 +232,10 @@ bool udp_up(struct udp_table *t, struct udp_association *a, unsigned n)
 }
 
 /* Can the client be sent anything from there? What a network delivers from nobody, or from
- * everybody, is not let out by us either. */
-static bool proper_source(const struct udp_association *a, const struct addr *from)
+ * everybody, is not let out by us either; nor does an upstream speak for hosts of a network that it
+ * is not asked for. */
+static bool proper_source(const struct udp_table *t, const struct udp_association *a,
+                          const struct addr *from, bool literal)
 {
     bool v4 = addr_is_v4(from);
 
@@ -241,7 +243,10 @@ static bool proper_source(const struct udp_association *a, const struct addr *fr
         return false;
     if (v4 ? from->ip[12] == 0 || from->ip[12] >= 224 : from->ip[0] == 0xff || addr_is_any(from))
         return false;
-    return !addr_is_loopback(from) || addr_is_loopback(&a->client);
+    if (addr_is_loopback(from) && !addr_is_loopback(&a->client))
+        return false;
+    return !literal || t->o.captures[a->capture].private || !addr_is_private(from) ||
+           addr_same_ip(from, &a->destination);
 }
 
 /* Where an answer is from, as the client knows it; NULL: from nowhere. */
@@ -256,7 +261,8 @@ static const struct addr *source_of(struct udp_table *t, struct udp_association 
                      : NULL;
     else if (a->names)
         source = udp_names_source(a->names, source);
-    return source && proper_source(a, source) ? source : NULL;
+    /* What stands for a name is private in part, and has been asked. */
+    return source && proper_source(t, a, source, source == &from->addr) ? source : NULL;
 }
 
 /* One received datagram, number `i` of the batch, becomes a packet. */

@@ -9,7 +9,8 @@
  *   unreachable. It goes to its destination directly only where when-down = "direct" says so and
  *   every upstream is down; one that is up and has no UDP is not down.
  * - What cannot be passed on is counted by its reason (struct message_udp_stats).
- * - Any remote may answer through an association, not only those that were asked (full cone).
+ * - Any remote may answer through an association, not only those that were asked (full cone), but
+ *   for private addresses where the capture leaves those alone.
  * - Fixed tables, bounded queues, bounded work for one event. When the table of associations is
  * full the client that holds most makes room for one that holds less (base/shares.h).
  */
@@ -35,6 +36,7 @@ enum udp_mode {
 struct udp_capture {
     const char *name;
     enum udp_mode mode;
+    bool private; /* it takes what is for private addresses, so answers come from there, too */
     struct upstream_choice *choice; /* not used for UDP_MODE_REJECT */
 };
 

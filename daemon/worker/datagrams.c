@@ -125,12 +125,14 @@ static int list_captures(struct datagrams *d, struct upstream_choice *choices)
         d->captures[i] =
             (struct udp_capture){.name = c->captures[i].policy.name,
                                  .mode = u->associate ? UDP_MODE_ASSOCIATE : UDP_MODE_REJECT,
+                                 .private = c->captures[i].policy.private,
                                  .choice = &choices[i]};
-        d->names_captures[i] = (struct names_capture){.name = c->captures[i].policy.name,
-                                                      .mode = u->fake ? NAMES_FAKE : NAMES_TCP,
-                                                      .choice = &choices[i],
-                                                      .server = u->dns_server,
-                                                      .no_v6 = u->no_v6};
+        d->names_captures[i] =
+            (struct names_capture){.name = c->captures[i].policy.name,
+                                   .mode = u->fake ? NAMES_FAKE : NAMES_TCP,
+                                   .choice = &choices[i],
+                                   .server = u->dns_server,
+                                   .no_v6 = u->no_v6};
     }
     for (size_t i = 0; i < d->o->n_listeners; i++) {
         const struct worker_listener *l = &d->o->listeners[i];

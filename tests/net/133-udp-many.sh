@@ -68,6 +68,7 @@ while True:
                     for wrong in (b'', data[:n - 1], b'\0\0\1' + data[3:n] + b'fragment', data[:3] + b'\2' + data[4:n] + b'type',
                                   b'\0\0\0\1' + socket.inet_aton('127.0.0.1') + data[n - 2:n] + b'loopback',
                                   b'\0\0\0\1' + socket.inet_aton('224.0.0.1') + data[n - 2:n] + b'group',
+                                  b'\0\0\0\1' + socket.inet_aton('192.168.7.7') + data[n - 2:n] + b'private',
                                   b'\0\0\0\1' + socket.inet_aton('1.2.3.4') + b'\0\0' + b'port 0',
                                   b'\0\0\0\3\4name' + data[n - 2:n] + b'name'):
                         relay.sendto(wrong, peer)

@@ -69,6 +69,28 @@ static void test_record(void **state)
     close(server);
 }
 
+/* The capture leaves private addresses alone: the relay speaks for none, but for who was asked. */
+static void test_private_sources(void **state)
+{
+    static const char *const private[] = {"10.0.0.1", "192.168.1.1", "169.254.1.1", "127.1.0.2"};
+    struct rig *r = *state;
+    struct addr us;
+
+    r->capture.private = false;
+    rig_start(r);
+    int server = rig_join(r, &us);
+
+    for (unsigned i = 0; i < 4; i++) {
+        rig_answer(r->relay, &us, private[i], r -> port, BYTES("forged"));
+        rig_until(r, dropped_source, i + 1);
+    }
+    rig_answer(r->relay, &us, "127.1.0.1", 99, BYTES("asked"));
+    rig_expect_answer(r, 1, "127.1.0.1", 99, BYTES("asked"));
+    rig_answer(r->relay, &us, "203.0.113.77", 9, BYTES("stranger"));
+    rig_expect_answer(r, 2, "203.0.113.77", 9, BYTES("stranger"));
+    close(server);
+}
+
 /* Several clients, more datagrams than a batch, in their order. */
 static void test_batches(void **state)
 {
@@ -476,14 +498,23 @@ static void test_injection_fails(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_both_ways),       TEST(test_record),
-        TEST(test_batches),         TEST(test_lengths_in_a_row),
-        TEST(test_budget),          TEST(test_waiting),
-        TEST(test_long_ones),       TEST(test_bad_from_relay),
-        TEST(test_spoofed),         TEST(test_taken),
-        TEST(test_reject),          TEST(test_came_back),
-        TEST(test_name_of_nothing), TEST(test_stray),
-        TEST(test_names),           TEST(test_injection_fails),
+        TEST(test_both_ways),
+        TEST(test_record),
+        TEST(test_private_sources),
+        TEST(test_batches),
+        TEST(test_lengths_in_a_row),
+        TEST(test_budget),
+        TEST(test_waiting),
+        TEST(test_long_ones),
+        TEST(test_bad_from_relay),
+        TEST(test_spoofed),
+        TEST(test_taken),
+        TEST(test_reject),
+        TEST(test_came_back),
+        TEST(test_name_of_nothing),
+        TEST(test_stray),
+        TEST(test_names),
+        TEST(test_injection_fails),
     };
 
     return cmocka_run_group_tests_name("udp/datagrams", tests, ignore_sigpipe, NULL);

@@ -184,7 +184,7 @@ static inline int rig_open(void **state)
     r.port = at.port;
     r.client = rig_datagrams("127.0.0.1", &r.client_at);
     r.relay = rig_datagrams("127.0.0.1", &r.relay_at);
-    r.capture = (struct udp_capture){.name = "test", .choice = &r.choice};
+    r.capture = (struct udp_capture){.name = "test", .private = true, .choice = &r.choice};
     r.ours[0] = rig_addr("127.0.0.1", r.port);
     r.ours[1] = r.upstream_at[0];
     r.o = (struct udp_table_options){.loop = r.d.loop,
