@@ -14,7 +14,7 @@
  *   ANY          the A record alone, as RFC 8482 section 4.1 has it
  *   HTTPS, SVCB  no such record: what they hint at are real addresses, keys that belong to those,
  *                and ways past us (RFC 9460, RFC 9462)
- *   PTR          of a fake address: its name
+ *   PTR          of a fake address: its name, or NXDOMAIN to one of many hosts
  *   any other    as with NAMES_TCP
  * Real names (dns/real.h), names that are not plain (dns/name.h) and other classes than IN are
  * forwarded whatever their type; "localhost" is answered with loopback (RFC 6761 section 6.3).
@@ -49,6 +49,8 @@ struct names_capture {
     enum names_mode mode;
     struct upstream_choice *choice;
     struct addr server; /* dns-server; port 0: where the application sent it */
+    bool many_hosts;    /* those that ask are not one host: which names another one has asked for is
+                           not said */
     bool no_v6;         /* NAMES_FAKE: no IPv6 is captured, so AAAA is answered with "none" */
 };
 

@@ -46,12 +46,12 @@ static int localhost(const struct dns_query *q, struct wire_writer *w)
 }
 
 /* About a fake address: which name it stands for is known to nobody else. */
-static int reverse(struct names *n, const struct dns_query *q, const struct addr *a,
-                   struct wire_writer *w)
+static int reverse(struct names *n, const struct names_capture *c, const struct dns_query *q,
+                   const struct addr *a, struct wire_writer *w)
 {
     char name[DNS_PLAIN_MAX + 1];
     uint32_t slot;
-    int r = fake_find(n->o.fake, a, 0, name, &slot);
+    int r = c->many_hosts ? -ENOENT : fake_find(n->o.fake, a, 0, name, &slot);
 
     if (r == -ENOENT)
         return dns_answer_rcode(q, DNS_NXDOMAIN, w);
@@ -117,7 +117,7 @@ int names_own_answer(struct names *n, const struct names_capture *c, const struc
     if (is_localhost(q)) {
         r = localhost(q, w);
     } else if (dns_reverse_parse(q->name, q->name_len, &a) == 0 && fake_is(&a)) {
-        r = reverse(n, q, &a, w);
+        r = reverse(n, c, q, &a, w);
     } else if (names_is_direct(n, q) || real_match(n->o.real, q->name, q->name_len)) {
         return 0;
     } else {

@@ -130,6 +130,7 @@ static int list_captures(struct datagrams *d, struct upstream_choice *choices)
         d->names_captures[i] =
             (struct names_capture){.name = c->captures[i].policy.name,
                                    .mode = u->fake ? NAMES_FAKE : NAMES_TCP,
+                                   .many_hosts = c->captures[i].policy.hook == CAPTURE_GATEWAY,
                                    .choice = &choices[i],
                                    .server = u->dns_server,
                                    .no_v6 = u->no_v6};

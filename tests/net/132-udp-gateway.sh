@@ -224,7 +224,7 @@ print(ask(s, b"who?").decode(), s.getpeername()[0])' "$fake6")" "^($EXIT4|$EXIT6
 for server in "$LAN4" "$LAN6"; do
     like "$(digs one +short @"$server" four.test A)" '^198\.1[89]\.' "fake: the gateway's own address answers ($server)"
 done
-is "$(digs one +short -x "$fake4" @"$RESOLVER4")" four.test. "fake: the name of such an address"
+like "$(digs two -x "$fake4" @"$RESOLVER4")" NXDOMAIN "fake: the name of such an address is nobody else's business"
 is "$(digs one +short big.test TXT +bufsize=4096 @"$RESOLVER4" | wc -l)" 14 "fake: what is no address, from the name server"
 num "$(grep -c "query=big.test type=16 from=$EXIT4 by=tcp" "${LOG[names]}")" -ge 1 "which was asked by TCP, through the proxy"
 is "$(app one "$REFUSED" 198.18.200.200)" ECONNREFUSED "an address that stands for nothing is refused"

@@ -248,6 +248,12 @@ static void a_fake_address_asked_for_its_name(void **state)
     rig_expect(r, 3, 3, DNS_NOERROR, 0);
     rig_ask(r, FAKE, 4, "1.0.18.198.in-addr.arpa", DNS_TYPE_PTR);
     rig_expect(r, 4, 4, DNS_NXDOMAIN, 0);
+    /* Others' names are not told. */
+    r->captures[FAKE].many_hosts = true;
+    rig_ask(r, FAKE, 5, reverse, DNS_TYPE_PTR);
+    rig_expect(r, 5, 5, DNS_NXDOMAIN, 0);
+    rig_ask(r, FAKE, 6, reverse, DNS_TYPE_A);
+    rig_expect(r, 6, 6, DNS_NXDOMAIN, 0);
     assert_true(rig_nobody_asks(r, 0));
 }
 
