@@ -7,9 +7,11 @@
  * gone, or closed earlier in the same batch, is recognised by generation and state. A slot is freed
  * at the end of the batch, so that nobody up the stack sees another session in it.
  *
- * Listeners are level-triggered with a budget per turn. No session free: the connection is
- * accepted, reset and counted. No descriptor free: the reserve is closed to do the same; if even
- * that fails, the listeners are left alone for a moment, so that a full process never spins.
+ * Listeners are level-triggered with a budget per turn. No session free: one that was not let in
+ * yet is reset for the new one, so that nobody without a password keeps out those who have one; and
+ * if there is none the new connection is. Both are counted. No descriptor free: the reserve is
+ * closed to do the same; if even that fails, the listeners are left alone for a moment, so that a
+ * full process never spins.
  */
 #include "serve/serve.h"
 
@@ -42,22 +44,104 @@
 #define LOOKUPS_MAX      1024
 #define STASH_BUDGET     (32 * 1024 * 1024)
 #define ACCEPT_BUDGET    64
+#define WAITING_LOOK     32 /* so many of those that were not let in are compared */
 /* Descriptors that are neither a session's nor a pipe's: standard streams, loop, listeners,
  * resolver, and the one more that BIND has while its peer is accepted. */
 #define FDS_BESIDE 32
 
-/* Takes `fd`, which is closed on failure. */
-static void session_open(struct serve *sv, int fd)
+/* ---- Those that were not let in, in the order in which they came ---- */
+
+static bool not_let_in(const struct serve *sv, const struct session *s)
 {
+    return s->state == SESSION_GREETING || s->state == SESSION_AUTH ||
+           (s->state == SESSION_REQUEST && !sv->users) || s->state == SESSION_DRAINING;
+}
+
+static void join_waiting(struct serve *sv, struct session *s)
+{
+    uint32_t i = (uint32_t)(s - sv->sessions);
+
+    s->newer = SESSION_NONE;
+    s->older = sv->newest;
+    *(sv->newest == SESSION_NONE ? &sv->oldest : &sv->sessions[sv->newest].newer) = i;
+    sv->newest = i;
+}
+
+static void leave_waiting(struct serve *sv, struct session *s)
+{
+    uint32_t i = (uint32_t)(s - sv->sessions);
+
+    if (s->newer == i)
+        return;
+    *(s->newer == SESSION_NONE ? &sv->newest : &sv->sessions[s->newer].older) = s->older;
+    *(s->older == SESSION_NONE ? &sv->oldest : &sv->sessions[s->older].newer) = s->newer;
+    s->newer = s->older = i;
+}
+
+/* Of the oldest ones that of the client that has most of these; NULL: there is none. */
+static struct session *find_waiting(struct serve *sv)
+{
+    struct session *first[WAITING_LOOK], *best = NULL;
+    unsigned n = 0, most = 0;
+
+    for (uint32_t i = sv->oldest; i != SESSION_NONE && n < WAITING_LOOK;) {
+        struct session *s = &sv->sessions[i];
+
+        i = s->newer;
+        if (not_let_in(sv, s))
+            first[n++] = s;
+        else
+            leave_waiting(sv, s); /* it never will be again */
+    }
+    for (unsigned k = 0; k < n; k++) {
+        unsigned same = 0;
+
+        for (unsigned j = k; j < n; j++)
+            same += addr_same_ip(&first[j]->from, &first[k]->from);
+        if (same > most) {
+            best = first[k];
+            most = same;
+        }
+    }
+    return best;
+}
+
+/* The last one that was closed is free at once. */
+static void free_closed(struct serve *sv)
+{
+    uint32_t i = sv->closed;
+    struct session *s = &sv->sessions[i];
+
+    sv->closed = s->next;
+    leave_waiting(sv, s);
+    session_set_state(s, SESSION_FREE);
+    s->generation++;
+    s->next = sv->free;
+    sv->free = i;
+}
+
+/* No session is free. False: nor can one be. */
+static bool make_room(struct serve *sv)
+{
+    struct session *s = find_waiting(sv);
     uint64_t suppressed;
 
-    if (sv->free == SESSION_NONE) {
-        sv->counters.refused_full++;
+    sv->counters.refused_full++;
+    if (serve_log_allowed(sv, &sv->log_full, &suppressed))
+        log_warning("all %u sessions are in use: connection reset (%llu more since the last line)",
+                    sv->n_sessions, (unsigned long long)suppressed);
+    if (!s)
+        return false;
+    session_close(sv, s, false);
+    free_closed(sv);
+    return true;
+}
+
+/* Takes `fd`, which is closed on failure. */
+static void session_open(struct serve *sv, int fd, const struct addr *from)
+{
+    if (sv->free == SESSION_NONE && !make_room(sv)) {
         close(fd); /* a reset: SO_LINGER is inherited from the listener */
-        if (serve_log_allowed(sv, &sv->log_full, &suppressed))
-            log_warning(
-                "all %u sessions are in use: connection reset (%llu more since the last line)",
-                sv->n_sessions, (unsigned long long)suppressed);
         return;
     }
     struct session *s = &sv->sessions[sv->free];
@@ -71,12 +155,14 @@ static void session_open(struct serve *sv, int fd)
     }
     sv->free = s->next;
     s->client = fd;
+    s->from = *from;
     s->target = -1;
     s->version = 0;
     s->client_hangup = false;
     s->dying = false;
     s->drained = 0;
     session_set_state(s, SESSION_GREETING);
+    join_waiting(sv, s);
     sv->counters.accepted++;
     sv->counters.active++;
 }
@@ -137,10 +223,14 @@ static void on_listener(void *ctx, uint64_t ref, uint32_t events)
 
     (void)events;
     for (unsigned i = 0; i < ACCEPT_BUDGET && !sv->paused; i++) {
-        int r, fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        struct sockaddr_storage sa;
+        socklen_t len = sizeof(sa);
+        int r, fd = accept4(listener, (struct sockaddr *)&sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        struct addr from = {.port = 0};
 
         if (fd >= 0) {
-            session_open(sv, fd);
+            (void)addr_from_sockaddr((struct sockaddr *)&sa, len, &from);
+            session_open(sv, fd, &from);
             continue;
         }
         switch (errno) {
@@ -297,17 +387,8 @@ static bool on_batch_end(void *ctx)
         if (s->state == SESSION_RELAY)
             pump(sv, s);
     }
-    for (i = sv->closed; i != SESSION_NONE;) {
-        struct session *s = &sv->sessions[i];
-        uint32_t next = s->next;
-
-        session_set_state(s, SESSION_FREE);
-        s->generation++;
-        s->next = sv->free;
-        sv->free = i;
-        i = next;
-    }
-    sv->closed = SESSION_NONE;
+    while (sv->closed != SESSION_NONE)
+        free_closed(sv);
     return sv->ready != SESSION_NONE;
 }
 
@@ -376,6 +457,7 @@ static int create_table(struct serve *sv, const struct serve_options *o, char *w
     }
     for (uint32_t i = 0; i < sv->n_sessions; i++) {
         sv->sessions[i].client = sv->sessions[i].target = -1;
+        sv->sessions[i].newer = sv->sessions[i].older = i;
         sv->sessions[i].next = i + 1 < sv->n_sessions ? i + 1 : SESSION_NONE;
     }
     sv->free = 0;
@@ -449,7 +531,7 @@ int serve_create(struct loop *l, const struct serve_options *o, struct serve **r
         return -ENOMEM;
     }
     sv->loop = l;
-    sv->free = sv->closed = sv->ready = SESSION_NONE;
+    sv->free = sv->closed = sv->ready = sv->oldest = sv->newest = SESSION_NONE;
     sv->mark = o->mark;
     sv->handshake_timeout = o->handshake_timeout > 0 ? o->handshake_timeout : HANDSHAKE_TIMEOUT;
     sv->connect_timeout = o->connect_timeout > 0 ? o->connect_timeout : CONNECT_TIMEOUT;

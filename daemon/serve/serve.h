@@ -44,7 +44,7 @@ struct serve_counters {
     uint64_t bound;        /* BIND requests that got their first reply */
     uint64_t associated;   /* UDP ASSOCIATE requests that were granted */
     uint64_t associations; /* associations now */
-    uint64_t refused_full; /* reset: no session free */
+    uint64_t refused_full; /* reset, or another one was: no session free */
     uint64_t refused_fds;  /* reset: no descriptor */
     uint64_t malformed;    /* not SOCKS, or a broken message */
     uint64_t

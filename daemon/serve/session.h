@@ -82,14 +82,16 @@ struct session {
     struct timer timer;
     int client, target; /* -1: none */
     uint32_t generation;
-    uint32_t next;       /* in the free list, or in that of the closed */
-    uint32_t next_ready; /* in the list of relays to pump */
-    uint8_t state;       /* enum session_state; session_set_state() */
-    uint8_t version;     /* SOCKS4_VERSION, SOCKS5_VERSION, or 0: not known yet */
-    bool ready;          /* in the list */
-    bool client_hangup;  /* the client's FIN was seen */
-    bool dying;          /* RELAY: relay_dying(), the timer is for its end */
-    uint32_t drained;    /* ASSOCIATED, DRAINING: bytes read away */
+    uint32_t next;         /* in the free list, or in that of the closed */
+    uint32_t next_ready;   /* in the list of relays to pump */
+    uint32_t newer, older; /* in the list of those that were not let in; itself: in none */
+    struct addr from;      /* the client */
+    uint8_t state;         /* enum session_state; session_set_state() */
+    uint8_t version;       /* SOCKS4_VERSION, SOCKS5_VERSION, or 0: not known yet */
+    bool ready;            /* in the list */
+    bool client_hangup;    /* the client's FIN was seen */
+    bool dying;            /* RELAY: relay_dying(), the timer is for its end */
+    uint32_t drained;      /* ASSOCIATED, DRAINING: bytes read away */
     union {
         struct session_dial dial;        /* RESOLVING, DIALING, BINDING */
         struct relay relay;              /* RELAY */
@@ -123,6 +125,7 @@ struct serve {
 
     struct session *sessions;
     uint32_t n_sessions, free, closed, ready;
+    uint32_t oldest, newest; /* of those that were not let in when somebody last looked */
 
     struct serve_counters counters;
     struct serve_log_limit log_full, log_auth, log_associations;

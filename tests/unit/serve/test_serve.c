@@ -244,6 +244,56 @@ static void test_full_table(void **state)
     server_stop(&s);
 }
 
+static int dial_from(const char *source, const struct addr *to)
+{
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_storage sa;
+    struct addr at;
+
+    assert_true(fd >= 0);
+    assert_int_equal(addr_parse(source, 0, &at), 0);
+    socklen_t len = addr_to_sockaddr(&at, &sa);
+
+    assert_int_equal(bind(fd, (struct sockaddr *)&sa, len), 0);
+    len = addr_to_sockaddr(to, &sa);
+    assert_int_equal(connect(fd, (struct sockaddr *)&sa, len), 0);
+    return fd;
+}
+
+/* Full of such as say nothing: the oldest of the client with most gives way, and no relay does. */
+static void test_full_of_silent(void **state)
+{
+    struct serve_options o = {.max_sessions = 4};
+    struct server s = {0};
+    int client[2], target[2], one, two[2], more;
+
+    (void)state;
+    server_start(&s, &o);
+    open_session(&s, listener, &target_at, &client[0], &target[0]);
+    one = dial_from("127.0.0.2", &s.at);
+    two[0] = dial_from("127.0.0.3", &s.at);
+    two[1] = dial_from("127.0.0.3", &s.at);
+    open_session(&s, listener, &target_at, &client[1], &target[1]);
+    expect_reset(two[0]);
+    assert_int_equal(server_counters(&s).refused_full, 1);
+    more = dial(&s.at);
+    expect_reset(one); /* each has one: the oldest */
+    put(more, BYTES("\x05\x01\x00"));
+    expect(more, BYTES("\x05\x00"));
+    put(two[1], BYTES("\x05\x01\x00"));
+    expect(two[1], BYTES("\x05\x00"));
+    for (unsigned i = 0; i < 2; i++) {
+        expect_joined(client[i], target[i]);
+        close(client[i]);
+        close(target[i]);
+        close(two[i]);
+    }
+    close(one);
+    close(more);
+    server_wait_idle(&s);
+    server_stop(&s);
+}
+
 /* Sessions are free and descriptors are not: reset, counted, and served again when there are some.
  */
 static void test_no_descriptor(void **state)
@@ -425,17 +475,12 @@ static void test_run(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_half_close_each_way),
-        cmocka_unit_test(test_reset_each_way),
-        cmocka_unit_test(test_target_speaks_first),
-        cmocka_unit_test(test_64_mib_each_way),
-        cmocka_unit_test(test_200_sessions),
-        cmocka_unit_test(test_full_table),
-        cmocka_unit_test(test_no_descriptor),
-        cmocka_unit_test(test_destroy_resets),
-        cmocka_unit_test(test_options),
-        cmocka_unit_test(test_tiny_descriptor_limit),
-        cmocka_unit_test(test_run),
+        cmocka_unit_test(test_half_close_each_way),   cmocka_unit_test(test_reset_each_way),
+        cmocka_unit_test(test_target_speaks_first),   cmocka_unit_test(test_64_mib_each_way),
+        cmocka_unit_test(test_200_sessions),          cmocka_unit_test(test_full_table),
+        cmocka_unit_test(test_full_of_silent),        cmocka_unit_test(test_no_descriptor),
+        cmocka_unit_test(test_destroy_resets),        cmocka_unit_test(test_options),
+        cmocka_unit_test(test_tiny_descriptor_limit), cmocka_unit_test(test_run),
     };
 
     signal(SIGPIPE, SIG_IGN);
