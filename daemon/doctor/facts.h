@@ -86,11 +86,13 @@ enum fw_trait {
     FW_TPROXY = 2,               /* hands packets to a local socket */
     FW_DROP_INVALID = 4,         /* drops what conntrack calls invalid */
     FW_ACCEPT_SOCKET = 8,        /* accepts by a local socket or a packet mark */
-    FW_ACCEPT_LO = 16,           /* accepts what comes in on the loopback */
-    FW_ACCEPT_INTERFACE = 32,    /* accepts all that comes in on some other interface */
+    FW_ACCEPT_LO = 16,           /* accepts what comes in, or goes out, on the loopback */
+    FW_ACCEPT_INTERFACE = 32,    /* accepts all that does on some other interface */
     FW_ACCEPT_ALL = 64,          /* accepts whatever gets as far as this rule */
     FW_DROP = 128,               /* drops or rejects something */
     FW_ACCEPT_ESTABLISHED = 256, /* accepts what conntrack calls established */
+    FW_ACCEPT_MARKS = 512,       /* accepts by a packet mark, and none of ours is left out */
+    FW_ACCEPT_LOCAL = 1024,      /* accepts what goes to an address of this host */
 };
 
 /* A base chain, with the traits of the chains it jumps to. */

@@ -7,6 +7,7 @@
  * be read, only that there are some. Jumps by verdict maps and conditions in sets are not followed.
  */
 #include <errno.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,12 +17,15 @@
 #include <linux/netfilter/nf_conntrack_common.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/xt_conntrack.h>
+#include <linux/netfilter/xt_mark.h>
+#include <linux/rtnetlink.h>
 
 #include <libmnl/libmnl.h>
 #include <libnftnl/chain.h>
 #include <libnftnl/expr.h>
 #include <libnftnl/rule.h>
 
+#include "capture.h"
 #include "doctor/gather.h"
 #include "doctor/proc.h"
 #include "nft/ruleset.h"
@@ -117,8 +121,10 @@ static int on_chain(const struct nlmsghdr *nlh, void *ctx)
 struct walk {
     struct reading *reading;
     size_t node;
-    bool ct_state, meta_iif; /* the last value loaded is that */
+    bool ct_state, meta_iif, meta_mark, meta_l4proto, fib_type; /* the last value loaded is that */
+    uint32_t mask;                                              /* of the mark */
     bool invalid, established, socket, iif, lo, other;
+    bool mark, marks_left_out, local;
 };
 
 static void add_trait(struct walk *w, unsigned trait)
@@ -150,11 +156,13 @@ static void on_drop(struct walk *w)
 static void on_accept(struct walk *w)
 {
     if (w->socket)
-        add_trait(w, FW_ACCEPT_SOCKET);
+        add_trait(w, FW_ACCEPT_SOCKET | (w->mark && !w->marks_left_out ? FW_ACCEPT_MARKS : 0));
     else if (w->established && !w->iif && !w->other)
         add_trait(w, FW_ACCEPT_ESTABLISHED);
     else if (w->other || w->ct_state)
         return;
+    else if (w->local)
+        add_trait(w, FW_ACCEPT_LOCAL);
     else if (w->lo)
         add_trait(w, FW_ACCEPT_LO);
     else
@@ -195,12 +203,25 @@ static void on_meta(struct walk *w, const struct nftnl_expr *e)
                        ? nftnl_expr_get_u32(e, NFTNL_EXPR_META_KEY)
                        : UINT32_MAX;
 
-    w->meta_iif = key == NFT_META_IIF || key == NFT_META_IIFNAME;
+    w->meta_iif = key == NFT_META_IIF || key == NFT_META_IIFNAME || key == NFT_META_OIF ||
+                  key == NFT_META_OIFNAME;
     w->iif = w->iif || w->meta_iif;
-    w->socket = w->socket || key == NFT_META_MARK;
-    /* `meta l4proto tcp` narrows nothing that matters here. */
-    w->other = w->other || (!w->meta_iif && key != NFT_META_MARK && key != NFT_META_L4PROTO &&
+    w->meta_mark = key == NFT_META_MARK;
+    w->meta_l4proto = key == NFT_META_L4PROTO;
+    w->mask = UINT32_MAX;
+    w->mark = w->mark || w->meta_mark;
+    w->socket = w->socket || w->meta_mark;
+    /* `meta l4proto tcp` narrows nothing that matters here; ICMP is another thing. */
+    w->other = w->other || (!w->meta_iif && !w->meta_mark && key != NFT_META_L4PROTO &&
                             key != NFT_META_NFPROTO);
+}
+
+/* Other ways to ask for a mark, by range or set, are taken for right. */
+static void on_mark(struct walk *w, uint32_t mark, uint32_t mask, bool equal)
+{
+    bool all = (mask & ~CAPTURE_OWN_MASK) == 0 && (CAPTURE_OWN_MARK & mask) == mark;
+
+    w->marks_left_out = w->marks_left_out || !equal || !all;
 }
 
 static void on_compare(struct walk *w, const struct nftnl_expr *e)
@@ -211,6 +232,14 @@ static void on_compare(struct walk *w, const struct nftnl_expr *e)
 
     if (w->meta_iif && op == NFT_CMP_EQ && data)
         w->lo = (len >= 3 && memcmp(data, "lo", 3) == 0) || (len == 4 && word == 1);
+    if (w->meta_l4proto && data)
+        w->other = w->other || op != NFT_CMP_EQ || (*data != IPPROTO_TCP && *data != IPPROTO_UDP);
+    if (w->meta_mark)
+        on_mark(w, word, w->mask, op == NFT_CMP_EQ);
+    if (w->fib_type) {
+        w->local = op == NFT_CMP_EQ && word == RTN_LOCAL;
+        w->other = w->other || !w->local;
+    }
     if (w->ct_state && op == NFT_CMP_EQ && word == STATE_INVALID)
         w->invalid = true;
     if (w->ct_state && op == NFT_CMP_EQ && word == STATE_ESTABLISHED)
@@ -235,7 +264,14 @@ static void on_xt_match(struct walk *w, const struct nftnl_expr *e)
     struct xt_conntrack_mtinfo3 info;
 
     if (name && (strcmp(name, "socket") == 0 || strcmp(name, "mark") == 0)) {
+        struct xt_mark_mtinfo1 mark;
+
         w->socket = true;
+        w->mark = w->mark || name[0] == 'm';
+        if (name[0] == 'm' && data && len >= sizeof(mark)) {
+            memcpy(&mark, data, sizeof(mark));
+            on_mark(w, mark.mark, mark.mask, !mark.invert);
+        }
         return;
     }
     if (!name || strcmp(name, "conntrack") != 0 || !data || len < sizeof(info) ||
@@ -272,6 +308,8 @@ static int on_expr(struct nftnl_expr *e, void *ctx)
     struct walk *w = ctx;
     const char *name = nftnl_expr_get_str(e, NFTNL_EXPR_NAME);
 
+    if (strcmp(name, "bitwise") != 0 && strcmp(name, "cmp") != 0)
+        w->meta_mark = w->meta_l4proto = w->fib_type = false;
     if (strcmp(name, "immediate") == 0) {
         on_verdict(w, e);
     } else if (strcmp(name, "meta") == 0) {
@@ -281,7 +319,12 @@ static int on_expr(struct nftnl_expr *e, void *ctx)
     } else if (strcmp(name, "ct") == 0) {
         w->ct_state = nftnl_expr_get_u32(e, NFTNL_EXPR_CT_KEY) == NFT_CT_STATE;
         w->other = w->other || !w->ct_state;
+    } else if (strcmp(name, "fib") == 0) {
+        w->fib_type = nftnl_expr_get_u32(e, NFTNL_EXPR_FIB_RESULT) == NFT_FIB_RESULT_ADDRTYPE &&
+                      nftnl_expr_get_u32(e, NFTNL_EXPR_FIB_FLAGS) == NFTA_FIB_F_DADDR;
+        w->other = w->other || !w->fib_type;
     } else if (strcmp(name, "bitwise") == 0) {
+        w->mask = first_word(e, NFTNL_EXPR_BITWISE_MASK);
         if (w->ct_state && (first_word(e, NFTNL_EXPR_BITWISE_MASK) & STATE_INVALID))
             w->invalid = true;
         if (w->ct_state && (first_word(e, NFTNL_EXPR_BITWISE_MASK) & STATE_ESTABLISHED))

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Other people's rules. Ours run at the output hook with priority -110 (nft/ruleset.c) and at
+ * Other people's rules. Ours run at the output hook with priority -126 to -110 (nft/udp.c,
+ * nft/ruleset.c) and at
  * prerouting before anybody's nat. The first nat chain that decides on a connection decides for
  * good; a packet that any chain drops is gone.
  */
@@ -15,6 +16,7 @@
 #include "keeper/datagrams.h"
 
 #define OUR_OUTPUT     (-110)
+#define OUR_SELECT     (-126) /* a `run`'s, which is the first */
 #define OUR_PREROUTING (-130)
 
 const char *chain_name(const struct fw_chain *c, char *buf, size_t size)
@@ -80,42 +82,47 @@ static void judge_prerouting(const struct fw_chain *c, struct findings *ret)
     }
 }
 
-/* What of the gateways' captures comes in how: SYNs that were held by lo, what follows them and all
- * else by the clients' interface. */
-struct ways_in {
+/*
+ * What of a hook's captures is on which way. A gateway's comes in: SYNs that were held by lo, what
+ * follows them and all else by the clients' interface. This host's own goes out, as a rule sees it,
+ * by the interface it had before it was redirected: SYNs that were held, and UDP, with our mark;
+ * what is connected early with a local address instead of its own.
+ */
+struct ways {
     bool held, early, udp;
 };
 
-static struct ways_in find_ways_in(const struct facts *f)
+static void find_ways(const struct facts *f, enum capture_hook hook, struct ways *ret)
 {
     const struct facts_kernel *k = &f->kernel;
     bool can_hold = k->nft.result[NFT_FEATURE_HOLD] == 0 && k->nft.result[NFT_FEATURE_LOG] == 0;
-    struct ways_in ways = {.held = false};
 
     for (size_t i = 0; f->config && i < f->config->n_captures; i++) {
         struct capture_policy p = f->config->captures[i].policy;
         struct worker_udp udp;
 
-        if (p.hook != CAPTURE_GATEWAY || p.action != CAPTURE_PROXY)
+        if (p.hook != hook || p.action != CAPTURE_PROXY)
             continue;
         datagrams_decide(f->config, i, false, &p, &udp);
-        ways.udp = ways.udp || datagrams_needs_listener(&p);
+        ret->udp = ret->udp || datagrams_needs_listener(&p);
+        if (hook == CAPTURE_CGROUP) /* its TCP goes to a listener on lo, or to the proxy itself */
+            continue;
         if (can_hold && f->config->captures[i].connect != CONNECT_EARLY)
-            ways.held = true;
+            ret->held = true;
         else
-            ways.early = true;
+            ret->early = true;
     }
-    return ways;
 }
 
 /* A packet that TPROXY hands over goes on through the input hook, with its original destination. */
 static void judge_input(const struct facts *f, const struct fw_chain *c, struct findings *ret)
 {
     const unsigned for_held = FW_ACCEPT_LO | FW_ACCEPT_ESTABLISHED;
-    struct ways_in ways = find_ways_in(f);
+    struct ways ways = {.held = false};
     char name[CHAIN_NAME_SIZE], text[512];
     enum finding_level level = FINDING_FAIL;
 
+    find_ways(f, CAPTURE_GATEWAY, &ways);
     if (!c->drops || (c->traits & (FW_ACCEPT_SOCKET | FW_ACCEPT_ALL)))
         return;
     chain_name(c, name, sizeof(name));
@@ -139,6 +146,53 @@ static void judge_input(const struct facts *f, const struct fw_chain *c, struct 
     }
     finding_add_mend(ret, "foreign-input", level, text,
                      "nft insert rule %s socket transparent 1 accept", name);
+}
+
+/* What judge_output() says of a chain that drops it. */
+static const char *ways_out(const struct facts *f, const struct ways *ways)
+{
+    return !f->config    ? "the UDP and DNS that `run` redirects"
+           : ways->held  ? "the connections that the proxy has granted, and redirected UDP and DNS"
+           : ways->early ? "what is redirected"
+                         : "the UDP and DNS that are redirected";
+}
+
+/* What was redirected goes on through the chains behind ours, with our mark or a local address. */
+static void judge_output(const struct facts *f, const struct fw_chain *c, struct findings *ret)
+{
+    struct ways ways = {.udp = !f->config}; /* what `run` takes */
+    bool interface = c->traits & FW_ACCEPT_INTERFACE;
+    char name[CHAIN_NAME_SIZE], text[512], mend[512] = "";
+    size_t n = 0;
+
+    find_ways(f, CAPTURE_OUTPUT, &ways);
+    find_ways(f, CAPTURE_CGROUP, &ways);
+    if (!c->drops || (c->traits & FW_ACCEPT_ALL))
+        return;
+    chain_name(c, name, sizeof(name));
+    if ((ways.held || ways.udp) && !(c->traits & FW_ACCEPT_MARKS))
+        n = (size_t)snprintf(mend, sizeof(mend),
+                             "nft insert rule %s meta mark and %#x == %#x accept", name,
+                             CAPTURE_OWN_MASK, CAPTURE_OWN_MARK);
+    if (ways.early && !(c->traits & FW_ACCEPT_LOCAL))
+        snprintf(mend + n, sizeof(mend) - n, "%snft insert rule %s fib daddr type local accept",
+                 n > 0 ? " && " : "", name);
+    if (mend[0] == '\0')
+        return;
+    if (c->priority < OUR_SELECT) {
+        snprintf(text, sizeof(text),
+                 "the chain %s drops by default before ours see anything (priority %d): what is "
+                 "to be redirected must be accepted there as programs send it",
+                 name, c->priority);
+        finding_add_mend(ret, "foreign-output", FINDING_WARN, text, "nft -a list chain %s", name);
+        return;
+    }
+    snprintf(text, sizeof(text), "the chain %s drops by default%s %s", name,
+             interface ? " and accepts by interface: unless the traffic's is among them, it drops"
+                       : ", also",
+             ways_out(f, &ways));
+    finding_add_mend(ret, "foreign-output", interface || !f->config ? FINDING_WARN : FINDING_FAIL,
+                     text, "%s", mend);
 }
 
 static void judge_invalid(const struct facts *f, const struct fw_chain *c, struct findings *ret)
@@ -228,6 +282,8 @@ void judge_firewall(const struct facts *f, struct findings *ret)
 
         if (is_ip(c) && c->hook == NF_INET_LOCAL_OUT && output)
             judge_output_nat(c, ret);
+        if (is_ip(c) && c->hook == NF_INET_LOCAL_OUT)
+            judge_output(f, c, ret);
         if (is_ip(c) && c->hook == NF_INET_PRE_ROUTING && gateway)
             judge_prerouting(c, ret);
         if (is_ip(c) && c->hook == NF_INET_LOCAL_IN && gateway)

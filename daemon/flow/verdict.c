@@ -78,8 +78,8 @@ static void say_dropped(struct flow_table *t, const struct flow_capture *c, int 
                 "once)",
                 c->name, strerror(error),
                 error == EPERM
-                    ? "a firewall rule of this host drops it; accept what carries a mark "
-                      "of 0x55538000/0xffff8000"
+                    ? "a firewall rule of this host drops it; accept what carries one of our "
+                      "marks: meta mark and 0xffff0000 == 0x55530000 accept"
                     : "undersock doctor may know more");
 }
 

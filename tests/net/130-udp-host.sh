@@ -185,11 +185,43 @@ line(sys.argv[1]); line(sys.argv[2])' "$NET4" "$NET6")" \
 }
 beside_checks run
 
+# beside_kill_switch HOOK CONFIG-ARGS...: what it sees beside an output chain that drops by default, once
+# doctor's rule is in it.
+beside_kill_switch() {
+    local try='def tcp():
+    socket.create_connection((sys.argv[1], 53), 10).close()
+    return "connected"
+def line(f):
+    try: return f()
+    except OSError as e: return e.strerror
+print(line(tcp), line(lambda: unconnected(sys.argv[1])[0]))'
+    config "socks5h://$PROXY4:1080" "${@:2}" >"$TMP/doctor.conf"
+    via "$1"
+    ns client nft -f - <<-NFT || bail "a kill switch"
+	table inet fw {
+	    chain out {
+	        type filter hook output priority 0; policy drop;
+	        oifname "lo" accept
+	        ct state established,related accept
+	        ip daddr $PROXY4 accept
+	        meta l4proto ipv6-icmp accept
+	    }
+	}
+	NFT
+    is "$(ask "${WHERE[@]}" python "${try/line(tcp)/1}" "$NET4")" "1 Operation not permitted" "$1: a kill switch stops its UDP"
+    ns client sh -c "$(ns client "$UNDERSOCK" doctor --json -c "$TMP/doctor.conf" | python3 -c 'import json, sys
+print(*[f["mend"] for f in json.load(sys.stdin)["findings"] if f["id"] == "foreign-output"])')"
+    is "$(ask "${WHERE[@]}" python "$try" "$NET4")" "connected $EXIT4" "$1: beside a kill switch with doctor's rule, TCP and UDP"
+    ns client nft delete table inet fw
+}
+beside_kill_switch run app cgroup u
+
 # --- hook = "output"
 config "socks5h://$PROXY4:1080" all output u 'dns = "tcp"' >"$TMP/first"
 us_daemon client <"$TMP/first"
 everything output
 beside_checks output
+beside_kill_switch output all output u
 cone output
 is "$(us_flows undersock "sorted({(f['proto'], f['capture'], f['state']) for f in s if f['destination'].endswith(':443')})")" \
     "[('udp', 'all', 'relay')]" "output: flows has them"

@@ -176,6 +176,29 @@ doctor
 named ct-invalid warn 'inet fw out'
 ns host nft flush ruleset
 
+# What a kill switch lets out: nothing that is redirected, or TCP alone.
+kill_switch() { # RULE...
+    local r
+    ns host nft 'add table inet fw; add chain inet fw out { type filter hook output priority 0; policy drop; }'
+    for r in 'oifname lo' 'ct state established,related' "ip daddr $FAR" 'icmpv6 type nd-neighbor-solicit' "$@"; do
+        ns host nft add rule inet fw out "$r" accept
+    done
+    doctor
+}
+for rule in 'tcp dport 22' 'meta mark & 0xffff8000 == 0x55538000'; do
+    kill_switch "$rule"
+    named foreign-output fail 'inet fw out drops by default, .* granted'
+    mended foreign-output fail
+    ns host nft flush ruleset
+done
+sed -i 's/hook = "output"/hook = "output"\nconnect = "early"/' "$CONF"
+kill_switch
+named foreign-output fail 'inet fw out drops by default'
+mended foreign-output fail
+is "$(complaints)" "" "and nothing else is in the way"
+ns host nft flush ruleset
+output </dev/null
+
 # --- a gateway -----------------------------------------------------------------------------------------
 
 gateway

@@ -86,6 +86,42 @@ static void accepts_body(void)
     gather_firewall_free(&fw);
 }
 
+/* Marks that leave out none of ours, and what else lets out what was redirected. */
+static void outputs_body(void)
+{
+    load("table inet t {\n"
+         " chain ours { type filter hook output priority 1;\n"
+         "  ct state new meta mark & 0xffff0000 == 0x55530000 accept\n }\n"
+         " chain wider { type filter hook output priority 2; meta mark & 0xf0000 == 0x30000 "
+         "accept\n }\n"
+         " chain half { type filter hook output priority 3;\n"
+         "  meta mark & 0xffff8000 == 0x55538000 accept\n }\n"
+         " chain unlike { type filter hook output priority 4;\n"
+         "  meta mark & 0xffff0000 != 0x55530000 accept\n }\n"
+         " chain single { type filter hook output priority 5; meta mark 0x55530000 accept\n }\n"
+         " chain between { type filter hook output priority 6; meta mark 0x55530000-0x5553ffff "
+         "accept\n }\n"
+         " chain by_lo { type filter hook output priority 7; oifname \"lo\" accept\n }\n"
+         " chain by_other { type filter hook output priority 8; oif != lo accept\n }\n"
+         " chain to_here { type filter hook output priority 9; fib daddr type local accept\n }\n"
+         " chain from_here { type filter hook output priority 10; fib saddr type local accept\n }\n"
+         " chain to_port { type filter hook output priority 11;\n"
+         "  fib daddr type local tcp dport 22 accept\n }\n"
+         " chain pings { type filter hook output priority 12; meta l4proto ipv6-icmp accept\n }\n"
+         " chain stream { type filter hook output priority 13; meta l4proto tcp accept\n }\n"
+         "}\n");
+    CHECK(traits_are("ours", FW_ACCEPT_SOCKET | FW_ACCEPT_MARKS));
+    CHECK(traits_are("wider", FW_ACCEPT_SOCKET | FW_ACCEPT_MARKS));
+    CHECK(traits_are("between", FW_ACCEPT_SOCKET | FW_ACCEPT_MARKS));
+    CHECK(traits_are("half", FW_ACCEPT_SOCKET) && traits_are("unlike", FW_ACCEPT_SOCKET));
+    CHECK(traits_are("single", FW_ACCEPT_SOCKET));
+    CHECK(traits_are("pings", 0) && traits_are("stream", FW_ACCEPT_ALL));
+    CHECK(traits_are("by_lo", FW_ACCEPT_LO) && traits_are("by_other", FW_ACCEPT_INTERFACE));
+    CHECK(traits_are("to_here", FW_ACCEPT_LOCAL) && traits_are("from_here", 0) &&
+          traits_are("to_port", 0));
+    gather_firewall_free(&fw);
+}
+
 static void drops_body(void)
 {
     load(
@@ -166,6 +202,7 @@ static void many_rules_body(void)
 
 IN_NETNS(base_chains)
 IN_NETNS(accepts)
+IN_NETNS(outputs)
 IN_NETNS(drops)
 IN_NETNS(jumps)
 IN_NETNS(tools)
@@ -175,9 +212,9 @@ IN_NETNS(many_rules)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(base_chains), cmocka_unit_test(accepts), cmocka_unit_test(drops),
-        cmocka_unit_test(jumps),       cmocka_unit_test(tools),   cmocka_unit_test(ours),
-        cmocka_unit_test(many_rules),
+        cmocka_unit_test(base_chains), cmocka_unit_test(accepts),    cmocka_unit_test(outputs),
+        cmocka_unit_test(drops),       cmocka_unit_test(jumps),      cmocka_unit_test(tools),
+        cmocka_unit_test(ours),        cmocka_unit_test(many_rules),
     };
 
     return cmocka_run_group_tests_name("firewall", tests, NULL, NULL);

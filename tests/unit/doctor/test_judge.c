@@ -497,6 +497,65 @@ static void test_firewall(void **state)
     expect("firewall", FINDING_WARN, "cannot be read", "sudo");
 }
 
+/* Output chains that drop by default, with all captures of one hook. */
+static void test_output_chain(void **state)
+{
+    static const char marks[] =
+        "nft insert rule ip k out meta mark and 0xffff0000 == 0x55530000 accept",
+                      local[] = "nft insert rule ip k out fib daddr type local accept";
+    static const struct {
+        enum capture_hook hook;
+        enum config_connect connect;
+        enum config_udp udp;
+        int priority;
+        unsigned traits;
+        enum finding_level level;
+        const char *text, *mend;
+    } chains[] = {
+        {CAPTURE_OUTPUT, CONNECT_AUTO, UDP_AUTO, 0, FW_ACCEPT_LO | FW_ACCEPT_ESTABLISHED,
+         FINDING_FAIL, "ip k out drops by default, also the connections", marks},
+        {CAPTURE_OUTPUT, CONNECT_AUTO, UDP_BYPASS, 0, FW_ACCEPT_SOCKET, FINDING_FAIL, "granted",
+         marks},
+        {CAPTURE_OUTPUT, CONNECT_AUTO, UDP_AUTO, 0, FW_ACCEPT_SOCKET | FW_ACCEPT_MARKS, FINDING_OK,
+         NULL, NULL},
+        {CAPTURE_OUTPUT, CONNECT_AUTO, UDP_AUTO, 0, FW_ACCEPT_ALL, FINDING_OK, NULL, NULL},
+        {CAPTURE_OUTPUT, CONNECT_AUTO, UDP_AUTO, 0, FW_ACCEPT_INTERFACE, FINDING_WARN,
+         "by interface", marks},
+        {CAPTURE_OUTPUT, CONNECT_AUTO, UDP_AUTO, -200, 0, FINDING_WARN, "before ours",
+         "nft -a list chain ip k out"},
+        {CAPTURE_OUTPUT, CONNECT_EARLY, UDP_AUTO, 0, 0, FINDING_FAIL, "redirected",
+         "== 0x55530000 accept && nft insert rule ip k out fib daddr type local accept"},
+        {CAPTURE_OUTPUT, CONNECT_EARLY, UDP_BYPASS, 0, 0, FINDING_FAIL, "redirected", local},
+        {CAPTURE_OUTPUT, CONNECT_EARLY, UDP_BYPASS, 0, FW_ACCEPT_LOCAL, FINDING_OK, NULL, NULL},
+        {CAPTURE_CGROUP, CONNECT_AUTO, UDP_AUTO, 0, 0, FINDING_FAIL, "UDP and DNS that", marks},
+        {CAPTURE_CGROUP, CONNECT_AUTO, UDP_BYPASS, 0, 0, FINDING_OK, NULL, NULL},
+        {CAPTURE_GATEWAY, CONNECT_AUTO, UDP_AUTO, 0, 0, FINDING_OK, NULL, NULL},
+    };
+
+    for (size_t i = 0; i < sizeof(chains) / sizeof(chains[0]); i++) {
+        good_world();
+        w.chains[0] = (struct fw_chain){.table = "k",
+                                        .name = "out",
+                                        .family = NFPROTO_IPV4,
+                                        .hook = NF_INET_LOCAL_OUT,
+                                        .priority = chains[i].priority,
+                                        .drops = true,
+                                        .traits = chains[i].traits};
+        w.facts.firewall.n_chains = 1;
+        for (size_t k = 0; k < 3; k++) {
+            w.captures[k].policy.hook = chains[i].hook;
+            w.captures[k].policy.cgroup = chains[i].hook == CAPTURE_CGROUP ? "/s" : NULL;
+            w.captures[k].connect = chains[i].connect;
+            w.captures[k].udp = chains[i].udp;
+            w.captures[k].dns = chains[i].udp == UDP_BYPASS ? DNS_BYPASS : DNS_AUTO;
+        }
+        if (chains[i].level == FINDING_OK)
+            test_all_is_well(state);
+        else
+            expect("foreign-output", chains[i].level, chains[i].text, chains[i].mend);
+    }
+}
+
 static void test_tools(void **state)
 {
     static const char *const ids[] = {"firewalld", "ufw",        "docker",
@@ -564,6 +623,7 @@ int main(void)
         cmocka_unit_test_setup(test_limits, setup),
         cmocka_unit_test_setup(test_daemon, setup),
         cmocka_unit_test_setup(test_firewall, setup),
+        cmocka_unit_test_setup(test_output_chain, setup),
         cmocka_unit_test_setup(test_tools, setup),
         cmocka_unit_test_setup(test_upstreams, setup),
     };
