@@ -23,8 +23,8 @@ __attribute__((format(printf, 2, 0))) static int print_debug(enum libbpf_print_l
     char text[900];
     char *line = text, *end;
 
-    (void)level;
-    if (log_get_level() < LOG_LEVEL_DEBUG)
+    /* What libbpf says at its own level of debugging is about itself, a thousand lines of it. */
+    if (level == LIBBPF_DEBUG || log_get_level() < LOG_LEVEL_DEBUG)
         return 0;
     vsnprintf(text, sizeof(text), format, ap);
     /* A verifier log comes as one message of many lines. */

@@ -39,6 +39,7 @@ like "$(run -- /nonexistent/command 2>&1)" 'cannot run "/nonexistent/command": N
 is "$(seq 20000 | run -- cat | cksum)" "$(seq 20000 | cksum)" "standard input and output pass through"
 is "$(run -- sh -c 'echo out; echo err >&2' 2>/dev/null)" out "standard error is not standard output"
 is "$(run -- sh -c 'echo out; echo err >&2' 2>&1 >/dev/null)" err "and nothing of ours is in it"
+is "$(run -o log-level=debug -- true 2>&1 | grep -c 'libbpf: ')" 0 "log-level = debug is about us, not about libbpf"
 is "$(run -- sh -c 'ls /proc/$$/fd' | paste -sd ' ')" "$(sh -c 'ls /proc/$$/fd' | paste -sd ' ')" "no descriptor of ours is in the command"
 ulimit -Sn 1000
 is "$(run -- sh -c 'ulimit -Sn; ulimit -Hn; umask; pwd')" "$(sh -c 'ulimit -Sn; ulimit -Hn; umask; pwd')" "limits, umask and directory are the caller's"
