@@ -105,6 +105,7 @@ struct flow_table_options {
     const struct addr *upstreams; /* never a destination: a flow to one of them has come back */
     size_t n_upstreams;
     uint32_t max_flows;
+    const char *max_flows_is;       /* what limits them, and is to be raised for more */
     unsigned worker;                /* 0..255, of no other worker alive: part of each flow's id */
     int64_t idle_timeout;           /* nanoseconds, 0: none */
     void (*on_empty)(void *ctx);    /* draining, and the last flow has ended */

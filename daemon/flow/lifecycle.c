@@ -398,8 +398,8 @@ static struct flow *new_flow(struct flow_table *t, unsigned capture, const struc
 
         t->stats.refused_full++;
         if (dialing && now >= t->next_full_log)
-            log_warning("the flow table is full (%u): new connections are reset; raise max-flows",
-                        t->o.max_flows);
+            log_warning("the flow table is full (%u): new connections are reset; raise %s",
+                        t->o.max_flows, t->o.max_flows_is);
         t->next_full_log = now + INT64_C(10000000000);
         free(dialing);
         free(name);

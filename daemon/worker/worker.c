@@ -58,6 +58,7 @@ struct worker {
     struct upstream_choice *choices;
     struct queries queries;
     uint32_t max_flows;
+    const char *max_flows_is; /* as in flow.h */
     int64_t next_recheck;
     struct fastpath fast; /* ops NULL: none */
     char sockmap_why[160];
@@ -94,8 +95,10 @@ static unsigned share_descriptors(struct worker *w)
     uint64_t flows = (left - 2 * pipes) / 2;
 
     w->max_flows = w->o->max_flows;
+    w->max_flows_is = "max-flows";
     if (flows < w->max_flows) {
         w->max_flows = flows > 0 ? (uint32_t)flows : 1;
+        w->max_flows_is = "the limit of open files (LimitNOFILE=, ulimit -n)";
         if (w->o->number == 0)
             log_info("at most %u flows a worker, as the limit of open files is %lu; "
                      "raise it (LimitNOFILE=, ulimit -n) for more",
@@ -399,6 +402,7 @@ static int set_up(struct worker *w)
         .upstreams = upstreams,
         .n_upstreams = n_upstreams,
         .max_flows = w->max_flows,
+        .max_flows_is = w->max_flows_is,
         .worker = o->ident,
         .idle_timeout = o->config->idle_timeout,
         .on_empty = on_empty,

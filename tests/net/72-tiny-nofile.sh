@@ -80,6 +80,7 @@ check "all are refused" -- refuses surplus-cgroup
 is "$(us_sum tiny refused_full)" 58 "each is counted as refused_full"
 is "$(us_sum tiny flows)" "$room" "the table is full"
 num "$(lines 'flow table is full|limit of open files is reached')" -eq 1 "one line in the log"
+is "$(lines 'flow table is full .*max-flows') $(lines "flow table is full \\($room\\): .* raise the limit of open files")" "0 1" "which says what to raise"
 num "$(spin)" -le 10 "the worker does not spin"
 check "a full daemon still answers" -- "$UNDERSOCK" flows -s "$TMP/tiny.sock"
 is "$(ns client "$TOOLS/who" "$NET4" 9000)" "connect=ECONNREFUSED" "one more is refused"

@@ -104,6 +104,7 @@ static inline int rig_open(void **state)
                                             .upstreams = r.upstream_at,
                                             .n_upstreams = RIG_UPSTREAMS,
                                             .max_flows = RIG_FLOWS,
+                                            .max_flows_is = "max-flows",
                                             .worker = 5,
                                             .on_empty = rig_emptied,
                                             .ctx = &r};
