@@ -91,7 +91,7 @@ int config_build(struct draft *d, bool partial, bool for_run, struct config **re
         config_check_names(d);
         config_resolve(d, c);
     }
-    if (d->out_of_memory || d->n_errors > 0) {
+    if (d->out_of_memory || d->has_errors) {
         config_free(c);
         return d->out_of_memory ? -ENOMEM : -EINVAL;
     }

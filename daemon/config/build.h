@@ -27,4 +27,7 @@ void config_check_capture(struct draft *d, const struct draft_section *s, bool f
 void config_check_password(struct draft *d, const struct draft_section *s,
                            struct config_upstream *u);
 
+/* What is right and hardly meant: warnings, of a configuration without errors. */
+void config_check_meant(struct draft *d, const struct config *c);
+
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What one section's keys mean together: which selectors a hook can see, what would select more
- * than was written, and where an upstream's password may come from.
+ * than was written, and where an upstream's password may come from. And what may be written, but is
+ * hardly meant.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -41,7 +42,13 @@ void config_check_capture(struct draft *d, const struct draft_section *s, bool f
             d, s->line, "a capture", s->title,
             "hook \"cgroup\" needs a cgroup: add cgroup = \"/proxied.slice\", or \"/\" for the "
             "whole host");
-    c->policy.has_mark = config_draft_get(s, "mark") != NULL;
+    const struct draft_value *mark = config_draft_get(s, "mark");
+
+    c->policy.has_mark = mark != NULL;
+    if (mark && (c->policy.mark & CAPTURE_OWN_MASK) == CAPTURE_OWN_MARK)
+        config_draft_error(d, mark->line, "mark", mark->text,
+                           "the marks from 0x55530000 to 0x5553ffff are undersock's own, and never "
+                           "captured: choose another");
 
     /* Selectors that are not given match everything: all of TCP, here, which nobody means. */
     const struct draft_value *udp = config_draft_get(s, "udp-ports");
@@ -81,4 +88,28 @@ void config_check_password(struct draft *d, const struct draft_section *s,
         config_draft_error(d, v->line, "password-file", v->text, "%s", why);
     else
         u->url.has_password = true;
+}
+
+void config_check_meant(struct draft *d, const struct config *c)
+{
+    size_t n = 0;
+
+    if (c->n_captures == 0)
+        config_draft_warning(d, 0, "no capture", NULL,
+                             "nothing is redirected: add capture \"NAME\" { hook = \"output\" "
+                             "upstream = ... }");
+    for (size_t i = 0; i < d->n_sections; i++) {
+        const struct draft_section *s = &d->sections[i];
+
+        if (s->kind != SECTION_UPSTREAM)
+            continue;
+        const struct config_url *url = &c->upstreams[n++].url;
+        const struct draft_value *v = config_draft_get(s, "url");
+
+        if (v && url->has_user && !url->has_password && config_scheme_has_password(url->scheme))
+            config_draft_warning(
+                d, v->line, "url", NULL,
+                "it has a user and no password, which few servers take: add one, in "
+                "password-file (with run: UNDERSOCK_PASSWORD), or leave the user out");
+    }
 }

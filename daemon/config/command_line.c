@@ -214,10 +214,11 @@ static int build(struct draft *d, const struct arguments *a, struct config **ret
     if (r < 0)
         return r;
     take_password(d, c);
-    if (d->n_errors > 0) {
+    if (d->has_errors) {
         config_free(c);
         return -EINVAL;
     }
+    config_check_meant(d, c);
     *ret = c;
     return 0;
 }

@@ -100,6 +100,7 @@ struct config {
 
 /*
  * Receives each error as one finished line, without the newline: "FILE:LINE: what (value), remedy".
+ * What is right and hardly meant is a warning, "FILE:LINE: warning: ...", and no failure.
  */
 typedef void (*config_error_fn)(void *ctx, const char *line);
 

@@ -143,13 +143,17 @@ static void make_printable(char *text)
     }
 }
 
-void config_draft_error(struct draft *d, unsigned line, const char *what, const char *value,
-                        const char *format, ...)
+__attribute__((format(printf, 6, 0))) static void add(struct draft *d, bool warning, unsigned line,
+                                                      const char *what, const char *value,
+                                                      const char *format, va_list ap)
 {
     char buf[ERROR_MAX];
     size_t n = put_where(d, line, buf, sizeof(buf));
     bool cut = value && strlen(value) > SHOWN_VALUE_MAX;
     int m;
+
+    if (warning)
+        n += (size_t)snprintf(buf + n, sizeof(buf) - n, "warning: ");
 
     /* A label shows the value already. */
     if (value && !(d->labels && line > 0))
@@ -158,13 +162,9 @@ void config_draft_error(struct draft *d, unsigned line, const char *what, const 
     else
         m = snprintf(buf + n, sizeof(buf) - n, "%s: ", what);
     n += m < 0 ? 0 : (size_t)m < sizeof(buf) - n ? (size_t)m : sizeof(buf) - n - 1;
-
-    va_list ap;
-
-    va_start(ap, format);
     vsnprintf(buf + n, sizeof(buf) - n, format, ap);
-    va_end(ap);
     make_printable(buf);
+    d->has_errors = d->has_errors || !warning;
 
     void *errors = d->errors;
     char *copy = strdup(buf);
@@ -176,6 +176,26 @@ void config_draft_error(struct draft *d, unsigned line, const char *what, const 
     }
     d->errors = errors;
     d->errors[d->n_errors++] = (struct draft_error){.line = line, .text = copy};
+}
+
+void config_draft_error(struct draft *d, unsigned line, const char *what, const char *value,
+                        const char *format, ...)
+{
+    va_list ap;
+
+    va_start(ap, format);
+    add(d, false, line, what, value, format, ap);
+    va_end(ap);
+}
+
+void config_draft_warning(struct draft *d, unsigned line, const char *what, const char *value,
+                          const char *format, ...)
+{
+    va_list ap;
+
+    va_start(ap, format);
+    add(d, true, line, what, value, format, ap);
+    va_end(ap);
 }
 
 int config_draft_report(struct draft *d, config_error_fn error, void *ctx)
@@ -195,5 +215,5 @@ int config_draft_report(struct draft *d, config_error_fn error, void *ctx)
         error(ctx, "out of memory while reading the configuration");
         return -ENOMEM;
     }
-    return d->n_errors > 0 ? -EINVAL : 0;
+    return d->has_errors ? -EINVAL : 0;
 }

@@ -43,7 +43,9 @@ struct draft {
         *sections; /* [0] is the top level; one of the same kind and title may repeat */
     size_t n_sections;
     struct draft_error *errors;
-    size_t n_errors;
+    size_t n_errors;    /* with the warnings */
+    bool has_errors;    /* some are no warnings */
+    bool empty_list;    /* one of the errors is about an empty list */
     bool out_of_memory; /* sticky: something is missing above */
 };
 
@@ -74,7 +76,10 @@ const struct draft_value *config_draft_get(const struct draft_section *s, const 
  */
 void config_draft_error(struct draft *d, unsigned line, const char *what, const char *value,
                         const char *format, ...) __attribute__((format(printf, 5, 6)));
-/* Hands the errors out in the order of their lines. 0: there were none; -EINVAL; -ENOMEM. */
+/* The same of what is right and hardly meant: "WHERE: warning: what (value): <format>". */
+void config_draft_warning(struct draft *d, unsigned line, const char *what, const char *value,
+                          const char *format, ...) __attribute__((format(printf, 5, 6)));
+/* Hands errors and warnings out in the order of their lines. 0: no errors; -EINVAL; -ENOMEM. */
 int config_draft_report(struct draft *d, config_error_fn error, void *ctx);
 
 #endif

@@ -31,6 +31,8 @@ int config_load(const char *file, config_error_fn error, void *ctx, struct confi
         int broken = config_source_parse(&d, text);
 
         r = broken == -ENOMEM ? -ENOMEM : config_build(&d, broken < 0, false, &c);
+        if (r == 0)
+            config_check_meant(&d, c);
     }
     if (text)
         explicit_bzero(text, len);

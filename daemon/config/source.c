@@ -160,10 +160,12 @@ static void brace(struct scanner *s, char c)
     } else if (s->depth > 0 && --s->depth < DEPTH_MAX) {
         line = s->open[s->depth];
     }
-    if (c == '}' && s->last == '{' && s->before == '=')
+    if (c == '}' && s->last == '{' && s->before == '=') {
         config_draft_error(
             s->draft, line, s->key[0] != '\0' ? s->key : "list", "{ }",
             "an empty list selects nothing: give at least one value, or leave the key out");
+        s->draft->empty_list = true;
+    }
     token(s, c);
 }
 
@@ -230,6 +232,9 @@ int config_source_clean(struct draft *d, char *text, size_t len)
                            "this is not a text file: write it as plain text (UTF-8)");
         return -EINVAL;
     }
+    /* The byte order mark that some editors begin UTF-8 with. */
+    if (len >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0)
+        memset(text, ' ', 3);
     while (s.pos < s.len) {
         char c = s.text[s.pos];
 

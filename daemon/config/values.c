@@ -251,7 +251,10 @@ void config_set_section(struct draft *d, const struct draft_section *s, bool par
 
         if (o->section != s->kind)
             continue;
-        if (!v && (o->flags & OPTION_REQUIRED) && !partial)
+        /* Of an empty list nothing comes here but its error. */
+        bool empty = d->empty_list && config_option_is_list(o);
+
+        if (!v && (o->flags & OPTION_REQUIRED) && !partial && !empty)
             config_draft_error(d, s->line, config_section_name(s->kind), s->title,
                                "%s is missing: every %s needs one", o->name,
                                strchr(config_section_name(s->kind), ' ') + 1);

@@ -32,9 +32,9 @@ void judge_config(const struct facts *f, struct findings *ret)
                     "there is no configuration: only the kernel and this host are looked at");
         return;
     }
-    for (size_t i = 0; i < f->n_config_errors; i++)
-        finding_add_mend(ret, "config", FINDING_FAIL, f->config_errors[i], "undersock check -c %s",
-                         f->file);
+    for (size_t i = 0; i < f->n_config_errors; i++) /* warnings, if there is a configuration */
+        finding_add_mend(ret, "config", f->config ? FINDING_WARN : FINDING_FAIL,
+                         f->config_errors[i], "undersock check -c %s", f->file);
     if (f->config)
         finding_add(ret, "config", FINDING_OK, NULL,
                     "%s: good, with %zu upstreams and %zu captures", f->file,

@@ -22,18 +22,23 @@
 static char dir[64], file[96], secret[96];
 static char errors[16384]; /* one line each */
 static size_t n_errors;
+static char warnings[4096];
 
 static inline void collect(void *ctx, const char *line)
 {
     assert_ptr_equal(ctx, errors);
     assert_null(strchr(line, '\n'));
+    if (strstr(line, ": warning: ")) {
+        snprintf(warnings + strlen(warnings), sizeof(warnings) - strlen(warnings), "%s\n", line);
+        return;
+    }
     snprintf(errors + strlen(errors), sizeof(errors) - strlen(errors), "%s\n", line);
     n_errors++;
 }
 
 static inline void forget_errors(void)
 {
-    errors[0] = '\0';
+    errors[0] = warnings[0] = '\0';
     n_errors = 0;
 }
 

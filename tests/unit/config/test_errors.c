@@ -61,6 +61,7 @@ static void grammar(void **state)
         {3, "/* two\n lines */\nworkers 3\n", "syntax (workers)", "write NAME = \"VALUE\""},
         {1, "workers =\nmax-flows = 16\n", "syntax (=)", "the value is missing"},
         {2, UP "capture \"c\" { upstream = \"u\" uid += { } }\n", "uid ({ })", "an empty list"},
+        {3, UP "group \"g\" {\n members = { } }\n", "members ({ })", "an empty list"},
         {1, "workers = 1 + max-flows = 16\n", "syntax", "a value with '+' needs quotes"},
         {1, "workers = { 1 2 }\n", "syntax (2)", "{ \"A\", \"B\" }"},
         {1, "workers = { 1, 2\n", "brace ({)", "end the section or list with }"},
@@ -254,6 +255,8 @@ static void capture_values(void **state)
         {2, DIRECT "uid = \"\" }", "uid ()", "no user has this name"},
         {2, DIRECT "mark = 0x100000000 }", "mark (0x100000000)", "from 0 to 4294967295"},
         {2, DIRECT "mark = 0x }", "mark (0x)", "from 0 to 4294967295"},
+        {2, DIRECT "mark = 0x55530000 }", "mark (0x55530000)", "undersock's own"},
+        {2, DIRECT "mark = 1431568383 }", "mark (1431568383)", "choose another"},
         {2, DIRECT "private = maybe }", "private (maybe)", "true or false"},
         {2, DIRECT "udp = \"drop\" }", "udp (drop)", "one of auto, associate, reject, bypass"},
         {2, DIRECT "dns = \"udp\" }", "dns (udp)", "one of auto, fake, tcp, associate, bypass"},
@@ -497,6 +500,43 @@ static void torn_secrets(void **state)
     }
 }
 
+/* What is right and hardly meant: a line each, and no failure. */
+static void warnings_only(void **state)
+{
+    static const struct {
+        const char *text;
+        unsigned line; /* 0: of the file as a whole */
+        const char *said;
+    } table[] = {
+        {"", 0, "no capture: nothing is redirected"},
+        {"# nothing\n" UP, 0, "no capture"},
+        {"\xef\xbb\xbf" DIRECT "}", 0, NULL},
+        {"\xef\xbb\xbfworkers = 1\n" DIRECT "mark = 0x55520000 }", 0, NULL},
+        {UP DIRECT "}\nupstream \"v\" {\n\n url = \"socks5://alice@h\" }\n", 6,
+         "url: it has a user and no password"},
+        {"upstream \"v\" { url = \"socks5h://alice@h\" }\n" DIRECT "}", 1, "password-file"},
+        {"upstream \"v\" { url = \"socks4://alice@h\" }\n" DIRECT "}", 0, NULL},
+        {"upstream \"v\" { url = \"socks5://alice:secret@h\" }\n" DIRECT "}", 0, NULL},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        struct config *c = NULL;
+        char where[160];
+
+        if (load_text(table[i].text, &c) != 0)
+            fail_msg("%s\nis refused: %s", table[i].text, errors);
+        config_free(c);
+        snprintf(where, sizeof(where),
+                 table[i].line > 0 ? "%s:%u: warning: " : "%s: warning: ", file, table[i].line);
+        if (table[i].said ? strncmp(warnings, where, strlen(where)) != 0 ||
+                                !strstr(warnings, table[i].said) ||
+                                strchr(warnings, '\n') != strrchr(warnings, '\n')
+                          : warnings[0] != '\0')
+            fail_msg("%s\nsaid %s", table[i].text, warnings);
+    }
+}
+
 static void unreadable_files(void **state)
 {
     struct config *c = NULL;
@@ -570,6 +610,7 @@ int main(void)
         cmocka_unit_test(password_files),
         cmocka_unit_test(password_combinations),
         cmocka_unit_test(torn_secrets),
+        cmocka_unit_test(warnings_only),
         cmocka_unit_test(unreadable_files),
         cmocka_unit_test(any_byte),
     };

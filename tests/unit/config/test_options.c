@@ -244,6 +244,9 @@ static void password_from_the_environment(void **state)
         assert_false(c->upstreams[1].url.has_password && i != 2);
         config_free(c);
     }
+    c = good(&two[1], 1, NULL, 0);
+    assert_string_equal(warnings, "");
+    config_free(c);
     c = good(given, 1, NULL, 0);
     assert_string_equal(c->upstreams[0].url.password, "mine");
     config_free(c);
@@ -271,6 +274,7 @@ static void password_from_the_environment(void **state)
     unsetenv("UNDERSOCK_PASSWORD");
     c = good(two, 2, NULL, 0);
     assert_false(c->upstreams[1].url.has_password);
+    assert_non_null(strstr(warnings, ": warning: url: it has a user and no password"));
     config_free(c);
 }
 

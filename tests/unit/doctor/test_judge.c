@@ -139,6 +139,10 @@ static void test_config(void **state)
     w.facts.config_errors = errors;
     w.facts.n_config_errors = 1;
     expect("config", FINDING_FAIL, "undersock.conf:3:", "undersock check -c undersock.conf");
+    errors[0] = (char *)"undersock.conf:3: warning: hardly meant";
+    w.facts.config_errors = errors;
+    w.facts.n_config_errors = 1;
+    expect("config", FINDING_WARN, "hardly meant", "undersock check -c undersock.conf");
 }
 
 static void test_dns_server(void **state)
