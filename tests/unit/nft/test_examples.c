@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Each file of nft/examples, as it stands but for the names of what is there: loaded by nft twice,
- * and its mark leads to the listener of a capture that asks for it, and nothing else does.
+ * and its mark leads to the listener of a capture that asks for it, and nothing else does. UDP has
+ * the mark, too.
  */
 #include "lan.h"
 
@@ -145,6 +146,23 @@ static bool taken_by(uid_t uid, gid_t gid, const char *procs, const char *where)
     return arrived(where);
 }
 
+/* Whether a datagram of ours, sent by way of a command ("": none), has the mark where UDP is
+ * selected. */
+static bool datagram_marked(const char *by, const char *address)
+{
+    char command[256];
+
+    if (!has_command("bash"))
+        skip_because("bash is not installed");
+    CHECK(system(
+              "nft 'table inet seen; delete table inet seen; table inet seen { chain out { type "
+              "filter hook output priority -125; meta l4proto udp meta mark 0x51 counter; }; }'") ==
+          0);
+    snprintf(command, sizeof(command), "%s bash -c 'echo >/dev/udp/%s/9'", by, address);
+    CHECK(system(command) == 0);
+    return system("nft list table inet seen | grep -q 'packets 1 '") == 0;
+}
+
 /* ---- one test for each ---- */
 
 static void by_user(void)
@@ -157,6 +175,11 @@ static void by_user(void)
     CHECK(!taken_by(1003, 1001, NULL, "203.0.113.5:80"));
     CHECK(taken_by(1003, 2001, NULL, "203.0.113.5:80"));
     CHECK(!taken("203.0.113.5:80") && !taken("[2001:db8::5]:80"));
+    if (!has_command("setpriv"))
+        skip_because("setpriv is not installed");
+    CHECK(datagram_marked("setpriv --reuid 1001 --clear-groups", "203.0.113.5"));
+    CHECK(datagram_marked("setpriv --regid 2001 --clear-groups", "2001:db8::5"));
+    CHECK(!datagram_marked("", "203.0.113.5"));
 }
 
 static void by_cgroup(void)
@@ -200,6 +223,8 @@ static void by_destination(void)
     CHECK(!taken("203.0.113.6:80") && !taken("203.0.113.5:25"));
     CHECK(system("nft add element inet mark-by-destination proxied4 { 203.0.113.6 }") == 0);
     CHECK(taken("203.0.113.6:80"));
+    CHECK(datagram_marked("", "203.0.113.127") && datagram_marked("", "2001:db8::5"));
+    CHECK(!datagram_marked("", "203.0.113.7"));
 }
 
 static void by_interface(void)
@@ -239,6 +264,7 @@ static void by_time(void)
     set_up(false);
     load(with(with(read_example("by-time"), hours, always), office, today));
     CHECK(taken("203.0.113.5:80") && taken("[2001:db8::5]:80"));
+    CHECK(datagram_marked("", "203.0.113.5"));
     load(with(with(read_example("by-time"), hours, always), office, others));
     CHECK(!taken("203.0.113.5:80"));
     load(with(with(read_example("by-time"), hours, elsewhen), office, today));
