@@ -137,6 +137,23 @@ static int look_up(const char *path, int *ret, struct stat *ret_st, char *why, s
     return fstat(*ret, ret_st) < 0 ? -errno : 0;
 }
 
+/* Puts it on the cgroup that `fd` is; -1: it is gone. 0, or -errno with `why`: it is on none. */
+static int put_on(struct attached_list *c, struct attached *a, int fd, struct stat st, char *why,
+                  size_t why_size)
+{
+    int r = bpf_capture_move(a->bpf, fd, why, why_size);
+
+    if (r == -ENOENT || r == -ENODEV) { /* gone meanwhile: the next event is about that */
+        st = (struct stat){0};
+        r = 0;
+    }
+    a->dev = st.st_dev;
+    a->ino = st.st_ino;
+    a->put_on = ++c->clock;
+    a->failed = r < 0;
+    return r;
+}
+
 /* Puts it on the cgroup that is there now, if that is another one. True: the rules, too, have to
  * name another one. */
 static bool follow(struct attached_list *c, struct attached *a)
@@ -148,25 +165,19 @@ static bool follow(struct attached_list *c, struct attached *a)
     bool had_failed = a->failed;
 
     if (other || (r == 0 && a->failed)) {
-        r = bpf_capture_move(a->bpf, fd, why, sizeof(why));
-        if (r == -ENOENT || r == -ENODEV) /* gone meanwhile: the next event is about that */
-            st = (struct stat){0};
-        a->dev = st.st_dev;
-        a->ino = st.st_ino;
-        a->put_on = ++c->clock;
-        a->failed = r < 0 && a->ino != 0;
-        if (a->failed && (other || !had_failed))
+        r = put_on(c, a, fd, st, why, sizeof(why));
+        if (r < 0 && (other || !had_failed))
             log_error("capture %s: the cgroup \"%s\" is another one now, and cannot be captured: "
                       "%s; it is tried again each second",
                       a->name, a->path, why);
-        else if (a->ino == 0)
+        else if (r == 0 && a->ino == 0)
             log_warning("capture %s: the cgroup \"%s\" is gone; it is captured when it is back",
                         a->name, a->path);
-        else if (!a->failed)
+        else if (r == 0)
             log_info("capture %s: the cgroup \"%s\" is back, and captured", a->name, a->path);
     }
     fd_close(&fd);
-    return other && st.st_ino != 0;
+    return other && a->ino != 0;
 }
 
 static void bind_workers(struct generation *g, size_t index, const struct bpf_capture *bpf)
@@ -264,20 +275,50 @@ bool attached_installed(struct attached_list *c, const struct capture_policy *p)
     return !a || (a->ino != 0 && !a->failed);
 }
 
+/* Whether the kernel asks `a` before `earlier`, which comes before it in the configuration. */
+static bool is_asked_before(const struct attached *a, const struct attached *earlier)
+{
+    return a->ino != 0 && a->ino == earlier->ino && a->dev == earlier->dev &&
+           a->put_on < earlier->put_on;
+}
+
+/* A cgroup that was made anew once more between two of its captures has them in another order. */
+static void restore_order(struct attached_list *c, const struct generation *g)
+{
+    for (size_t i = 1; i < g->set.n_policies; i++) {
+        struct attached *a = attached_of(c, &g->policies[i]);
+        bool late = false;
+
+        for (size_t k = 0; a && a->path && k < i; k++) {
+            struct attached *earlier = attached_of(c, &g->policies[k]);
+
+            late |= earlier && is_asked_before(a, earlier);
+        }
+        struct stat st;
+        char why[512];
+        int fd = -1;
+
+        if (late && look_up(a->path, &fd, &st, why, sizeof(why)) == 0 && st.st_ino == a->ino &&
+            st.st_dev == a->dev)
+            put_on(c, a, fd, st, why, sizeof(why));
+        fd_close(&fd);
+    }
+}
+
 bool attached_follow(struct attached_list *c, const struct generation *g, bool *ret_failed)
 {
     bool other = false;
 
-    *ret_failed = false;
-    /* In the order in which they were attached: the first of a cgroup decides. */
+    /* In the order of the configuration: the first of a cgroup decides. */
     for (size_t i = 0; i < g->set.n_policies; i++) {
         struct attached *a = attached_of(c, &g->policies[i]);
 
-        if (!a || !a->path)
-            continue;
-        other |= follow(c, a);
-        *ret_failed |= a->failed;
+        other |= a && a->path && follow(c, a);
     }
+    restore_order(c, g);
+    *ret_failed = false;
+    for (size_t i = 0; i < ATTACHED_MAX; i++)
+        *ret_failed |= c->places[i].bpf && c->places[i].failed;
     return other;
 }
 

@@ -92,6 +92,15 @@ for FAST in relay stitch; do
     for i in 1 2; do is_installed True; done
     check "$FAST: thirty times in a hurry" -- wait_for 10 is_installed True
     everything "after that"
+    # Once more between two of its captures: the first one is asked first all the same.
+    asked=
+    for i in {1..12}; do
+        python3 -c "import os
+for i in range(50): os.rmdir('$AT'); os.mkdir('$AT')"
+        for k in 1 2; do is_installed True; done
+        asked+=" $(seen "$NET4" 9003)"
+    done
+    is "$(xargs -n1 <<<"$asked" | sort | uniq -c | xargs)" "12 $CLIENT4" "$FAST: in a greater hurry, and in order"
     is "$(fd_count "${PID[undersock]}")" "$fds" "$FAST: no descriptor is left of it"
     is "$(cat "${LOG[who]}" "${LOG[echo]}" | grep -Ec "peer=($CLIENT4|$CLIENT6)( |$)")" 0 "$FAST: and nothing of it all has gone past the proxy"
     stop undersock
