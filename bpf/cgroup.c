@@ -42,6 +42,8 @@ static const struct {
     {"us_getpeername6", BPF_CGROUP_INET6_GETPEERNAME},
     {"us_connect4", BPF_CGROUP_INET4_CONNECT},
     {"us_connect6", BPF_CGROUP_INET6_CONNECT},
+    {"us_sendmsg4", BPF_CGROUP_UDP4_SENDMSG},
+    {"us_sendmsg6", BPF_CGROUP_UDP6_SENDMSG},
 };
 
 #define N_HOOKS (sizeof(hooks) / sizeof(hooks[0]))

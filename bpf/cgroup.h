@@ -3,7 +3,8 @@
  * The cgroup capture for TCP, privileged half: loads connect.bpf.c for one policy and attaches it
  * to one cgroup. The programs send the selected connections of that cgroup (and the ones below it)
  * to our listener; a worker then learns the destination from bpf/origin.h. With `honest` their SYNs
- * are held (hold.bpf.c), and a worker reads them with bpf/hold.h.
+ * are held (hold.bpf.c), and a worker reads them with bpf/hold.h. UDP is nftables' business, but
+ * for that of other network namespaces (datagrams.bpf.h).
  *
  * Nothing is pinned. The programs stay attached as long as some process holds the links
  * (bpf_capture_fds()), so they go with the last of them, however it dies.
@@ -20,7 +21,7 @@
 
 struct bpf_capture;
 
-#define BPF_CAPTURE_MAX_FDS 8
+#define BPF_CAPTURE_MAX_FDS 9
 #define BPF_WHY_MAX         256 /* room enough for every `why` */
 
 /*
@@ -74,7 +75,7 @@ int bpf_capture_ring_fd(const struct bpf_capture *capture, unsigned seat);
  * Returns how many there are (at most BPF_CAPTURE_MAX_FDS). Owned by the capture, close-on-exec. */
 int bpf_capture_fds(const struct bpf_capture *capture, int *ret, size_t max);
 
-/* The first connection of a network namespace that cannot reach our listener. */
+/* The first connection or datagram of a network namespace that cannot reach our listener. */
 struct bpf_capture_event {
     uint64_t netns_cookie;
     uint32_t pid; /* 0: unknown */

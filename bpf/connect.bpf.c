@@ -17,7 +17,8 @@
  * left since, and the destination is the one it left; an instance runs once per connect(), so its
  * own is always stale.
  *
- * What cannot be carried is refused, never let through.
+ * What cannot be carried is refused, never let through. That goes for UDP, too, where nftables is
+ * not at work: datagrams.bpf.h.
  *
  * Of a capture that stitches, a connection may go to the SOCKS server itself instead of to our
  * listener: stitch.bpf.c. Which upstream that is, and whether any, user space says at any time.
@@ -34,7 +35,9 @@
 #include "stitch_abi.h"
 
 #define SOCK_STREAM     1
+#define SOCK_DGRAM      2
 #define IPPROTO_TCP     6
+#define IPPROTO_UDP     17
 #define IPPROTO_MPTCP   262
 #define SOL_SOCKET      1
 #define SO_BINDTODEVICE 25
@@ -71,7 +74,7 @@ struct {
 
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, ABI_PORT_WORDS);
+    __uint(max_entries, 2 * ABI_PORT_WORDS);
     __type(key, __u32);
     __type(value, __u64);
 } us_ports SEC(".maps");
@@ -161,26 +164,15 @@ static __always_inline bool is_naming(const struct abi_endpoint *to)
            (settings.flags & ABI_DNS && to->port == 53);
 }
 
-static __always_inline bool is_selected(struct bpf_sock *sk, const struct abi_endpoint *to)
+/* Marks and users. */
+static __always_inline bool is_whose(struct bpf_sock *sk)
 {
     __u32 flags = settings.flags;
-    bool naming = is_naming(to);
 
-    if (flags & ABI_NO_TCP)
-        return false;
     if (settings.own_mask && (sk->mark & settings.own_mask) == settings.own_mark)
         return false;
     if (flags & ABI_HAS_MARK && sk->mark != settings.mark)
         return false;
-    if (bpf_map_lookup_elem(&us_upstreams, to))
-        return false;
-    if (flags & ABI_HAS_PORTS && !naming) {
-        __u32 at = to->port / 64;
-        __u64 *bits = bpf_map_lookup_elem(&us_ports, &at);
-
-        if (!bits || !(*bits >> (to->port % 64) & 1))
-            return false;
-    }
     if (flags & (ABI_HAS_UIDS | ABI_HAS_NOT_UIDS)) {
         __u32 uid = (__u32)bpf_get_current_uid_gid();
         __u8 *how = bpf_map_lookup_elem(&us_uids, &uid);
@@ -190,13 +182,37 @@ static __always_inline bool is_selected(struct bpf_sock *sk, const struct abi_en
         if (flags & ABI_HAS_UIDS && !(how && *how & ABI_UID_SELECT))
             return false;
     }
-    if (naming)
-        return true;
+    return true;
+}
+
+static __always_inline bool is_whither(const struct abi_endpoint *to)
+{
+    __u32 flags = settings.flags;
+
     if (flags & ABI_HAS_EXCEPT && in_trie(&us_except, to))
         return false;
-    if (flags & ABI_HAS_TO && !in_trie(&us_to, to))
+    return !(flags & ABI_HAS_TO) || in_trie(&us_to, to);
+}
+
+/* `words`: where those of its protocol begin. */
+static __always_inline bool in_ports(__u32 words, __u16 port)
+{
+    __u32 at = words + port / 64;
+    __u64 *bits = bpf_map_lookup_elem(&us_ports, &at);
+
+    return bits && *bits >> (port % 64) & 1;
+}
+
+static __always_inline bool is_selected(struct bpf_sock *sk, const struct abi_endpoint *to)
+{
+    __u32 flags = settings.flags;
+    bool naming = is_naming(to);
+
+    if (flags & ABI_NO_TCP || !is_whose(sk) || bpf_map_lookup_elem(&us_upstreams, to))
         return false;
-    return true;
+    if (flags & ABI_HAS_PORTS && !naming && !in_ports(0, to->port))
+        return false;
+    return naming || is_whither(to);
 }
 
 /* The process in the initial pid namespace; 0 where the kernel has neither way to ask. */
@@ -241,6 +257,7 @@ static __always_inline struct abi_socket *decide(struct bpf_sock *sk, __u32 deci
     state->script = 0;
     state->stitched = 0;
     state->hasty = 0;
+    state->order = settings.order;
     copy_ip(state->to.ip, to->ip);
     state->to.port = to->port;
     return state;
@@ -419,6 +436,8 @@ static __always_inline int proxy(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
     return VERDICT_PROXY;
 }
 
+#include "datagrams.bpf.h" /* over the above */
+
 /* `listener` has its address; VERDICT_PROXY leaves there where it is to go instead. */
 static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct abi_endpoint *to,
                                       struct abi_endpoint *listener)
@@ -427,6 +446,8 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct ab
     struct abi_socket *state;
     __u32 protocol = ctx->protocol;
 
+    if (ctx->type == SOCK_DGRAM)
+        return on_datagram(ctx, to);
     if (ctx->type != SOCK_STREAM || (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) || !sk)
         return VERDICT_LEAVE;
 

@@ -50,6 +50,16 @@ static void add_seats(const struct capture_set *set, const struct capture_policy
     }
 }
 
+/* By its place in the file; a `run` is inside what a daemon captures. */
+static uint32_t find_order(const struct capture_set *set, const struct capture_policy *policy)
+{
+    uint32_t n = set->instance == 0 ? UINT32_C(1) << 16 : 0;
+
+    for (size_t i = 0; i < set->n_policies && &set->policies[i] != policy; i++)
+        n++;
+    return n;
+}
+
 void bpf_policy_settings(const struct capture_set *set, const struct capture_policy *policy,
                          struct abi_settings *ret)
 {
@@ -61,6 +71,14 @@ void bpf_policy_settings(const struct capture_set *set, const struct capture_pol
         s.flags |= ABI_HAS_PORTS;
     else if (policy->n_udp_ports > 0)
         s.flags |= ABI_NO_TCP;
+    if (policy->n_udp_ports > 0)
+        s.flags |= ABI_UDP_PORTS;
+    else if (policy->n_tcp_ports > 0)
+        s.flags |= ABI_NO_UDP;
+    if (policy->udp != CAPTURE_UDP_LEAVE && policy->action != CAPTURE_DIRECT)
+        s.flags |= ABI_UDP;
+    if (policy->dns_direct && policy->action == CAPTURE_PROXY)
+        s.flags |= ABI_DNS_DIRECT;
     if (policy->n_to > 0)
         s.flags |= ABI_HAS_TO;
     if (policy->n_not_to + n_private(policy) > 0)
@@ -92,6 +110,7 @@ void bpf_policy_settings(const struct capture_set *set, const struct capture_pol
     s.own_mark = set->own_mark;
     s.own_mask = set->own_mask;
     s.mark = policy->mark;
+    s.order = find_order(set, policy);
     s.port_v4 = policy->port_v4;
     s.port_v6 = policy->port_v6;
     if (bpf_policy_is_honest(set, policy)) {
@@ -101,13 +120,11 @@ void bpf_policy_settings(const struct capture_set *set, const struct capture_pol
     *ret = s;
 }
 
-void bpf_policy_ports(const struct capture_policy *policy, uint64_t ret[ABI_PORT_WORDS])
+void bpf_policy_ports(const struct port_range *ranges, size_t n, uint64_t ret[ABI_PORT_WORDS])
 {
-    memset(ret, policy->n_tcp_ports > 0 ? 0 : 0xff, ABI_PORT_WORDS * sizeof(ret[0]));
-    for (size_t i = 0; i < policy->n_tcp_ports; i++) {
-        const struct port_range *range = &policy->tcp_ports[i];
-
-        for (uint32_t port = range->first; port <= range->last; port++)
+    memset(ret, n > 0 ? 0 : 0xff, ABI_PORT_WORDS * sizeof(ret[0]));
+    for (size_t i = 0; i < n; i++) {
+        for (uint32_t port = ranges[i].first; port <= ranges[i].last; port++)
             ret[port / 64] |= UINT64_C(1) << (port % 64);
     }
 }
@@ -243,13 +260,15 @@ static int fill_listeners(int fd, const struct capture_set *set,
     return r;
 }
 
-static int fill_ports(int fd, const struct capture_policy *policy)
+/* From the word `first` of the map on. */
+static int fill_ports(int fd, uint32_t first, const struct port_range *ranges, size_t n)
 {
     uint64_t words[ABI_PORT_WORDS];
 
-    bpf_policy_ports(policy, words);
+    bpf_policy_ports(ranges, n, words);
     for (uint32_t i = 0; i < ABI_PORT_WORDS; i++) {
-        int r = words[i] == 0 ? 0 : bpf_map_update_elem(fd, &i, &words[i], BPF_ANY);
+        uint32_t at = first + i;
+        int r = words[i] == 0 ? 0 : bpf_map_update_elem(fd, &at, &words[i], BPF_ANY);
 
         if (r < 0)
             return r;
@@ -281,6 +300,8 @@ int bpf_policy_fill_maps(struct bpf_object *object, const struct capture_set *se
     if (r == 0)
         r = fill_listeners(upstreams, set, policy);
     if (r == 0)
-        r = fill_ports(ports, policy);
+        r = fill_ports(ports, 0, policy->tcp_ports, policy->n_tcp_ports);
+    if (r == 0 && policy->n_udp_ports > 0)
+        r = fill_ports(ports, ABI_PORT_WORDS, policy->udp_ports, policy->n_udp_ports);
     return r;
 }

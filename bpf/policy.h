@@ -20,8 +20,8 @@ bool bpf_policy_is_stitching(const struct capture_set *set, const struct capture
 /* Pure: all of `ret` but netns_cookie, instance and features, which are 0. */
 void bpf_policy_settings(const struct capture_set *set, const struct capture_policy *policy,
                          struct abi_settings *ret);
-/* Pure: one bit per port that is selected. All bits when the policy names no TCP port. */
-void bpf_policy_ports(const struct capture_policy *policy, uint64_t ret[ABI_PORT_WORDS]);
+/* Pure: one bit per port in the ranges. All bits when there are none. */
+void bpf_policy_ports(const struct port_range *ranges, size_t n, uint64_t ret[ABI_PORT_WORDS]);
 
 /* Sizes the maps of an open object for the policy, before it is loaded. 0 or -errno. */
 int bpf_policy_size_maps(struct bpf_object *object, const struct capture_set *set,

@@ -5,8 +5,9 @@
  * sizes are asserted below. Ports are host order. Addresses are 16 bytes in network order, IPv4 as
  * ::ffff:a.b.c.d, as in addr.h.
  *
- * Programs of connect.bpf.c, by name: us_connect4, us_connect6, us_getpeername4, us_getpeername6,
- * us_sockops; of hold.bpf.c: us_hold, us_hasty. Their maps: see ABI_MAP_*.
+ * Programs of connect.bpf.c, by name: us_connect4, us_connect6, us_sendmsg4, us_sendmsg6,
+ * us_getpeername4, us_getpeername6, us_sockops; of hold.bpf.c: us_hold, us_hasty. Their maps: see
+ * ABI_MAP_*.
  */
 #ifndef UNDERSOCK_BPF_ABI_H
 #define UNDERSOCK_BPF_ABI_H
@@ -32,7 +33,7 @@
 #define ABI_MAP_TO        "us_to"     /* LPM: abi_prefix → 1; destinations that are selected */
 #define ABI_MAP_EXCEPT    "us_except" /* LPM: abi_prefix → 1; not-to and the default exclusions */
 #define ABI_MAP_UIDS      "us_uids"   /* hash: uid → ABI_UID_* */
-#define ABI_MAP_PORTS     "us_ports"  /* array: port / 64 → bits */
+#define ABI_MAP_PORTS     "us_ports"  /* array: port / 64 → bits; behind those of TCP UDP's */
 #define ABI_MAP_UPSTREAMS "us_upstreams" /* hash: abi_endpoint → 1; our own listeners, too */
 #define ABI_MAP_ORIGINS   "us_origins"   /* LRU hash: abi_origin_key → abi_origin */
 #define ABI_MAP_EVENTS    "us_events"    /* ring buffer of abi_event */
@@ -54,6 +55,7 @@
 #define ABI_DIRECT 2
 #define ABI_REFUSE 3
 #define ABI_STITCH 4 /* only kept with a socket: to a SOCKS server, see stitch_abi.h */
+#define ABI_NFT    5 /* only kept with a socket, of UDP: the nftables of its namespace see to it */
 
 /* abi_settings.flags */
 #define ABI_HAS_MARK     0x001u /* select by abi_settings.mark */
@@ -66,8 +68,12 @@
 #define ABI_DOWN_DIRECT  0x080u /* who cannot reach our listener goes direct instead of refused */
 #define ABI_HONEST       0x100u /* SYNs are held: connections go to a seat, not to port_v4, port_v6 */
 #define ABI_FAKE         0x200u /* addresses that stand for names: whatever ports and prefixes say */
-#define ABI_DNS          0x400u /* port 53 likewise */
-#define ABI_STITCHING    0x800u /* STITCH_MAP_USE says who is stitched */
+#define ABI_DNS          0x400u  /* port 53 likewise */
+#define ABI_STITCHING    0x800u  /* STITCH_MAP_USE says who is stitched */
+#define ABI_NO_UDP       0x1000u /* the policy selects TCP only, but for ABI_FAKE and ABI_DNS */
+#define ABI_UDP_PORTS    0x2000u
+#define ABI_UDP          0x4000u /* what it selects of UDP is taken or rejected; else left alone */
+#define ABI_DNS_DIRECT   0x8000u /* but for port 53, without ABI_DNS */
 
 /* abi_settings.features: what this kernel lets connect programs call; the loader finds out */
 #define ABI_CAN_SET_RETVAL 0x01u /* bpf_set_retval: ECONNREFUSED instead of EPERM */
@@ -100,7 +106,7 @@ struct abi_settings {
     ABI_U16 port_v6;                /* our listener on ::1; 0: none */
     ABI_U32 action;                 /* ABI_PROXY, ABI_DIRECT, ABI_REFUSE */
     ABI_U32 n_seats_v4, n_seats_v6; /* 0: the family is refused */
-    ABI_U32 unused;
+    ABI_U32 order;                  /* who is asked first of several instances has the lower one */
     struct abi_seat seats_v4[ABI_SEATS], seats_v6[ABI_SEATS]; /* on 127.0.0.1, on ::1 */
 };
 
@@ -155,7 +161,7 @@ struct abi_socket {
     ABI_U32 hasty; /* when the first reset of the seat's listener was dropped, in ms; 0: none was */
     ABI_U16 script;   /* ABI_STITCH: the script's number */
     ABI_U16 stitched; /* ABI_STITCH: 1: the handshake is over, everything may pass */
-    ABI_U32 unused;
+    ABI_U32 order;    /* abi_settings.order of `instance` */
     struct abi_origin origin;
 };
 
@@ -176,7 +182,7 @@ struct abi_event {
     ABI_U32 pid; /* 0: unknown */
     ABI_U64 netns_cookie;
     ABI_U32 uid;
-    ABI_U32 refused; /* 1: connections are refused there; 0: they go direct */
+    ABI_U32 refused; /* 1: connections and datagrams are refused there; 0: they go direct */
     ABI_U8 comm[ABI_COMM_LEN];
 };
 

@@ -328,7 +328,7 @@ static void report(void *ctx, const struct bpf_capture_event *e)
 
     log_warning(
         "capture %s: %.16s (pid %u) is in another network namespace, where our listener cannot "
-        "be reached: its connections %s (said once per namespace)",
+        "be reached: its connections and UDP %s (said once per namespace)",
         a->name, e->comm, e->pid,
         e->refused ? "are refused; run undersock in that namespace, or set when-down = \"direct\""
                    : "go direct");

@@ -3,18 +3,21 @@
 #
 # `undersock daemon` with hook = "cgroup": the members of that cgroup and of those below it go through
 # the proxy and see the peer they asked for, nobody else does, a member in another network namespace
-# is refused (or direct, as configured) with one line, and the programs go with the daemon.
+# is refused (or direct, as configured) with one line, its UDP too, and the programs go with the daemon.
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/datagrams.sh"
 
 need python3 nft setpriv
 topology
 net_who 9000
 start who2 -- ns net "$TOOLS/who" serve 9001
 start near -- ns proxy "$TOOLS/who" serve 9002
-start echo -- ns net "$TOOLS/load" server :: 9003
+start load -- ns net "$TOOLS/load" server :: 9003
 start sink -- ns net "$TOOLS/pattern" serve :: 9004
 for port in 9001 9003 9004; do wait_port net tcp :: $port; done
 wait_port proxy tcp :: 9002
+datagrams_net
+ask_py
 peer_serve proxy "$PROXY4" 1080
 PEER_NAME=outer peer_serve proxy "$EXIT4" 1081
 cg_new app
@@ -39,6 +42,20 @@ reload() { us_reload undersock || bail "reload"; }
 selection() { config "$@" >"$CONF"; reload; }
 app() { cg app ns client "$@"; }
 seen() { app "$TMP/who" "$@"; }
+# told CMD... to HOST...: what UDP to these comes to, unconnected and connected, and a query: the address
+# that the far end saw, or an error.
+told() {
+    local where=()
+    while [[ $1 != to ]]; do where+=("$1"); shift; done
+    ask "${where[@]}" python 'def said(f, *how):
+    try: return f(*how)[0]
+    except OSError as e: return errno.errorcode.get(e.errno, "nothing")
+def query(host):
+    s = udp(family_of(host))
+    s.sendto(b"\1\1\1\0\0\1" + bytes(6) + b"\3who\4test\0\0\20\0\1", (host, 53))
+    return "answered" if s.recv(2000) else "", s
+print(*[said(f, host) for host in sys.argv[1:] for f in (unconnected, connected, query)])' "${@:2}"
+}
 seen_as() { app setpriv --reuid "$1" --clear-groups --inh-caps=-all "$TMP/who" "${@:2}"; }
 
 before_pids=$(ns_pids client)
@@ -215,7 +232,25 @@ is "$(grep -c 'another network namespace' "${LOG[undersock]}")" 1 "one line says
 like "$(grep 'another network namespace' "${LOG[undersock]}")" 'who \(pid [0-9]+\).*are refused' "with the name of the program"
 is "$(cg app ns proxy "$TMP/who" "$NET4" 9000)" "connect=ECONNREFUSED" "a member in a third one is refused too"
 check "and has a line of its own" -- wait_for 10 eval '[[ $(grep -c "another network namespace" "${LOG[undersock]}") == 2 ]]'
+for i in 1 2; do
+    is "$(told cg app ns proxy to "$NET4" "$NET6")" "ECONNREFUSED ECONNREFUSED ECONNREFUSED ECONNREFUSED ECONNREFUSED ECONNREFUSED" \
+        "UDP and DNS of a member in another network namespace are refused ($i)"
+    selection 'udp = "reject"'
+done
+is "$(ask cg app ns net python 'print(unconnected("127.0.0.1")[0])')" 127.0.0.1 "its loopback is not"
+selection 'udp-ports = { 443 }' 'tcp-ports = { "1-65535" }'
+is "$(told cg app ns proxy to "$NET4")" "$EXIT4 $EXIT4 answered" "nor what is not selected"
+selection 'udp = "bypass"'
+is "$(told cg app ns proxy to "$NET4")" "$EXIT4 $EXIT4 ECONNREFUSED" "udp = \"bypass\": only DNS is"
+selection 'udp = "bypass"' 'dns = "bypass"'
+is "$(told cg app ns proxy to "$NET4" "$NET6")" "$EXIT4 $EXIT4 answered $EXIT6 $EXIT6 answered" "dns = \"bypass\", too: nothing is"
+selection
+is "$(told cg app ns proxy "$UNDERSOCK" run -u "socks5://$PROXY4:1080" -- to "$NET4")" "$EXIT4 $EXIT4 answered" \
+    "undersock run in that namespace takes it"
+is "$(told ns client "$UNDERSOCK" run -u "socks5://$PROXY4:1080" -- nsenter --net="/run/netns/$US-proxy" -- to "$NET4")" \
+    "ECONNREFUSED ECONNREFUSED ECONNREFUSED" "undersock run: who goes to another network namespace is refused, too"
 selection 'when-down = "direct"'
+is "$(told cg app ns proxy to "$NET4" "$NET6")" "$EXIT4 $EXIT4 answered $EXIT6 $EXIT6 answered" "when-down = \"direct\": UDP is direct"
 is "$(cg app ns net "$TMP/who" "$NET4" 9000) $(cg app ns net "$TMP/who" "$NET6" 9000)" "$NET4 $NET6" "when-down = \"direct\": direct"
 is "$(seen "$NET4" 9000)" "$EXIT4" "those in the daemon's own go through the proxy as before"
 stop undersock

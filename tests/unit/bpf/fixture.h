@@ -290,6 +290,7 @@ struct client {
     bool nonblock, v6only, fastopen_connect, fastopen_send, outer;
     bool long_data; /* fastopen_send: more than a packet's head */
     bool serve;     /* also plays the world in its own namespace */
+    bool datagram;  /* SOCK_DGRAM: sends one instead of connecting; `then` follows in any case */
     bool
         pause; /* client_run() returns after the first connect(), client_resume() does the second */
 };
@@ -341,6 +342,8 @@ static int client_connect(const struct client *c, int fd, const char *text)
                    ? errno
                    : 0;
     }
+    if (c->datagram)
+        return sendto(fd, "hello", 5, 0, (struct sockaddr *)&ss, len) < 0 ? errno : 0;
     if (connect(fd, (struct sockaddr *)&ss, len) < 0) {
         struct pollfd p = {.fd = fd, .events = POLLOUT};
 
@@ -414,20 +417,21 @@ static void client_main(const struct client *c, struct result *out, int hold)
     prctl(PR_SET_NAME, "us-client");
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     snprintf(path, sizeof(path), "%s/cgroup.procs", c->outer ? fixture.outer : fixture.inner);
-    out->error = -write_file(path, "0");
-    if (out->error == 0 && c->netns != NULL) {
+    if (c->netns != NULL) {
         if (unshare(CLONE_NEWNET) < 0 || sh(c->netns) < 0 || wait_for_route(WORLD_V6) < 0)
             out->error = EDOM;
         if (out->error == 0 && c->serve && listen_world(&fixture.world_port) < 0)
             out->error = EDOM;
     }
     if (out->error == 0)
+        out->error = -write_file(path, "0");
+    if (out->error == 0)
         out->error = client_prepare(c, &fd);
     if (out->error == 0)
         out->error = client_connect(c, fd, c->to);
     if (c->pause && (write(hold, "", 1) != 1 || read(hold, &byte, 1) != 1))
         _exit(1);
-    if (out->error != 0 && c->then != NULL)
+    if ((out->error != 0 || c->datagram) && c->then != NULL)
         out->then_error = client_connect(c, fd, c->then);
     out->peer_error = client_peer(fd, &out->peer);
     if (getsockname(fd, (struct sockaddr *)&ss, &len) == 0)

@@ -36,7 +36,7 @@ static void test_replace_keeps_rings(void **state)
     for (size_t i = 0; i < SEATS; i++)
         fds[i] = bpf_capture_ring_fd(rig.capture, rig.seats[i].number);
     n = bpf_capture_fds(rig.capture, links[0], BPF_CAPTURE_MAX_FDS);
-    assert_int_equal(n, 7);
+    assert_int_equal(n, 9);
     client_start(&c, &result);
     assert_true(a_syn_waits(&rig, 10000));
     assert_int_equal(prefix_parse("203.0.113.0/24", &elsewhere), 0);
@@ -185,7 +185,7 @@ static void test_honest_and_early(void **state)
     fd = bpf_capture_ring_fd(rig.capture, FIRST);
     rig_replace(&rig);
     assert_int_equal(bpf_capture_ring_fd(rig.capture, FIRST), fd);
-    assert_int_equal(n_links(), 7);
+    assert_int_equal(n_links(), 9);
     expect_captured(rig.capture, fixture.v4, c, c.to);
     /* Of a listener that is no seat's the programs know nothing. */
     {
@@ -209,7 +209,7 @@ static void test_honest_and_early(void **state)
     rig.set.n_seats = 0;
     rig_replace(&rig);
     assert_int_equal(bpf_capture_ring_fd(rig.capture, FIRST), -ENOENT);
-    assert_int_equal(n_links(), 5);
+    assert_int_equal(n_links(), 7);
     expect_captured(rig.capture, fixture.v4, c, c.to);
 
     /* Never two at the same: honest, and no seat at all, is early. */
@@ -221,7 +221,7 @@ static void test_honest_and_early(void **state)
     rig.seats[0].serving = rig.seats[1].serving = true;
     rig.policy.seat_ports = rig.ports;
     rig_replace(&rig);
-    assert_int_equal(n_links(), 7);
+    assert_int_equal(n_links(), 9);
     for (size_t i = 0; i < SEATS; i++)
         bpf_hold_close(&rig.sources[i]);
     rig_open(&rig);
@@ -239,7 +239,7 @@ static void test_early_has_none(void **state)
         rig.policy.honest = i == 1;
         rig.policy.action = i == 1 ? CAPTURE_REFUSE : CAPTURE_PROXY;
         rig.capture = attach(&rig.set, 0, fixture.inner_fd);
-        assert_int_equal(n_links(), 5);
+        assert_int_equal(n_links(), 7);
         assert_int_equal(bpf_capture_ring_fd(rig.capture, FIRST), -ENOENT);
         if (i == 0)
             bpf_capture_detach(rig.capture);

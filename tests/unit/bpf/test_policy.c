@@ -40,7 +40,8 @@ static void test_flags(void **state)
     policy.action = CAPTURE_REFUSE;
     bpf_policy_settings(&set, &policy, &settings);
     assert_int_equal(settings.flags, ABI_HAS_EXCEPT | ABI_HAS_TO | ABI_HAS_UIDS | ABI_HAS_NOT_UIDS |
-                                         ABI_HAS_MARK | ABI_HAS_PORTS | ABI_DOWN_DIRECT);
+                                         ABI_HAS_MARK | ABI_HAS_PORTS | ABI_DOWN_DIRECT |
+                                         ABI_NO_UDP);
     assert_int_equal(settings.action, ABI_REFUSE);
     policy.action = CAPTURE_DIRECT;
     bpf_policy_settings(&set, &policy, &settings);
@@ -141,24 +142,65 @@ static void test_udp_only(void **state)
     assert_false(settings.flags & ABI_NO_TCP);
 }
 
+/* What is taken and what is rejected is refused alike where nftables is not. */
+static void test_udp(void **state)
+{
+    struct capture_policy policy = {.private = true, .udp_ports = http, .n_udp_ports = 1};
+    struct capture_set set = {.policies = &policy, .n_policies = 1};
+    struct abi_settings settings;
+
+    (void)state;
+    bpf_policy_settings(&set, &policy, &settings);
+    assert_int_equal(settings.flags, ABI_NO_TCP | ABI_UDP_PORTS);
+    policy.udp = CAPTURE_UDP_TAKE;
+    policy.tcp_ports = http;
+    policy.n_tcp_ports = 1;
+    bpf_policy_settings(&set, &policy, &settings);
+    assert_int_equal(settings.flags, ABI_HAS_PORTS | ABI_UDP_PORTS | ABI_UDP);
+    policy.n_tcp_ports = policy.n_udp_ports = 0;
+    policy.udp = CAPTURE_UDP_REJECT;
+    policy.dns_direct = true;
+    bpf_policy_settings(&set, &policy, &settings);
+    assert_int_equal(settings.flags, ABI_UDP | ABI_DNS_DIRECT);
+    policy.action = CAPTURE_REFUSE;
+    bpf_policy_settings(&set, &policy, &settings);
+    assert_int_equal(settings.flags, ABI_UDP);
+    policy.action = CAPTURE_DIRECT;
+    bpf_policy_settings(&set, &policy, &settings);
+    assert_int_equal(settings.flags, 0);
+}
+
+/* In the order of the file, and a `run` before a daemon. */
+static void test_order(void **state)
+{
+    struct capture_policy policies[2] = {{.name = "a"}, {.name = "b"}};
+    struct capture_set daemon = {.policies = policies, .n_policies = 2},
+                       run = {.policies = policies, .n_policies = 2, .instance = 3};
+    struct abi_settings settings[3];
+
+    (void)state;
+    bpf_policy_settings(&run, &policies[1], &settings[0]);
+    bpf_policy_settings(&daemon, &policies[0], &settings[1]);
+    bpf_policy_settings(&daemon, &policies[1], &settings[2]);
+    assert_true(settings[0].order < settings[1].order);
+    assert_true(settings[1].order < settings[2].order);
+}
+
 static void test_port_bits(void **state)
 {
     const struct port_range ends[] = {{0, 0}, {65535, 65535}, {64, 127}};
-    struct capture_policy policy = {.tcp_ports = http, .n_tcp_ports = 3};
     uint64_t words[ABI_PORT_WORDS];
 
     (void)state;
-    bpf_policy_ports(&policy, words);
+    bpf_policy_ports(http, 3, words);
     for (unsigned port = 0; port < 65536; port++)
         assert_int_equal(is_set(words, port),
                          port == 80 || port == 443 || (port >= 8000 && port <= 8999));
-    policy.tcp_ports = ends;
-    bpf_policy_ports(&policy, words);
+    bpf_policy_ports(ends, 3, words);
     for (unsigned port = 0; port < 65536; port++)
         assert_int_equal(is_set(words, port),
                          port == 0 || port == 65535 || (port >= 64 && port <= 127));
-    policy.n_tcp_ports = 0;
-    bpf_policy_ports(&policy, words);
+    bpf_policy_ports(ends, 0, words);
     for (unsigned i = 0; i < ABI_PORT_WORDS; i++)
         assert_true(words[i] == UINT64_MAX);
 }
@@ -169,6 +211,7 @@ int main(void)
         cmocka_unit_test(test_flags),    cmocka_unit_test(test_numbers),
         cmocka_unit_test(test_seats),    cmocka_unit_test(test_all_seats),
         cmocka_unit_test(test_udp_only), cmocka_unit_test(test_port_bits),
+        cmocka_unit_test(test_udp),      cmocka_unit_test(test_order),
     };
 
     return cmocka_run_group_tests_name("bpf policy", tests, NULL, NULL);
