@@ -405,7 +405,7 @@ python3 -c "import socket; socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).
 doctor
 named control warn 'no daemon answers'
 rm "$TMP/doctor.sock"
-us_daemon host doctor <"$CONF"
+us_daemon host doctor <<<"$(<"$CONF")" # which is the file that it writes
 doctor
 like "$(text control ok)" "daemon \(pid ${PID[doctor]}\)" "a running daemon is found"
 is "$(complaints)" "" "and its rules are not taken for somebody else's"
