@@ -8,10 +8,10 @@
  * can be dropped and not rejected. So
  *
  *   bound_out    filter, postrouting, priority -160: drops what is for a listener of ours and
- * leaves by an interface, and notes its port in bound_ports  a set whose elements stay for 3
- * seconds: a SYN comes again after one bound        filter, output, priority -90, behind nat:
- * rejects what comes from such a port to a listener. The port leaves the set then, for whoever
- * takes it next.
+ *                leaves by an interface, and notes its port in
+ *   bound_ports  a set whose elements stay for 3 seconds: a SYN comes again after one
+ *   bound        filter, output, priority -90, behind nat: rejects what comes from such a port
+ *                to a listener. The port leaves the set then, for whoever takes it next.
  *
  * So connect() is refused after a second, or, where the upstream has been asked first and the SYN
  * was ours, the connection is reset at its second packet.
