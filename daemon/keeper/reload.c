@@ -37,6 +37,19 @@ static void config_error(void *ctx, const char *line)
     tell(*client, line);
 }
 
+/* A config_error_fn. */
+static void config_line(void *ctx, const char *line)
+{
+    const int *client = ctx;
+
+    if (!strstr(line, ": warning: ")) {
+        config_error(ctx, line);
+        return;
+    }
+    log_info("%s", line);
+    tell(*client, line);
+}
+
 /* What a reload that failed has added goes: nobody would accept there, and rows share their port's
  * connections. */
 static void keep_listeners_of(struct keeper *k, const struct generation *g)
@@ -220,7 +233,7 @@ int keeper_reload(struct keeper *k, int client)
     if (k->reload.names)
         return put_off(k, client);
     notify_systemd("RELOADING=1");
-    int r = config_load(k->o->file, config_error, &client, &config);
+    int r = config_load(k->o->file, config_line, &client, &config);
 
     if (r == 0) {
         missing_warn(config);
