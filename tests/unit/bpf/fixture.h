@@ -679,4 +679,18 @@ static UNUSED void expect_refused(struct client c, int error)
     client_done(&result);
 }
 
+/* What a capture reports: the number of events, and the last one. */
+struct seen {
+    int n;
+    struct bpf_capture_event last;
+};
+
+static inline void on_event(void *ctx, const struct bpf_capture_event *event)
+{
+    struct seen *seen = ctx;
+
+    seen->n++;
+    seen->last = *event;
+}
+
 #endif

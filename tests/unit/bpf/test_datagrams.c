@@ -14,19 +14,6 @@
     "ip route add default dev lo && "                                                        \
     "ip -6 route add default dev lo"
 
-struct seen {
-    int n;
-    struct bpf_capture_event last;
-};
-
-static void on_event(void *ctx, const struct bpf_capture_event *event)
-{
-    struct seen *seen = ctx;
-
-    seen->n++;
-    seen->last = *event;
-}
-
 static struct capture_policy udp_policy(void)
 {
     struct capture_policy policy = plain_policy();

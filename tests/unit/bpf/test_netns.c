@@ -11,19 +11,6 @@
     "ip link set lo up && ip addr add " WORLD_V4 "/32 dev lo && ip addr add " WORLD_V6 \
     "/128 dev lo nodad"
 
-struct seen {
-    int n;
-    struct bpf_capture_event last;
-};
-
-static void on_event(void *ctx, const struct bpf_capture_event *event)
-{
-    struct seen *seen = ctx;
-
-    seen->n++;
-    seen->last = *event;
-}
-
 static bool has_events(const struct bpf_capture *capture)
 {
     struct pollfd p = {.fd = bpf_capture_event_fd(capture), .events = POLLIN};
