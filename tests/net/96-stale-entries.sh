@@ -50,7 +50,7 @@ except socket.timeout:
 except OSError as e:
     print(errno.errorcode[e.errno])
 PY
-PORT=40000
+PORT=25000 # of nobody who is given any
 # stale: connections of both families from the next port whose end the client's host does not see, nor
 # the server. ESTABLISHED stays.
 stale() {
