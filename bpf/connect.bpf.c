@@ -41,6 +41,8 @@
 #define IPPROTO_MPTCP   262
 #define SOL_SOCKET      1
 #define SO_BINDTODEVICE 25
+#define SOL_TCP         6
+#define TCP_SYNCNT      7
 #define IFNAMSIZ        16
 #define ECONNREFUSED    111
 
@@ -375,8 +377,20 @@ static __always_inline __u32 find_script(struct bpf_sock *sk, const struct abi_e
     return number;
 }
 
-static __always_inline int stitch(struct bpf_sock *sk, const struct abi_endpoint *to,
-                                  const struct abi_endpoint *server, __u32 script)
+/* A handshake without an answer ends in silence, and connect() with the kernel's last SYN: not long
+ * after the timeouts, where two minutes are usual, unless the application wants it sooner. */
+static __always_inline void limit_syns(struct bpf_sock_addr *ctx, __u32 number)
+{
+    struct stitch_script *script = bpf_map_lookup_elem(&us_st_scripts, &number);
+    int now = 0, most = script ? script->syn_retries : 0;
+
+    if (most && !bpf_getsockopt(ctx, SOL_TCP, TCP_SYNCNT, &now, sizeof(now)) && now > most)
+        bpf_setsockopt(ctx, SOL_TCP, TCP_SYNCNT, &most, sizeof(most));
+}
+
+static __always_inline int stitch(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
+                                  const struct abi_endpoint *to, const struct abi_endpoint *server,
+                                  __u32 script)
 {
     struct abi_socket *state = decide(sk, ABI_STITCH, server);
 
@@ -388,6 +402,7 @@ static __always_inline int stitch(struct bpf_sock *sk, const struct abi_endpoint
     state->origin.port = to->port;
     state->origin.scope = 0;
     remember_who(&state->origin);
+    limit_syns(ctx, script);
     count(ABI_COUNT_STITCHED);
     return VERDICT_PROXY;
 }
@@ -405,7 +420,7 @@ static __always_inline int proxy(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
         return foreign(sk, to, cookie);
     script = find_script(sk, to, is_v4(listener->ip), listener);
     if (script)
-        return stitch(sk, to, listener, script);
+        return stitch(ctx, sk, to, listener, script);
     seat = choose_listener(listener);
     if (!listener->port) {
         decide(sk, ABI_REFUSE, to);

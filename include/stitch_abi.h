@@ -84,8 +84,8 @@ struct stitch_script {
     ABI_U16 n_steps;            /* 1..STITCH_STEPS; 0: the number is not in use */
     ABI_U16 static_len;         /* of `bytes`, a multiple of 8, zeroes behind each message */
     ABI_U8 form;
-    ABI_U8 user_len; /* STITCH_FORM_SOCKS4 */
-    ABI_U16 unused;
+    ABI_U8 user_len;     /* STITCH_FORM_SOCKS4 */
+    ABI_U16 syn_retries; /* 1..127; after so many connect() gives up, but not before the above */
     struct stitch_step steps[STITCH_STEPS];
     ABI_U8 bytes[STITCH_STATIC];
     ABI_U8 user[STITCH_USER_MAX + 1];

@@ -13,6 +13,8 @@
 #include "socks/socks5_auth.h"
 #include "socks/socks5_client.h"
 
+#define SYN_RETRIES_MAX 30 /* the kernel's own limit is 127; years are enough */
+
 struct builder {
     struct stitch_script *s;
     size_t used;   /* of s->bytes, a multiple of 8 */
@@ -149,6 +151,17 @@ static uint32_t milliseconds(int64_t t)
     return t / 1000000 > UINT32_MAX ? UINT32_MAX : (uint32_t)(t / 1000000);
 }
 
+/* How often a SYN may be repeated until nobody waits for the handshake: the kernel does it after 1,
+ * 2, 4 ... seconds (RFC 6298, 5.5; since Linux 6.5 a few times more, tcp_syn_linear_timeouts). */
+static uint16_t syn_retries(int64_t handshake)
+{
+    uint16_t n = 1;
+
+    while (n < SYN_RETRIES_MAX && ((INT64_C(2) << n) - 1) * INT64_C(1000000000) < handshake)
+        n++;
+    return n;
+}
+
 int script_build(const struct upstream *u, const struct script_options *o,
                  struct stitch_script *ret, const char **ret_why)
 {
@@ -173,6 +186,7 @@ int script_build(const struct upstream *u, const struct script_options *o,
         s.id = o->id;
         s.connect_timeout = milliseconds(u->hops[0].config->connect_timeout);
         s.timeout = milliseconds(timeout);
+        s.syn_retries = syn_retries(u->hops[0].config->connect_timeout + timeout);
         s.static_len = (uint16_t)b.used;
         *ret = s;
     } else {

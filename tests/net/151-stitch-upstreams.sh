@@ -136,6 +136,27 @@ is "$(seen "$NET4" 9000) $(seen "$NET4" 9000)" "connect=ECONNREFUSED connect=ECO
 check "and relayed" -- wait_for 10 stitched_is False
 check "with a line" -- wait_log undersock "upstream up$N.*(does not accept the authentication|accepts none of our)"
 
+# --- how long connect() waits: as long as there can be an answer, and no longer
+patient() { ns client sh -c 'echo 6 >/proc/sys/net/ipv4/tcp_syn_retries'; }
+cat >"$TMP/syns.py" <<'PY'
+import socket, sys
+s = socket.socket()
+if len(sys.argv) > 2:
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, int(sys.argv[2]))
+s.connect((sys.argv[1], 9000))
+print(s.getsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT))
+PY
+patient
+use "socks5://$PROXY4:1101"
+granted=$(st granted)
+is "$(app timeout 20 python3 "$TMP/syns.py" "$NET4" 2>&1) $(app timeout 20 python3 "$TMP/syns.py" "$NET4" 2 2>&1) $(ns client timeout 20 python3 "$TMP/syns.py" "$NET4" 2>&1)" "4 2 6" "the SYNs of a connection end with its timeouts, or when the application says"
+is "$(($(st granted) - granted))" 2 "two of them were stitched"
+PEER_NAME=dumb peer_bad proxy "$PROXY4" 1124 mute
+use "socks5://$PROXY4:1124" 'connect-timeout = "1s"' 'handshake-timeout = "1s"'
+is "$(stitched) $(seen "$NET4" 9000)" "True connect=ETIMEDOUT" "ETIMEDOUT long before the kernel would give up"
+stop dumb
+impatient client
+
 # --- silence
 # silent WHAT ERRNO COMMAND-THAT-MENDS...: the upstream in force does not answer.
 silent() {

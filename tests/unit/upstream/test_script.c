@@ -118,6 +118,26 @@ static void socks5_alone(void **state)
     assert_memory_equal(script.server.ip, chain.hops[0].addrs[0].ip, 16);
     assert_int_equal(script.connect_timeout, 10000);
     assert_int_equal(script.timeout, 15000);
+    assert_int_equal(script.syn_retries, 4); /* 1 + 2 + 4 + 8 + 16 seconds */
+}
+
+static void nobody_waits_much_longer_than_the_timeouts(void **state)
+{
+    static const struct {
+        int64_t connect_ms, handshake_ms;
+        unsigned retries;
+    } cases[] = {{1, 1, 1},         {2000, 1000, 1},     {2000, 1001, 2},       {10000, 21000, 4},
+                 {10000, 21001, 5}, {5000, 3600000, 11}, {3600000, 3600000, 12}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        chain.n_hops = 0;
+        hop("socks5://proxy.example", "192.0.2.1");
+        configs[0].connect_timeout = cases[i].connect_ms * 1000000;
+        configs[0].handshake_timeout = cases[i].handshake_ms * 1000000;
+        assert_int_equal(build(0), 0);
+        assert_int_equal(script.syn_retries, cases[i].retries);
+    }
 }
 
 static void socks5_with_a_password(void **state)
@@ -332,6 +352,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(socks5_alone, setup),
+        cmocka_unit_test_setup(nobody_waits_much_longer_than_the_timeouts, setup),
         cmocka_unit_test_setup(socks5_with_a_password, setup),
         cmocka_unit_test_setup(a_server_that_wants_no_password, setup),
         cmocka_unit_test_setup(socks4_alone, setup),
