@@ -33,6 +33,7 @@
 
 #include <cmocka.h>
 
+#include "../addresses.h"
 #include "addr.h"
 #include "base/fd.h"
 #include "bpf/cgroup.h"
@@ -82,27 +83,6 @@ static int write_file(const char *path, const char *text)
     n = write(fd, text, strlen(text));
     close(fd);
     return n < 0 ? -errno : 0;
-}
-
-/* The kernel puts the route to a new IPv6 address in place a little after the address. */
-static int wait_for_route(const char *ip)
-{
-    struct sockaddr_storage ss;
-    struct addr a;
-    socklen_t len;
-    int r = -1, fd;
-
-    if (addr_parse(ip, 9, &a) < 0)
-        return -1;
-    len = addr_to_sockaddr(&a, &ss);
-    fd = socket(ss.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    for (int i = 0; fd >= 0 && r < 0 && i < 1000; i++) {
-        r = connect(fd, (struct sockaddr *)&ss, len);
-        if (r < 0)
-            usleep(5000);
-    }
-    close(fd);
-    return r;
 }
 
 /* Kills what is left in the cgroup and removes it. */
@@ -238,7 +218,7 @@ static UNUSED int fixture_setup(void **state)
            "/32 dev lo && ip addr add " WORLD_V6 "/128 dev lo nodad && "
            "ip link add us0 type veth peer name us1 && ip link set us0 up && ip link set us1 up && "
            "ip addr add 192.0.2.1/24 dev us0 && ip addr add 2001:db8:2::1/64 dev us0 nodad") < 0 ||
-        wait_for_route(WORLD_V6) < 0 || wait_for_route("2001:db8:2::1") < 0)
+        sh(ADDRESSES_SETTLE) < 0)
         return -1;
     /* As on a host that filters strictly; and let a client put data into its SYN without a cookie.
      */
@@ -418,7 +398,7 @@ static void client_main(const struct client *c, struct result *out, int hold)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     snprintf(path, sizeof(path), "%s/cgroup.procs", c->outer ? fixture.outer : fixture.inner);
     if (c->netns != NULL) {
-        if (unshare(CLONE_NEWNET) < 0 || sh(c->netns) < 0 || wait_for_route(WORLD_V6) < 0)
+        if (unshare(CLONE_NEWNET) < 0 || sh(c->netns) < 0 || sh(ADDRESSES_SETTLE) < 0)
             out->error = EDOM;
         if (out->error == 0 && c->serve && listen_world(&fixture.world_port) < 0)
             out->error = EDOM;

@@ -29,10 +29,7 @@ static int listen_on(const char *text, struct addr *ret)
 static void lo_up(void)
 {
     CHECK(system("ip link set lo up && ip addr add 192.0.2.1/32 dev lo && "
-                 "ip -6 addr add 2001:db8::1/128 dev lo nodad") == 0);
-    /* The kernel installs an IPv6 address's route a moment later. */
-    while (system("ip -6 route show table local | grep -q 2001:db8::1") != 0)
-        usleep(1000);
+                 "ip -6 addr add 2001:db8::1/128 dev lo nodad; " ADDRESSES_SETTLE) == 0);
 }
 
 static bool has(const struct owner *o, pid_t pid)

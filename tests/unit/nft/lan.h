@@ -315,13 +315,14 @@ static inline void plug(const struct peer *p, const char *device, unsigned numbe
 
     snprintf(line, sizeof(line),
              "set -e; ip link add %s type veth peer name eth0 netns %d; ip link set %s up\n"
-             "ip addr add 198.18.%u.1/24 dev %s; ip addr add 3fff:%u::1/64 dev %s nodad",
+             "ip addr add 198.18.%u.1/24 dev %s; ip addr add 3fff:%u::1/64 dev %s "
+             "nodad\n" ADDRESSES_SETTLE,
              device, p->pid, device, number, device, number, device);
     CHECK(system(line) == 0);
     snprintf(line, sizeof(line),
              "ip link set lo up; ip link set eth0 up; ip addr add 198.18.%u.2/24 dev eth0; "
              "ip addr add 3fff:%u::2/64 dev eth0 nodad; ip route add default via 198.18.%u.1; "
-             "ip route add default via 3fff:%u::1",
+             "ip route add default via 3fff:%u::1; " ADDRESSES_SETTLE,
              number, number, number, number);
     in_peer(p, line);
 }
@@ -343,7 +344,8 @@ static inline struct lan make_lan(void)
     plug(&lan.server, "wan0", 9);
     in_peer(&lan.server,
             "ip addr add 203.0.113.5/32 dev lo; ip addr add 203.0.113.6/32 dev lo; "
-            "ip addr add 10.9.9.9/32 dev lo; ip addr add 2001:db8::5/128 dev lo nodad; "
+            "ip addr add 10.9.9.9/32 dev lo; ip addr add 2001:db8::5/128 dev lo "
+            "nodad; " ADDRESSES_SETTLE "; "
             "nft \"table inet count { counter seen {}; chain in { type filter hook prerouting "
             "priority -400; iifname eth0 meta l4proto tcp counter name seen; }; }\"");
     CHECK(system("set -e; ip route add 203.0.113.0/24 via 198.18.9.2; ip route add 10.9.9.9/32 "

@@ -22,6 +22,8 @@
 
 #include <cmocka.h>
 
+#include "../addresses.h"
+
 #define CHECK(condition)                                                                       \
     do {                                                                                       \
         if (!(condition)) {                                                                    \

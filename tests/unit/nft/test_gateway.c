@@ -168,7 +168,7 @@ static void by_bridge(void)
         skip_because("no bridges here");
     CHECK(system("set -e; ip addr flush dev lan0; ip link set br-lan up; "
                  "ip link set lan0 master br-lan; ip addr add 198.18.1.1/24 dev br-lan; "
-                 "ip addr add 3fff:1::1/64 dev br-lan nodad") == 0);
+                 "ip addr add 3fff:1::1/64 dev br-lan nodad; " ADDRESSES_SETTLE) == 0);
     install(&set);
     /* br_netfilter takes the socket away that tproxy has found: nothing works, and nothing leaks.
      */
@@ -272,8 +272,8 @@ static void own_addresses_are_left_alone(void)
     const struct capture_set set = {POLICIES(gate_private), OWN, TPROXY};
     struct lan lan = lan_with_servers();
 
-    CHECK(system("ip addr add 203.0.113.77/32 dev lo; ip addr add 2001:db8::77/128 dev lo nodad") ==
-          0);
+    CHECK(system("ip addr add 203.0.113.77/32 dev lo; ip addr add 2001:db8::77/128 dev lo "
+                 "nodad; " ADDRESSES_SETTLE) == 0);
     int here4 = listen_at("0.0.0.0:22", false), here6 = listen_at("[::]:22", false);
 
     install(&set);
@@ -330,7 +330,7 @@ static void forged_sources_are_answered_by_nobody(void)
     struct nft_owner *owner = install(&sets[0]);
 
     in_peer(&lan.client, "ip addr add 203.0.113.77/32 dev lo; "
-                         "ip addr add 2001:db8::77/128 dev lo nodad");
+                         "ip addr add 2001:db8::77/128 dev lo nodad; " ADDRESSES_SETTLE);
     for (unsigned i = 0; i < COUNT(sets); i++) {
         replace(owner, &sets[i]);
         for (unsigned k = 0; k < COUNT(where); k++)

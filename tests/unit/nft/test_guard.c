@@ -410,7 +410,7 @@ static void forged_sources_are_answered_by_nobody(void)
     struct lan lan = lan_with_servers();
 
     in_peer(&lan.client, "ip addr add 203.0.113.77/32 dev lo; "
-                         "ip addr add 2001:db8::77/128 dev lo nodad");
+                         "ip addr add 2001:db8::77/128 dev lo nodad; " ADDRESSES_SETTLE);
     guard(&set);
     for (unsigned i = 0; i < 2; i++) {
         CHECK(ask_from(&lan.client, PEER_CONNECT, 0, where[i], from[i], 100) == -ETIMEDOUT);

@@ -57,7 +57,8 @@ static void set_up(void)
                  "ip addr add 203.0.113.5/32 dev lo; ip addr add 10.9.9.9/32 dev lo\n"
                  "ip addr add 2001:db8::5/128 dev lo nodad; ip addr add fd99::9/128 dev lo nodad\n"
                  "ip addr add 198.18.0.1/24 dev out; ip route add default via 198.18.0.2\n"
-                 "ip addr add 3fff::1/64 dev out nodad; ip route add default via 3fff::2") == 0);
+                 "ip addr add 3fff::1/64 dev out nodad; ip route add default via "
+                 "3fff::2\n" ADDRESSES_SETTLE) == 0);
 }
 
 static int listen_on(const char *where)

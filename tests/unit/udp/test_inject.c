@@ -84,7 +84,8 @@ static void on_this_host(void)
     CHECK(system("ip link set lo up && ip link set v0 up && ip link set v1 up && "
                  "ip addr add 198.18.1.1/32 dev v0 && ip addr add 3fff:1::1/128 dev v0 nodad && "
                  "ip route add 203.0.113.0/24 dev v0 && ip -6 route add 2001:db8::/32 dev v0 && "
-                 "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 1 >$f; done") == 0);
+                 "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 1 >$f; "
+                 "done; " ADDRESSES_SETTLE) == 0);
     CHECK(inject_open(0, &i) == 0);
     deliver(i, "198.18.1.1:5000", "203.0.113.9:53");
     deliver(i, "[3fff:1::1]:5000", "[2001:db8::9]:53");
@@ -135,7 +136,7 @@ static void along_a_route(void)
                  "ip route add 198.18.1.0/24 dev v0 mtu 1300 table 55 && "
                  "ip -6 route add 3fff:1::/64 dev v0 mtu 1300 table 55 && "
                  "ip neigh add 198.18.1.2 lladdr 02:00:00:00:00:02 dev v0 && "
-                 "ip neigh add 3fff:1::2 lladdr 02:00:00:00:00:02 dev v0") == 0);
+                 "ip neigh add 3fff:1::2 lladdr 02:00:00:00:00:02 dev v0; " ADDRESSES_SETTLE) == 0);
     struct sockaddr_ll at = {.sll_family = AF_PACKET,
                              .sll_protocol = htons(ETH_P_ALL),
                              .sll_ifindex = (int)if_nametoindex("v1")};

@@ -229,7 +229,7 @@ static void __attribute__((noreturn)) be_client(void)
     CHECK(system("ip link set lo up && ip addr add 198.18.1.2/24 dev lan1 && "
                  "ip addr add 3fff:1::2/64 dev lan1 nodad && ip link set lan1 up && "
                  "ip route add default via 198.18.1.1 && "
-                 "ip -6 route add default via 3fff:1::1") == 0);
+                 "ip -6 route add default via 3fff:1::1; " ADDRESSES_SETTLE) == 0);
     lengths("0.0.0.0:0", "203.0.113.5:7");
     lengths("[::]:0", "[2001:db8::5]:7");
     bursts("0.0.0.0:0", "203.0.113.5:7");
@@ -266,7 +266,7 @@ static void on_tick(void *ctx, uint64_t ref, uint32_t events)
 /* The child's namespace is there when it has said so; then it waits for its end of the link. */
 static pid_t start_client(void)
 {
-    char command[256], c = 0;
+    char command[512], c = 0;
     int there[2], go[2];
 
     CHECK(pipe(there) == 0 && pipe(go) == 0);
@@ -283,7 +283,7 @@ static pid_t start_client(void)
     snprintf(command, sizeof(command),
              "ip link add lan0 type veth peer name lan1 netns %d && "
              "ip addr add 198.18.1.1/24 dev lan0 && ip addr add 3fff:1::1/64 dev lan0 nodad && "
-             "ip link set lan0 up",
+             "ip link set lan0 up; " ADDRESSES_SETTLE,
              (int)pid);
     CHECK(system(command) == 0);
     CHECK(write(go[1], &c, 1) == 1);
