@@ -41,6 +41,13 @@ void udp_names_asked(struct udp_names *m, const struct addr *destination, bool i
         to_front(m, i);
 }
 
+void udp_names_redirected(struct udp_names *m, const struct addr *destination,
+                          const struct addr *server)
+{
+    udp_names_asked(m, destination, true);
+    m->at[0].learned = *server;
+}
+
 const struct addr *udp_names_source(struct udp_names *m, const struct addr *from)
 {
     struct udp_named *last = NULL, *waiting = NULL;
@@ -53,10 +60,12 @@ const struct addr *udp_names_source(struct udp_names *m, const struct addr *from
     for (uint32_t i = 0; i < m->n; i++) {
         struct udp_named *n = &m->at[i];
 
-        if (!n->is_name || n->asked.port != from->port)
+        if (!n->is_name)
             continue;
         if (addr_equal(&n->learned, from))
             return &n->asked;
+        if (n->asked.port != from->port)
+            continue;
         if (!last)
             last = n;
         if (n->learned.port == 0) {

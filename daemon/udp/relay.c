@@ -20,6 +20,23 @@
 
 #define SEGMENT_MAX 1400 /* with its header */
 
+/* Whom the datagram goes to: who is asked instead, which is remembered for the answer, or `to`.
+ * NULL: no memory. */
+static const struct addr *server_of(struct udp_table *t, struct udp_association *a,
+                                    const struct addr *to)
+{
+    const struct addr *server = t->o.server ? t->o.server(t->o.ctx, a->capture, to) : NULL;
+
+    if (!server || addr_equal(server, to))
+        return to;
+    if (!a->names)
+        a->names = calloc(1, sizeof(*a->names));
+    if (!a->names)
+        return NULL;
+    udp_names_redirected(a->names, to, server);
+    return server;
+}
+
 static const char *name_of(struct udp_table *t, struct udp_association *a,
                            const struct addr *destination)
 {
@@ -53,8 +70,12 @@ static int put_header(struct udp_table *t, struct udp_association *a, const stru
         return -ENOMEM; /* the answer would not find back */
     if (name && socks_dest_set_name(&dest, name, to->port) < 0)
         return -EINVAL;
-    if (!name)
+    if (!name) {
+        to = server_of(t, a, to);
+        if (!to)
+            return -ENOMEM;
         socks_dest_set_addr(&dest, to);
+    }
     int r = socks5_encode_udp(&w, 0, &dest);
 
     return r < 0 ? r : (int)w.pos;

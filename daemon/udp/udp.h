@@ -77,6 +77,13 @@ typedef bool (*udp_taker_fn)(void *ctx, uint32_t capture, const struct addr *cli
  */
 typedef const char *(*udp_name_fn)(void *ctx, const struct addr *destination);
 
+/*
+ * Who is asked in the place of `destination` (dns-server); NULL: nobody. Valid until the next call.
+ * To the client its answers come from `destination`. Not asked where a datagram goes directly.
+ */
+typedef const struct addr *(*udp_server_fn)(void *ctx, uint32_t capture,
+                                            const struct addr *destination);
+
 #define UDP_KINDS 3 /* of the loop */
 
 struct udp_table_options {
@@ -95,9 +102,10 @@ struct udp_table_options {
     unsigned worker;                /* part of each association's id */
     udp_taker_fn taker;             /* may be NULL */
     udp_name_fn name;               /* may be NULL */
+    udp_server_fn server;           /* may be NULL */
     void (*on_empty)(void *ctx);    /* draining, and the last association has ended */
     void (*on_unproven)(void *ctx); /* an unproven upstream has come up; may be called often */
-    void *ctx;                      /* of these four */
+    void *ctx;                      /* of these five */
 };
 
 struct udp_table;

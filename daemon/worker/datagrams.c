@@ -71,6 +71,20 @@ static const char *name_of(void *ctx, const struct addr *destination)
     return r < 0 ? "" : d->name;
 }
 
+/* Of a capture with dns = "associate": dns-server, and for a stub on this host, which the upstream
+ * cannot ask, the resolver behind it. */
+static const struct addr *server_of(void *ctx, uint32_t capture, const struct addr *destination)
+{
+    struct datagrams *d = ctx;
+    const struct worker_udp *u = &d->o->udp[capture];
+
+    if (destination->port != DNS_PORT || !d->o->policies[capture].dns || u->dns)
+        return NULL;
+    if (u->dns_server.port != 0)
+        return &u->dns_server;
+    return addr_is_loopback(destination) && d->resolvers[0].port != 0 ? &d->resolvers[0] : NULL;
+}
+
 /*
  * So that the kernel can ask the upstream for the name by itself. Without an entry a connection is
  * relayed; but an older name's must not stay. The map is inherited: an update needs no privilege.
@@ -218,6 +232,7 @@ int datagrams_open(const struct worker_options *o, struct loop *loop, unsigned f
         .worker = o->ident,
         .taker = take,
         .name = name_of,
+        .server = server_of,
         .on_empty = udp_is_empty,
         .on_unproven = unproven,
         .ctx = d,
@@ -253,10 +268,12 @@ struct flow_names datagrams_names(struct datagrams *d)
 
 void datagrams_use_resolvers(struct datagrams *d, const struct addr *list, size_t n)
 {
-    if (!d || !d->names || n > MESSAGE_RESOLVERS_MAX)
+    if (!d || n > MESSAGE_RESOLVERS_MAX)
         return;
+    memset(d->resolvers, 0, sizeof(d->resolvers));
     memcpy(d->resolvers, list, n * sizeof(*list));
-    names_use_resolvers(d->names, d->resolvers, n);
+    if (d->names)
+        names_use_resolvers(d->names, d->resolvers, n);
 }
 
 void datagrams_add_name(struct datagrams *d, const char *name)

@@ -105,7 +105,13 @@ is "$(watched dns) $(watched leak)" "0 0" "run: dns = tcp: no query left this ho
 
 # --- run, dns = associate
 resolving "$NET4" "${RUN[@]}" -u "$H5" -o dns=associate --
-is "$(says "$q who.test TXT")" "\"udp $EXIT4\"" "run: dns = associate"
+is "$(says "$q who.test TXT; $q @127.0.0.53 who.test TXT")" "\"udp $EXIT4\"
+\"udp $EXIT4\"" "run: dns = associate, and the resolver behind the stub"
+resolving "$NET4" "${RUN[@]}" -u "$H5" -o dns=associate -o "dns-server=$NET6" --
+is "$(says "$q who.test TXT; $q @198.51.100.1 who.test TXT; $q @127.0.0.53 who.test TXT; $q @$NET6 who.test TXT")" "\"udp $EXIT6\"
+\"udp $EXIT6\"
+\"udp $EXIT6\"
+\"udp $EXIT6\"" "run: dns = associate: dns-server is asked whoever was meant"
 is "$(watched dns) $(watched leak)" "0 0" "run: none left directly"
 
 # --- run, dns = bypass: directly, whatever becomes of other UDP

@@ -118,6 +118,27 @@ static void test_ports_part_them(void **state)
 }
 
 /* Real destinations in any number do not push a name out, but names do one another. */
+/* dns-server, at whatever port: its answers are from whom the client asked last. */
+static void test_another_is_asked(void **state)
+{
+    struct udp_names m = {0};
+    struct addr stub = at("127.0.0.53:53"), far = at("198.51.100.1:53");
+    struct addr server = at("[2001:db8::53]:5353");
+
+    (void)state;
+    udp_names_redirected(&m, &stub, &server);
+    expect(&m, "[2001:db8::53]:5353", "127.0.0.53:53");
+    udp_names_redirected(&m, &far, &server);
+    expect(&m, "[2001:db8::53]:5353", "198.51.100.1:53");
+    udp_names_redirected(&m, &stub, &server);
+    expect(&m, "[2001:db8::53]:5353", "127.0.0.53:53");
+    asked(&m, "203.0.113.1:443", false);
+    expect(&m, "203.0.113.1:443", "203.0.113.1:443");
+    expect(&m, "203.0.113.2:5353", "203.0.113.2:5353");
+    asked(&m, "[2001:db8::53]:5353", false);
+    expect(&m, "[2001:db8::53]:5353", "[2001:db8::53]:5353");
+}
+
 static void test_bounds(void **state)
 {
     struct udp_names m = {0};
@@ -208,10 +229,15 @@ static void test_waiting_order_and_bounds(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_one_name),          cmocka_unit_test(test_real_ones_stay),
-        cmocka_unit_test(test_two_names_in_turn), cmocka_unit_test(test_two_names_at_once),
-        cmocka_unit_test(test_ports_part_them),   cmocka_unit_test(test_bounds),
-        cmocka_unit_test(test_named_answer),      cmocka_unit_test(test_waiting_order_and_bounds),
+        cmocka_unit_test(test_one_name),
+        cmocka_unit_test(test_real_ones_stay),
+        cmocka_unit_test(test_two_names_in_turn),
+        cmocka_unit_test(test_two_names_at_once),
+        cmocka_unit_test(test_ports_part_them),
+        cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_named_answer),
+        cmocka_unit_test(test_another_is_asked),
+        cmocka_unit_test(test_waiting_order_and_bounds),
     };
 
     return cmocka_run_group_tests_name("udp/names", tests, NULL, NULL);
