@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The life of a flow: accepted or held, dialled, joined, ended.
+ * The life of a flow: accepted or held, joined, ended. How its upstream is asked: dialling.c.
  *
  * Theory of operation. Both sockets of a flow are in the loop from the beginning of their lives to
  * the end, edge-triggered. While the upstream is being asked, the application's bytes wait in its
@@ -17,7 +17,6 @@
  */
 #include <errno.h>
 #include <linux/sockios.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -29,9 +28,6 @@
 
 #define LINGER_STEP  INT64_C(20000000) /* 20 ms between looks at the survivor's queue */
 #define LINGER_STEPS 250               /* 5 s */
-
-#define UNPROVEN_WAIT  INT64_C(200000000)
-#define UNPROVEN_WAITS 25 /* 5 s */
 
 /* How long a flow waits for the kernel: longer each time that none of those that wait gets on. */
 #define SOON_MIN INT64_C(1000000)
@@ -207,7 +203,7 @@ static void pump(struct flow_table *t, struct flow *f)
     }
 }
 
-static void begin_relay(struct flow_table *t, struct flow *f)
+void flow_begin_relay(struct flow_table *t, struct flow *f)
 {
     f->upstream = f->dialing->dial.upstream;
     f->fd[SIDE_UPSTREAM] = dial_take(&f->dialing->dial);
@@ -224,139 +220,6 @@ static void begin_relay(struct flow_table *t, struct flow *f)
     if (t->o.idle_timeout > 0)
         loop_timer_set(t->o.loop, &f->timer, t->o.idle_timeout, flow_ref(t, f, KIND_CLIENT));
     pump(t, f);
-}
-
-static bool has_next(const struct flow_table *t, const struct flow *f)
-{
-    unsigned next = f->dialing->at + 1u;
-
-    return next < f->dialing->n && (f->dialing->order[next] != FLOW_DIRECT ||
-                                    upstream_all_gone(t->o.captures[f->capture].choice));
-}
-
-static void dial_failed(struct flow_table *t, struct flow *f)
-{
-    struct dial *d = &f->dialing->dial;
-    char why[200], to[ADDR_STRLEN];
-    bool at_fault = dial_upstream_at_fault(d);
-
-    dial_describe(d, why, sizeof(why));
-    log_flow(LOG_LEVEL_DEBUG, flow_id(t, f), "%s through %s: %s",
-             addr_format(&f->origin.destination, to), d->upstream->name, why);
-    if (at_fault || dial_was_answered(d))
-        upstream_report(d->upstream, at_fault ? why : NULL, dial_upstream_gone(d),
-                        loop_now(t->o.loop));
-    if (!at_fault && dial_worth_a_line(d))
-        upstream_complain(d->upstream, why, loop_now(t->o.loop));
-    loop_timer_cancel(t->o.loop, &f->timer);
-    if (at_fault && has_next(t, f)) {
-        f->dialing->at++;
-        if (f->state == FLOW_HANDSHAKE)
-            flow_set_state(t, f, FLOW_DIALING);
-        return; /* the caller dials the next one */
-    }
-    if (d->fault == DIAL_RESOURCE)
-        t->stats.refused_full++;
-    else
-        t->stats.failed++;
-    if (f->held)
-        hold_failed(t, f, dial_errno(d));
-    flow_end(t, f, false);
-}
-
-static struct dial_env dial_env(struct flow_table *t, struct flow *f)
-{
-    return (struct dial_env){
-        .loop = t->o.loop, .timer = &f->timer, .ref = flow_ref(t, f, KIND_UPSTREAM)};
-}
-
-/* Dials candidate after candidate until one is pending or none is left. */
-static void dial_on(struct flow_table *t, struct flow *f)
-{
-    struct upstream_choice *choice = t->o.captures[f->capture].choice;
-
-    while (f->state == FLOW_DIALING) {
-        uint8_t k = f->dialing->order[f->dialing->at];
-        struct upstream *u = k == FLOW_DIRECT ? choice->direct : choice->candidates[k];
-        struct dial_env env = dial_env(t, f);
-
-        f->upstream = u;
-        if (dial_start(&f->dialing->dial, u, &f->origin.destination, f->name, &env) == DIAL_PENDING)
-            return;
-        dial_failed(t, f);
-    }
-}
-
-/*
- * An upstream on this host that was not there when the rules were made has come up: whose it is
- * must be known before it is asked for anything, or its own connections could come back to us for
- * ever. The keeper is told, and the flow waits.
- */
-static void wait_for_proof(struct flow_table *t, struct flow *f)
-{
-    struct dial *d = &f->dialing->dial;
-
-    dial_finish(d);
-    if (t->o.on_unproven)
-        t->o.on_unproven(t->o.ctx);
-    if (f->dialing->waits == UNPROVEN_WAITS ||
-        loop_timer_set(t->o.loop, &f->timer, UNPROVEN_WAIT, flow_ref(t, f, KIND_UPSTREAM)) < 0) {
-        upstream_complain(d->upstream, "it is on this host and would be captured itself",
-                          loop_now(t->o.loop));
-        t->stats.failed++;
-        if (f->held)
-            hold_failed(t, f, ECONNREFUSED);
-        flow_end(t, f, false);
-        return;
-    }
-    f->dialing->waits++;
-    f->dialing->waiting = true;
-}
-
-static void dial_step(struct flow_table *t, struct flow *f, uint32_t events)
-{
-    struct dial *d = &f->dialing->dial;
-    struct dial_env env = dial_env(t, f);
-
-    if (f->dialing->waiting) {
-        if (events & LOOP_TIMEOUT) {
-            f->dialing->waiting = false;
-            dial_on(t, f);
-        }
-        return;
-    }
-    enum dial_result result = dial_event(d, events, &env);
-
-    if (result == DIAL_UNPROVEN) {
-        wait_for_proof(t, f);
-        return;
-    }
-    if (d->connected && f->state == FLOW_DIALING)
-        flow_set_state(t, f, FLOW_HANDSHAKE);
-    if (result == DIAL_GRANTED) {
-        d->upstream->granted++;
-        upstream_report(d->upstream, NULL, false, loop_now(t->o.loop));
-        if (f->held)
-            hold_granted(t, f);
-        else
-            begin_relay(t, f);
-    } else if (result == DIAL_FAILED) {
-        dial_failed(t, f);
-        dial_on(t, f);
-    }
-}
-
-static void choose_upstreams(struct flow_table *t, struct flow *f, struct upstream_choice *choice)
-{
-    unsigned n = 0;
-
-    /* Who stands for a name is nowhere to be found directly. */
-    if (f->name || !upstream_go_direct(choice, loop_now(t->o.loop)))
-        n = upstream_order(choice, &f->origin.destination, f->dialing->order);
-    upstream_look_again(choice, f->dialing->order, n, loop_now(t->o.loop));
-    if (choice->direct_when_down && !f->name)
-        f->dialing->order[n++] = FLOW_DIRECT;
-    f->dialing->n = (uint8_t)n;
 }
 
 /* The name that the destination stands for, if it does; NULL in `ret_name`: it is a real address.
@@ -417,20 +280,6 @@ static struct flow *new_flow(struct flow_table *t, unsigned capture, const struc
     return f;
 }
 
-void flow_dial(struct flow_table *t, struct flow *f)
-{
-    choose_upstreams(t, f, t->o.captures[f->capture].choice);
-    flow_set_state(t, f, FLOW_DIALING);
-    if (f->dialing->n == 0) {
-        t->stats.failed++;
-        if (f->held)
-            hold_failed(t, f, ECONNREFUSED);
-        flow_end(t, f, false);
-        return;
-    }
-    dial_on(t, f);
-}
-
 void flow_begin(struct flow_table *t, unsigned capture, int fd, const struct addr *client,
                 const struct origin *origin)
 {
@@ -467,7 +316,7 @@ void flow_join(struct flow_table *t, struct flow *f, int fd)
     hold_release(t, f);
     f->fd[SIDE_CLIENT] = fd;
     if (loop_add(t->o.loop, fd, RELAY_EVENTS, flow_ref(t, f, KIND_CLIENT)) == 0) {
-        begin_relay(t, f);
+        flow_begin_relay(t, f);
         return;
     }
     t->stats.failed++;
@@ -515,7 +364,7 @@ void flow_event(struct flow_table *t, uint64_t ref, uint32_t events)
         relay_event(&f->relay, client ? SIDE_CLIENT : SIDE_UPSTREAM, events);
         pump(t, f);
     } else if (!client) {
-        dial_step(t, f, events);
+        flow_dial_step(t, f, events);
     } else if (events & (EPOLLERR | EPOLLHUP)) {
         /* The application has reset its connection: nobody waits for the answer. */
         t->stats.failed++;

@@ -111,10 +111,10 @@ void flow_begin(struct flow_table *t, unsigned capture, int fd, const struct add
  * full (counted and said). */
 struct flow *flow_begin_held(struct flow_table *t, unsigned capture, const struct addr *client,
                              const struct origin *origin);
-/* Chooses the upstreams and dials the first. */
-void flow_dial(struct flow_table *t, struct flow *f);
 /* The application of a GRANTED flow is connected by `fd`, which becomes the flow's. */
 void flow_join(struct flow_table *t, struct flow *f, int fd);
+/* The upstream has said yes, and both sockets are there. */
+void flow_begin_relay(struct flow_table *t, struct flow *f);
 /* A flow in CLOSING that waited for something is done. */
 void flow_reap(struct flow_table *t, struct flow *f);
 void flow_event(struct flow_table *t, uint64_t ref, uint32_t events);
@@ -131,5 +131,10 @@ void flow_passed(struct flow_table *t, uint64_t ref, uint32_t stream);
 void flow_end(struct flow_table *t, struct flow *f, bool orderly);
 /* Ends it with this batch, whatever a survivor has not been handed yet. */
 void flow_abort(struct flow_table *t, struct flow *f);
+
+/* Its upstream (dialling.c). Chooses the upstreams and dials the first. */
+void flow_dial(struct flow_table *t, struct flow *f);
+/* An event of its socket or its timer while it is DIALING or in HANDSHAKE. */
+void flow_dial_step(struct flow_table *t, struct flow *f, uint32_t events);
 
 #endif
