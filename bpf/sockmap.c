@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The user half of the in-kernel fast path: loads bpf/sockmap.bpf.c, puts sockets into its maps and
+ * The user half of the in-kernel fast path: puts sockets into the maps of bpf/sockmap.bpf.c and
  * takes them out.
  *
  * Theory of operation. Stream i is element i of the sources (from where the verdict runs), element
@@ -25,69 +25,23 @@
 #include "bpf/sockmap.h"
 
 #include <errno.h>
-#include <inttypes.h>
-#include <linux/sockios.h>
-#include <linux/tcp.h>
-#include <netinet/in.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
-#include "base/fd.h"
-#include "bpf/embed.h"
+#include "bpf/account.h"
 #include "bpf/object.h"
-#include "fastpath_abi.h"
+#include "bpf/sockmap_state.h"
 
 #define REST INT64_C(1000000000)
-
-/* What waits is in a receive buffer, or should be. Beyond BRAKE times the largest that there can be
- * it is not, and beyond OVERRUN times the brake has not helped. */
-#define BRAKE     2
-#define BRAKE_MIN (16u * 1024 * 1024)
-#define BRAKE_MAX (512u * 1024 * 1024)
-#define OVERRUN   4
 
 #ifndef SO_ATTACH_BPF
 #define SO_ATTACH_BPF 50
 #endif
-
-/* What the kernel need not know of a stream. */
-struct stream {
-    int from, to; /* -1: free */
-    union {
-        struct {
-            uint64_t owner;
-            uint64_t sent_before;     /* the target's balance at join() */
-            uint64_t received_before; /* bytes the source had received and handed out */
-        };
-        struct {                 /* free */
-            int64_t rests_until; /* not to be used before */
-            uint32_t next;       /* in the free list */
-        };
-    };
-};
-
-struct sockmap {
-    int targets, sources, index, gate, events;
-    int verdict; /* held by each socket in the maps too: gone when the last one is */
-    struct ring_buffer *ring;
-    struct fastpath_stream *records; /* mapped */
-    size_t mapped;
-    struct stream *streams;
-    uint32_t n, n_used; /* records beyond n_used were never used */
-    uint32_t free_first, free_last;
-    struct fastpath_counters counters; /* redirected and passed: of streams that ended */
-    void (*fn)(void *fn_ctx, uint64_t owner, uint32_t stream);
-    void *fn_ctx;
-};
 
 static int64_t now(void)
 {
@@ -100,75 +54,6 @@ static int64_t now(void)
 static uint64_t get(const ABI_U64 *p)
 {
     return __atomic_load_n(p, __ATOMIC_ACQUIRE);
-}
-
-/* --- What TCP knows of a socket ----------------------------------------------------------------
- */
-
-static int tcp_info(int fd, struct tcp_info *ret)
-{
-    socklen_t len = sizeof(*ret);
-
-    memset(ret, 0, sizeof(*ret));
-    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, ret, &len) < 0 ? -errno : 0;
-}
-
-/*
- * Bytes ever put into the send queue. An acknowledgement between the two calls makes the sum too
- * small, which does for waiting until it has grown so far; `exact` tries again until none came in
- * between, or gives up with -EAGAIN.
- */
-static int balance(int fd, bool exact, uint64_t *ret)
-{
-    struct tcp_info before, after;
-    int queued = 0, r = tcp_info(fd, &before);
-
-    for (unsigned i = 0; r == 0 && i < 8; i++) {
-        if (ioctl(fd, SIOCOUTQ, &queued) < 0)
-            return -errno;
-        if (exact)
-            r = tcp_info(fd, &after);
-        if (r == 0 && (!exact || after.tcpi_bytes_acked == before.tcpi_bytes_acked)) {
-            *ret = before.tcpi_bytes_acked + (uint64_t)queued;
-            return 0;
-        }
-        before = after;
-    }
-    return r < 0 ? r : -EAGAIN;
-}
-
-/* Bytes received that have left the receive queue. -EAGAIN: more keep coming. */
-static int handed_out(int fd, uint64_t *ret)
-{
-    struct tcp_info before, after;
-    int queued = 0, r = tcp_info(fd, &before);
-
-    for (unsigned i = 0; r == 0 && i < 8; i++) {
-        if (ioctl(fd, SIOCINQ, &queued) < 0)
-            return -errno;
-        r = tcp_info(fd, &after);
-        if (r == 0 && after.tcpi_bytes_received == before.tcpi_bytes_received) {
-            *ret = after.tcpi_bytes_received - (uint64_t)queued;
-            return 0;
-        }
-        before = after;
-    }
-    return r < 0 ? r : -EAGAIN;
-}
-
-/* Never changes in a socket's life. */
-static int cookie_of(int fd, uint64_t *ret)
-{
-    socklen_t len = sizeof(*ret);
-
-    return getsockopt(fd, SOL_SOCKET, SO_COOKIE, ret, &len) < 0 ? -errno : 0;
-}
-
-static bool established(int fd)
-{
-    struct tcp_info info;
-
-    return tcp_info(fd, &info) == 0 && info.tcpi_state == 1;
 }
 
 /* --- Records -----------------------------------------------------------------------------------
@@ -212,7 +97,7 @@ static bool op_settled(void *ctx, uint32_t i)
     const struct stream *s = &m->streams[i];
     uint64_t redirected = get(&m->records[i].redirected), have;
 
-    return balance(s->to, false, &have) == 0 &&
+    return account_balance(s->to, false, &have) == 0 &&
            have == s->sent_before + redirected + m->records[i].taken;
 }
 
@@ -282,7 +167,7 @@ static void remove_elements(struct sockmap *m, uint32_t i)
 
     bpf_map_delete_elem(m->sources, &i);
     bpf_map_delete_elem(m->targets, &i);
-    if (cookie_of(m->streams[i].from, &cookie) == 0)
+    if (account_cookie(m->streams[i].from, &cookie) == 0)
         bpf_map_delete_elem(m->index, &cookie);
 }
 
@@ -307,7 +192,7 @@ static int insert(struct sockmap *m, uint32_t i)
     uint32_t to = (uint32_t)s->to, from = (uint32_t)s->from;
     uint64_t cookie;
     char byte;
-    int r = cookie_of(s->from, &cookie);
+    int r = account_cookie(s->from, &cookie);
 
     if (r == 0)
         r = bpf_map_update_elem(m->index, &cookie, &i, BPF_NOEXIST);
@@ -334,7 +219,7 @@ static int prepare(struct stream *s, int from, int to, uint64_t owner, bool queu
     int r;
 
     *s = (struct stream){.owner = owner, .from = from, .to = to};
-    if (!established(from) || !established(to))
+    if (!account_is_established(from) || !account_is_established(to))
         return -EOPNOTSUPP;
     /* The last moment at which something may be left in a packet that was read in part. */
     if (recv(from, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0) {
@@ -343,8 +228,8 @@ static int prepare(struct stream *s, int from, int to, uint64_t owner, bool queu
     } else if (errno != EAGAIN) {
         return -errno;
     }
-    r = handed_out(from, &s->received_before);
-    return r < 0 ? r : balance(to, true, &s->sent_before);
+    r = account_handed_out(from, &s->received_before);
+    return r < 0 ? r : account_balance(to, true, &s->sent_before);
 }
 
 static int join(struct sockmap *m, int from, int to, uint64_t owner, bool queued,
@@ -406,7 +291,7 @@ static int op_leave(void *ctx, uint32_t i)
     if (r < 0)
         return r;
     remove_elements(m, i);
-    r = handed_out(from, &got);
+    r = account_handed_out(from, &got);
     if (r == 0 && got != s->received_before + m->records[i].redirected + m->records[i].passed)
         r = -EIO;
     if (r < 0)
@@ -492,109 +377,13 @@ static const struct fastpath_ops ops = {
     .counters = op_counters,
 };
 
-/* --- Loading -----------------------------------------------------------------------------------
- */
-
-static int set_sizes(struct bpf_object *object, uint32_t n)
-{
-    static const char *const names[] = {FASTPATH_MAP_TARGETS, FASTPATH_MAP_SOURCES,
-                                        FASTPATH_MAP_INDEX, FASTPATH_MAP_STREAMS};
-    uint32_t ring = 4096;
-    int r = 0;
-
-    for (size_t i = 0; r == 0 && i < sizeof(names) / sizeof(names[0]); i++)
-        r = bpf_map__set_max_entries(bpf_object__find_map_by_name(object, names[i]), n);
-    /* An event takes 16 bytes, and each stream has two out at most. */
-    while (ring < n * 32 && ring < (1u << 30))
-        ring *= 2;
-    return r < 0 ? r
-                 : bpf_map__set_max_entries(
-                       bpf_object__find_map_by_name(object, FASTPATH_MAP_EVENTS), ring);
-}
-
-static int keep(struct sockmap *m, struct bpf_object *object)
-{
-    struct bpf_map *records = bpf_object__find_map_by_name(object, FASTPATH_MAP_STREAMS);
-    int r;
-
-    m->targets = bpf_object_dup_map(object, FASTPATH_MAP_TARGETS);
-    m->sources = bpf_object_dup_map(object, FASTPATH_MAP_SOURCES);
-    m->index = bpf_object_dup_map(object, FASTPATH_MAP_INDEX);
-    m->events = bpf_object_dup_map(object, FASTPATH_MAP_EVENTS);
-    m->gate = bpf_object_dup_program(object, "us_gate");
-    m->verdict = bpf_object_dup_program(object, "us_verdict");
-    if (m->verdict < 0 || m->targets < 0 || m->sources < 0 || m->index < 0 || m->events < 0 ||
-        m->gate < 0)
-        return -EMFILE;
-    r = bpf_prog_attach(m->verdict, m->sources, BPF_SK_SKB_STREAM_VERDICT, 0);
-    if (r < 0)
-        return r;
-    m->mapped = (size_t)m->n * sizeof(*m->records);
-    m->records = mmap(NULL, m->mapped, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(records), 0);
-    if (m->records == MAP_FAILED) {
-        r = -errno;
-        m->records = NULL;
-        return r;
-    }
-    m->ring = ring_buffer__new(m->events, on_event, m, NULL);
-    return m->ring ? 0 : -errno;
-}
-
-/* Bytes. The kernel makes a receive buffer as large as this says, but of what our sockets ask for
- * themselves. */
-static uint32_t default_brake(void)
-{
-    FILE *f = fopen("/proc/sys/net/ipv4/tcp_rmem", "re");
-    uint64_t largest = 0;
-
-    if (f && fscanf(f, "%*u %*u %" SCNu64, &largest) != 1)
-        largest = 0;
-    if (f)
-        fclose(f);
-    largest *= BRAKE;
-    return largest < BRAKE_MIN ? BRAKE_MIN : largest > BRAKE_MAX ? BRAKE_MAX : (uint32_t)largest;
-}
-
-static int load(struct sockmap *m, const struct sockmap_options *o)
-{
-    const uint32_t brake = o->brake ? o->brake : default_brake();
-    const struct fastpath_settings settings = {.burst_time = (uint32_t)(o->burst_time >> 20),
-                                               .burst_bytes = o->burst_bytes,
-                                               .brake = brake,
-                                               .waiting_max = o->waiting_max ? o->waiting_max
-                                                                             : OVERRUN * brake};
-    struct bpf_object *object;
-    int r = bpf_object_open(bpf_embed_sockmap, BPF_EMBED_SIZE(sockmap), "us_sockmap", &settings,
-                            sizeof(settings), &object);
-
-    if (r < 0)
-        return r;
-    r = set_sizes(object, m->n);
-    if (r == 0)
-        r = bpf_object__load(object);
-    if (r == 0)
-        r = keep(m, object);
-    bpf_object__close(object);
-    return r;
-}
-
 void bpf_sockmap_close(struct fastpath *f)
 {
     struct sockmap *m = f->ctx;
 
     if (!m)
         return;
-    ring_buffer__free(m->ring);
-    if (m->records)
-        munmap(m->records, m->mapped);
-    if (m->streams)
-        munmap(m->streams, m->n * sizeof(*m->streams));
-    fd_close(&m->targets);
-    fd_close(&m->sources);
-    fd_close(&m->index);
-    fd_close(&m->gate);
-    fd_close(&m->verdict);
-    fd_close(&m->events);
+    sockmap_unload(m);
     free(m);
     *f = (struct fastpath){.event_fd = -1};
 }
@@ -608,18 +397,9 @@ int bpf_sockmap_open(const struct sockmap_options *o, uint32_t own_mark, struct 
 
     if (!m)
         return -ENOMEM;
-    m->targets = m->sources = m->index = m->gate = m->events = m->verdict = -1;
     m->free_first = m->free_last = FASTPATH_NONE;
-    m->n = o->streams;
-    /* Memory of records that are never used is never touched. */
-    m->streams = mmap(NULL, m->n * sizeof(*m->streams), PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (m->streams == MAP_FAILED) {
-        m->streams = NULL;
-        r = -ENOMEM;
-    } else {
-        r = load(m, o);
-    }
+    m->on_event = on_event;
+    r = sockmap_load(m, o);
     if (r < 0) {
         bpf_object_explain(r, "the sockmap", why, why_size);
     } else {
