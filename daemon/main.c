@@ -9,10 +9,11 @@ static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"run", cli_run},       {"daemon", cli_daemon}, {"check", cli_check},   {"rules", cli_rules},
-    {"status", cli_status}, {"flows", cli_flows},   {"reload", cli_reload}, {"stop", cli_stop},
-    {"serve", cli_serve},   {"demo", cli_demo},     {"help", cli_help},     {"doctor", cli_doctor},
-    {"prove", cli_prove},
+    {"run", cli_run},       {"daemon", cli_daemon},   {"check", cli_check},
+    {"rules", cli_rules},   {"status", cli_status},   {"flows", cli_flows},
+    {"reload", cli_reload}, {"stop", cli_stop},       {"serve", cli_serve},
+    {"demo", cli_demo},     {"help", cli_help},       {"doctor", cli_doctor},
+    {"prove", cli_prove},   {"metrics", cli_metrics},
 };
 
 int main(int argc, char **argv)

@@ -22,6 +22,7 @@ int cli_serve(int argc, char **argv);
 int cli_demo(int argc, char **argv);
 int cli_status(int argc, char **argv);
 int cli_flows(int argc, char **argv);
+int cli_metrics(int argc, char **argv);
 int cli_reload(int argc, char **argv);
 int cli_stop(int argc, char **argv);
 int cli_doctor(int argc, char **argv);

@@ -19,6 +19,7 @@ static const char all[] =
     "  undersock rules  [-c FILE]            print the nftables rules that would be installed\n"
     "  undersock status [--json]             what the daemon has in force\n"
     "  undersock flows  [--json] [--watch]   one line per live flow\n"
+    "  undersock metrics                     the daemon's counters for Prometheus\n"
     "  undersock reload | stop               tell the running daemon\n"
     "  undersock doctor [-c FILE] [--json]   what stands in the way here, and what mends it\n"
     "  undersock prove  [-c FILE]            try whether connections can be stitched here\n"
@@ -64,6 +65,8 @@ static const struct {
     {"flows",
      "undersock flows [--json] [--watch] [-s SOCKET]\n\nOne line per live flow. --watch prints the "
      "table again every second.\n"},
+    {"metrics", "undersock metrics [-s SOCKET]\n\nThe counters of status --json in the text format "
+                "of Prometheus.\n"},
     {"reload",
      "undersock reload [-s SOCKET]\n\nThe daemon reads its configuration again. Established flows "
      "go on; on an error nothing changes.\n"},

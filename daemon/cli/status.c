@@ -7,7 +7,9 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/counters.h"
 #include "cli/json.h"
+#include "cli/upstream_list.h"
 #include "control/client.h"
 
 static const char *const hooks[] = {"output", "cgroup", "gateway"};
@@ -16,47 +18,14 @@ static const char *const sockmap_words[] = {"not asked for", "proven", "off"};
 
 struct status {
     cJSON *root, *captures, *json_upstreams, *workers;
-    struct message_upstream *upstreams; /* one for each name */
-    size_t n_upstreams;
+    struct upstream_list upstreams;
     bool json;
 };
 
-static void stats_json(cJSON *j, const struct message_stats *s)
+static void counters_json(cJSON *j, const struct counters *c, const void *reported)
 {
-    json_number(j, "flows", s->flows);
-    json_number(j, "accepted", s->accepted);
-    json_number(j, "granted", s->granted);
-    json_number(j, "failed", s->failed);
-    json_number(j, "finished", s->finished);
-    json_number(j, "reset", s->reset);
-    json_number(j, "refused_full", s->refused_full);
-    json_number(j, "refused_loop", s->refused_loop);
-    json_number(j, "refused_stray", s->refused_stray);
-    json_number(j, "refused_name", s->refused_name);
-    json_number(j, "held", s->held);
-    json_number(j, "syns", s->syns);
-    json_number(j, "syns_again", s->syns_again);
-    json_number(j, "syns_lost", s->syns_lost);
-    json_number(j, "syns_bad", s->syns_bad);
-    json_number(j, "early_full", s->early_full);
-    json_number(j, "unaccepted", s->unaccepted);
-    json_number(j, "bytes_up", s->bytes_up);
-    json_number(j, "bytes_down", s->bytes_down);
-    json_number(j, "bytes_copied", s->bytes_copied);
-    json_number(j, "bytes_spliced", s->bytes_spliced);
-    json_number(j, "to_splice", s->to_splice);
-    json_number(j, "to_copy", s->to_copy);
-    json_number(j, "no_pipe", s->no_pipe);
-    json_number(j, "no_stash", s->no_stash);
-    json_number(j, "bytes_redirected", s->bytes_redirected);
-    json_number(j, "bytes_passed", s->bytes_passed);
-    json_number(j, "sockmap_joined", s->sockmap_joined);
-    json_number(j, "sockmap_left", s->sockmap_left);
-    json_number(j, "sockmap_demoted", s->sockmap_demoted);
-    json_number(j, "sockmap_full", s->sockmap_full);
-    json_number(j, "sockmap_refused", s->sockmap_refused);
-    json_number(j, "sockmap_overrun", s->sockmap_overrun);
-    json_number(j, "sockmap_lost", s->sockmap_lost);
+    for (size_t i = 0; i < c->n; i++)
+        json_number(j, c->list[i].name, counter_value(&c->list[i], reported));
 }
 
 static void fast_path_line(const struct message_status_reply *m)
@@ -115,9 +84,6 @@ static void on_capture(struct status *st, const struct message_capture *m)
 
 static void on_stitch(const struct status *st, const struct message_stitch *m)
 {
-    static const char *const names[STITCH_N_COUNTERS] = {"begun", "granted", "failed",  "again",
-                                                         "full",  "unready", "guarded", "odd",
-                                                         "error", "events",  "carried"};
     const char *word = m->on ? "on" : m->wanted ? "off" : "not asked for";
 
     if (st->json) {
@@ -125,8 +91,7 @@ static void on_stitch(const struct status *st, const struct message_stitch *m)
 
         json_text(j, "state", word);
         json_text(j, "why", m->why);
-        for (size_t i = 0; i < STITCH_N_COUNTERS; i++)
-            json_number(j, names[i], m->counters[i]);
+        counters_json(j, &counters_stitch, m->counters);
         return;
     }
     char counters[STITCH_N_COUNTERS * 32] = "";
@@ -134,63 +99,9 @@ static void on_stitch(const struct status *st, const struct message_stitch *m)
     for (size_t i = 0, n = 0; m->on && i < STITCH_N_COUNTERS; i++) {
         if (i <= STITCH_COUNT_FAILED || m->counters[i])
             n += (size_t)snprintf(counters + n, sizeof(counters) - n, "%s %s %" PRIu64,
-                                  i ? "," : ":", names[i], m->counters[i]);
+                                  i ? "," : ":", counters_stitch.list[i].name, m->counters[i]);
     }
     cli_line("stitch: %s%s%s%s", word, m->why[0] ? ": " : "", m->why, counters);
-}
-
-static void udp_json(cJSON *to, const struct message_udp_stats *s)
-{
-    cJSON *j = cJSON_CreateObject();
-
-    json_number(j, "associations", s->associations);
-    json_number(j, "begun", s->begun);
-    json_number(j, "granted", s->granted);
-    json_number(j, "failed", s->failed);
-    json_number(j, "ended_idle", s->ended_idle);
-    json_number(j, "ended_upstream", s->ended_upstream);
-    json_number(j, "ended_replaced", s->ended_replaced);
-    json_number(j, "datagrams_up", s->datagrams_up);
-    json_number(j, "datagrams_down", s->datagrams_down);
-    json_number(j, "bytes_up", s->bytes_up);
-    json_number(j, "bytes_down", s->bytes_down);
-    json_number(j, "taken", s->taken);
-    json_number(j, "refused", s->refused);
-    json_number(j, "refused_quietly", s->refused_quietly);
-    json_number(j, "refused_full", s->refused_full);
-    json_number(j, "dropped_loop", s->dropped_loop);
-    json_number(j, "dropped_stray", s->dropped_stray);
-    json_number(j, "dropped_waiting", s->dropped_waiting);
-    json_number(j, "dropped_up", s->dropped_up);
-    json_number(j, "dropped_header", s->dropped_header);
-    json_number(j, "dropped_fragment", s->dropped_fragment);
-    json_number(j, "dropped_source", s->dropped_source);
-    json_number(j, "dropped_down", s->dropped_down);
-    cJSON_AddItemToObject(to, "udp", j);
-}
-
-static void names_json(cJSON *to, const struct message_names_stats *s)
-{
-    cJSON *j = cJSON_CreateObject();
-
-    json_number(j, "queries", s->queries);
-    json_number(j, "answered_fake", s->answered_fake);
-    json_number(j, "answered", s->answered);
-    json_number(j, "timeouts", s->timeouts);
-    json_number(j, "failed", s->failed);
-    json_number(j, "refused", s->refused);
-    json_number(j, "malformed", s->malformed);
-    json_number(j, "repeated", s->repeated);
-    json_number(j, "waiting", s->waiting);
-    json_number(j, "forwarded", s->forwarded);
-    json_number(j, "full", s->full);
-    json_number(j, "again", s->again);
-    json_number(j, "connections", s->connections);
-    json_number(j, "no_connection", s->no_connection);
-    json_number(j, "broken", s->broken);
-    json_number(j, "truncated", s->truncated);
-    json_number(j, "unsent", s->unsent);
-    cJSON_AddItemToObject(to, "dns", j);
 }
 
 /* Nothing where no UDP is taken. */
@@ -222,9 +133,9 @@ static void on_worker(struct status *st, const struct message_status_reply *m)
         cJSON_AddBoolToObject(j, "draining", m->draining != 0);
         json_text(j, "sockmap", sockmap_words[m->sockmap % 3]);
         json_text(j, "sockmap_why", m->sockmap_why);
-        stats_json(j, &m->stats);
-        udp_json(j, &m->udp);
-        names_json(j, &m->names);
+        counters_json(j, &counters_flows, &m->stats);
+        counters_json(cJSON_AddObjectToObject(j, "udp"), &counters_udp, &m->udp);
+        counters_json(cJSON_AddObjectToObject(j, "dns"), &counters_dns, &m->names);
         cJSON_AddItemToArray(st->workers, j);
     } else {
         const struct message_stats *s = &m->stats;
@@ -240,43 +151,10 @@ static void on_worker(struct status *st, const struct message_status_reply *m)
     }
 }
 
-/*
- * Each worker has a word about each upstream, and so have those that drain, whose configuration may
- * be another one: their connections count, but what they know of it is as old as they are.
- */
-static void on_upstream(struct status *st, const struct message_upstream *m)
-{
-    struct message_upstream *all = NULL;
-
-    for (size_t i = 0; i < st->n_upstreams && !all; i++) {
-        if (strcmp(st->upstreams[i].name, m->name) == 0)
-            all = &st->upstreams[i];
-    }
-    if (!all) {
-        all = realloc(st->upstreams, (st->n_upstreams + 1) * sizeof(*all));
-        if (!all)
-            return;
-        st->upstreams = all;
-        all[st->n_upstreams++] = *m;
-        return;
-    }
-    struct message_upstream other = *m;
-
-    if (all->draining > m->draining ||
-        (all->draining == m->draining && all->healthy > m->healthy)) {
-        other = *all;
-        *all = *m;
-    }
-    all->granted += other.granted;
-    all->failed += other.failed;
-    if (all->last_error[0] == '\0' && other.draining <= all->draining)
-        memcpy(all->last_error, other.last_error, sizeof(all->last_error));
-}
-
 static void show_upstreams(const struct status *st)
 {
-    for (size_t i = 0; i < st->n_upstreams; i++) {
-        const struct message_upstream *m = &st->upstreams[i];
+    for (size_t i = 0; i < st->upstreams.n; i++) {
+        const struct message_upstream *m = &st->upstreams.at[i];
 
         if (!st->json) {
             cli_line("upstream %s (%s): %s, granted %" PRIu64 ", failed %" PRIu64 "%s%s", m->name,
@@ -298,21 +176,23 @@ static void show_upstreams(const struct status *st)
 
 static void on_status(void *ctx, const union message *m)
 {
+    struct status *st = ctx;
+
     switch (m->header.type) {
     case MESSAGE_HELLO:
-        on_hello(ctx, &m->hello);
+        on_hello(st, &m->hello);
         break;
     case MESSAGE_CAPTURE:
-        on_capture(ctx, &m->capture);
+        on_capture(st, &m->capture);
         break;
     case MESSAGE_STITCH:
-        on_stitch(ctx, &m->stitch);
+        on_stitch(st, &m->stitch);
         break;
     case MESSAGE_STATUS_REPLY:
-        on_worker(ctx, &m->status);
+        on_worker(st, &m->status);
         break;
     case MESSAGE_UPSTREAM:
-        on_upstream(ctx, &m->upstream);
+        upstream_list_add(&st->upstreams, &m->upstream);
         break;
     }
 }
@@ -336,7 +216,7 @@ int cli_status(int argc, char **argv)
     }
     r = control_ask(path, MESSAGE_STATUS, on_status, &st, why, sizeof(why));
     show_upstreams(&st);
-    free(st.upstreams);
+    upstream_list_free(&st.upstreams);
     if (o.json) {
         cJSON_AddItemToObject(st.root, "captures", st.captures);
         cJSON_AddItemToObject(st.root, "upstreams", st.json_upstreams);

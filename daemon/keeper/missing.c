@@ -27,5 +27,6 @@ void missing_warn(const struct config *c)
             log_warning(CONFIG_LACKS_DNS_SERVER, c->captures[i].policy.name);
     }
     if (c->metrics)
-        log_warning("metrics: the listener is not in this version");
+        log_warning(
+            "metrics: the listener is not in this version; undersock metrics prints the counters");
 }

@@ -95,6 +95,38 @@ is "$(us_flows undersock 'len(s) - len(set(f["id"] for f in s))')" 0 "old and ne
 is "$(us_status undersock "[(u['name'], u['healthy'], u['granted'] - sum(w['granted'] for w in s['workers'])) for u in s['upstreams']]")" \
     "[('u', True, 0)]" "status: the upstream is there once, with what all workers were granted"
 is "$("$UNDERSOCK" status -s "$TMP/undersock.sock" | grep -c '^upstream u .*: healthy, granted ')" 1 "in words too"
+# The text format of Prometheus, read strictly: HELP, TYPE, then all samples of that metric, no series twice.
+cat >"$TMP/metrics.py" <<'PY'
+import json, re, sys
+name, series, seen = None, {}, set()
+for n, line in enumerate(sys.stdin.read().splitlines(), 1):
+    if m := re.fullmatch(r"# HELP (undersock_[a-z_]+) \S.*", line):
+        name, kind = m[1], None
+        assert name not in seen, f"{n}: {name} comes again"
+        seen.add(name)
+    elif m := re.fullmatch(r"# TYPE (undersock_[a-z_]+) (gauge|counter)", line):
+        assert m[1] == name and not kind, f"{n}: TYPE without its HELP"
+        kind = m[2]
+        assert (kind == "counter") == name.endswith("_total"), f"{n}: {name} is no {kind}"
+    else:
+        m = re.fullmatch(r'(undersock_[a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\]|\\[\\"n])*",?)*)\})? ([0-9.]+)', line)
+        assert m and m[1] == name and kind, f"{n}: {line}"
+        assert (name, m[2]) not in series, f"{n}: twice"
+        series[name, m[2]] = float(m[3])
+s = json.load(open(sys.argv[1]))
+def total(metric):
+    return sum(v for k, v in series.items() if k[0] == "undersock_" + metric)
+for key, metric in ("flows", "flows"), ("accepted", "accepted_total"), ("granted", "granted_total"), ("bytes_copied", "bytes_copied_total"):
+    assert total(metric) == sum(w[key] for w in s["workers"]) > 0, key
+for w in s["workers"]:
+    assert series["undersock_flows", f'worker="{w["worker"]}",pid="{w["pid"]}"'] == w["flows"]
+assert series["undersock_upstream_granted_total", 'upstream="u"'] == s["upstreams"][0]["granted"]
+assert series["undersock_capture_installed", 'capture="cgroup",upstream="u"'] == 1
+print(len(s["workers"]) > 2, "undersock_udp_datagrams_up_total" in seen, "undersock_dns_queries_total" in seen, "undersock_stitch_begun_total" in seen)
+PY
+"$UNDERSOCK" status --json -s "$TMP/undersock.sock" >"$TMP/status.json"
+is "$("$UNDERSOCK" metrics -s "$TMP/undersock.sock" | python3 "$TMP/metrics.py" "$TMP/status.json" 2>&1 | tail -n 1)" "True True True True" \
+    "metrics: the same in the text format of Prometheus, draining workers included"
 release fresh 40 "a flow of the new workers works"
 kill -TERM "${PID[transfer]}"
 wait_exit transfer 10

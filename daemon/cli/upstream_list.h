@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One word about each upstream out of the many that come. Each worker has one, and so have those
+ * that drain, whose configuration may be another: their connections count, but what they know of it
+ * is as old as they are.
+ */
+#ifndef UNDERSOCK_CLI_UPSTREAM_LIST_H
+#define UNDERSOCK_CLI_UPSTREAM_LIST_H
+
+#include <stddef.h>
+
+#include "message.h"
+
+struct upstream_list {
+    struct message_upstream *at; /* one for each name */
+    size_t n;
+};
+
+/* Without memory for another one it is left out. */
+void upstream_list_add(struct upstream_list *list, const struct message_upstream *m);
+void upstream_list_free(struct upstream_list *list);
+
+#endif
