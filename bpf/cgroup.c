@@ -175,12 +175,19 @@ static bool is_same_map(int a, int b)
            bpf_obj_get_info_by_fd(b, &info[1], &len) == 0 && info[0].id == info[1].id;
 }
 
+/* What attaching to a cgroup that has been removed meanwhile fails with. */
+static bool is_gone(int error)
+{
+    return error == -ENOENT || error == -ENODEV;
+}
+
 /* Before the first connection that is to be stitched. It stays: connections of a former policy may
  * be under way. Without a guard nothing is stitched, and everything relayed. */
 static void attach_guard(struct bpf_capture *capture, const struct capture_set *set,
                          const struct capture_policy *policy)
 {
     char why[BPF_WHY_MAX] = "";
+    int r = -EXDEV;
 
     if (capture->guarded != NULL || !bpf_policy_is_stitching(set, policy))
         return;
@@ -188,8 +195,11 @@ static void attach_guard(struct bpf_capture *capture, const struct capture_set *
     if (!is_same_map(capture->maps[CONNECT_SOCKETS],
                      bpf_stitch_map_fd(set->stitch, ABI_MAP_SOCKETS)))
         snprintf(why, sizeof(why), "it was there before stitch, and shares nothing with it");
-    else if (capture->cgroup < 0 || bpf_stitch_guard(set->stitch, capture->instance,
-                                                     capture->cgroup, why, sizeof(why)) == 0)
+    else if (capture->cgroup >= 0)
+        r = bpf_stitch_guard(set->stitch, capture->instance, capture->cgroup, why, sizeof(why));
+    else
+        r = 0;
+    if (r == 0 || is_gone(r)) /* bpf_capture_move() puts it on the next one */
         capture->guarded = set->stitch;
     if (capture->guarded == NULL)
         log_warning("capture %s: connections are relayed, not stitched: %s", policy->name, why);
@@ -255,18 +265,27 @@ int bpf_cgroup_attach(const struct capture_set *set, size_t policy_index, int cg
     return 0;
 }
 
+/* The cgroup may go at any moment, and its links run nothing from then on: whoever moves the
+ * capture to the next one attaches the programs that it has by then. */
+static int update_link(int link, int program)
+{
+    int r = bpf_link_update(link, program, NULL);
+
+    return r == -ENOLINK ? 0 : r;
+}
+
 /* Puts `programs` behind the links; on failure those already changed go back to what they ran. */
 static int swap_programs(struct bpf_capture *capture, const int programs[N_HOOKS], char *why,
                          size_t why_size)
 {
     for (size_t i = 0; capture->cgroup >= 0 && i < N_HOOKS; i++) {
-        int r = bpf_link_update(capture->links[i], programs[i], NULL);
+        int r = update_link(capture->links[i], programs[i]);
         bool mixed = false;
 
         if (r == 0)
             continue;
         for (size_t j = 0; j < i; j++)
-            mixed |= bpf_link_update(capture->links[j], capture->programs[j], NULL) < 0;
+            mixed |= update_link(capture->links[j], capture->programs[j]) < 0;
         snprintf(why, why_size, "%s cannot be replaced: %s%s", hooks[i].program, strerror(-r),
                  mixed ? "; the policy in force is now mixed of the old and the new one" : "");
         return r;
@@ -458,7 +477,7 @@ int bpf_capture_move(struct bpf_capture *capture, int cgroup_fd, char *why, size
     }
     if (capture->guarded != NULL)
         r = bpf_stitch_guard(capture->guarded, capture->instance, capture->cgroup, why, why_size);
-    if (r < 0 && r != -ENOENT && r != -ENODEV) { /* those: it is gone again */
+    if (r < 0 && !is_gone(r)) {
         log_warning("connections are relayed, not stitched: %s", why);
         bpf_capture_use(capture, 0, 0);
         capture->guarded = NULL;

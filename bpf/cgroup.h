@@ -47,8 +47,9 @@ int bpf_cgroup_attach(const struct capture_set *set, size_t policy_index, int cg
  * connection goes uncaptured meanwhile. Links, origin map, rings and event descriptor stay what
  * they were, so what workers and others have inherited stays valid, connections in the backlog keep
  * their origins, and SYNs that are held stay held. A capture that becomes honest gets two links
- * more, and loses them with its last ring. Errors as above; on failure the old policy is in force,
- * unless `why` says that it is mixed.
+ * more, and loses them with its last ring. That the cgroup is removed meanwhile is no error: the
+ * next one gets the new policy (bpf_capture_move()). Errors as above; on failure the old policy is
+ * in force, unless `why` says that it is mixed.
  */
 int bpf_cgroup_replace(struct bpf_capture *capture, const struct capture_set *set,
                        size_t policy_index, char *why, size_t why_size);

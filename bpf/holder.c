@@ -113,8 +113,11 @@ static int load(struct bpf_holder *h, const struct bpf_holder_base *base, char *
     if (r < 0)
         bpf_object_explain(r, WHAT, why, why_size);
     bpf_object__close(object);
-    if (r >= 0 && base->cgroup >= 0)
+    if (r >= 0 && base->cgroup >= 0) {
         r = attach(h, base->cgroup, why, why_size);
+        if (r == -ENOENT || r == -ENODEV) /* it has been removed meanwhile: bpf_holder_move() */
+            r = 0;
+    }
     if (r >= 0)
         return 0;
     close_all(h);

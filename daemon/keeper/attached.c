@@ -125,7 +125,7 @@ static int attach_new(struct attached_list *c, struct generation *g, size_t inde
 /* What look_up() returns for a cgroup that is not there, or no cgroups at all. */
 static bool is_missing(int error)
 {
-    return error == -ENOENT || error == -EOPNOTSUPP;
+    return error == -ENOENT || error == -ENODEV || error == -EOPNOTSUPP;
 }
 
 /* Opens it and says which one it is: 0 or -errno. */
@@ -194,34 +194,49 @@ static void bind_workers(struct generation *g, size_t index, const struct bpf_ca
     }
 }
 
+/* Another one, on the cgroup that is there now. */
+static int attach_there(struct attached_list *c, struct generation *g, size_t index, int transient,
+                        struct attached **ret, char *why, size_t why_size)
+{
+    const char *path = g->policies[index].cgroup;
+    struct stat st = {0};
+    int own = -1, r;
+
+    if (path)
+        r = look_up(path, &own, &st, why, why_size);
+    else
+        r = fstat(transient, &st) < 0 ? -errno : 0;
+    if (r == 0)
+        r = attach_new(c, g, index, path ? own : transient, &st, ret, why, why_size);
+    fd_close(&own);
+    return r;
+}
+
 /*
  * What is attached stays the same one, wherever its cgroup is now, as workers know it. Only new
  * workers can be given another one; that is how what has moved down in the configuration comes
- * behind what is asked before it.
+ * behind what is asked before it. The cgroup may go at any moment in this.
  */
 int attached_apply(struct attached_list *c, struct generation *g, size_t index, int transient,
                    char *why, size_t why_size)
 {
-    const struct capture_policy *p = &g->policies[index];
-    struct attached *a = find(c, p);
-    struct stat st = {0};
-    int own = -1, r = 0;
+    struct attached *known = find(c, &g->policies[index]), *a = known;
+    bool keeps = known;
+    int r = 0;
 
-    if (a && a->path)
-        follow(c, a);
-    if (a && g != c->in_force && !is_in_order(c, a))
-        a = NULL;
-    if (a) {
-        r = bpf_cgroup_replace(a->bpf, &g->set, index, why, why_size);
-    } else {
-        if (p->cgroup)
-            r = look_up(p->cgroup, &own, &st, why, why_size);
-        else
-            r = fstat(transient, &st) < 0 ? -errno : 0;
-        if (r == 0)
-            r = attach_new(c, g, index, p->cgroup ? own : transient, &st, &a, why, why_size);
-        fd_close(&own);
+    if (known && known->path)
+        follow(c, known);
+    if (known && g != c->in_force)
+        keeps = is_in_order(c, known);
+    if (!keeps)
+        r = attach_there(c, g, index, transient, &a, why, why_size);
+    if (known && is_missing(r)) {
+        follow(c, known); /* wherever it is put next, it comes last */
+        keeps = true;
+        r = 0;
     }
+    if (r == 0 && keeps)
+        r = bpf_cgroup_replace(a->bpf, &g->set, index, why, why_size);
     if (r == 0) {
         a->wanted = true;
         stitch_bind(c->stitch, index, a->bpf);

@@ -157,6 +157,28 @@ for FAST in relay stitch; do
     stop undersock
 done
 
+# --- a cgroup that comes and goes all the time, in the middle of reloads of either order
+cat >"$TMP/churn.py" <<'PY'
+import os, random, sys, time
+while True:
+    os.rmdir(sys.argv[1]); time.sleep(random.random() / 5)
+    os.mkdir(sys.argv[1]); time.sleep(random.random() / 5)
+PY
+for FAST in relay stitch; do
+    us_daemon client < <(config $FAST)
+    start churn -- python3 "$TMP/churn.py" "$AT"
+    failed=
+    for i in {1..20}; do
+        if ((i % 2)); then config $FAST | swapped >"$CONF"; else config $FAST >"$CONF"; fi
+        failed+=$(us_reload undersock 2>&1)
+    done
+    stop churn
+    is "$failed" "" "$FAST: twenty reloads while it comes and goes: none fails"
+    check "$FAST: it is back" -- back
+    is "$(seen "$NET4" 9002) $(seen "$NET4" 9003)" "$EXIT4 $CLIENT4" "$FAST: and captured, in order"
+    stop undersock
+done
+
 # --- the daemon is killed
 us_daemon client < <(config relay 'on-exit = "closed"')
 check "closed: it goes" -- gone
