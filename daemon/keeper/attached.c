@@ -194,6 +194,18 @@ static void bind_workers(struct generation *g, size_t index, const struct bpf_ca
     }
 }
 
+int attached_look(struct attached_list *c, const struct capture_policy *p, char *why,
+                  size_t why_size)
+{
+    struct stat st;
+    int fd = -1, r = 0;
+
+    if (p->cgroup && !find(c, p))
+        r = look_up(p->cgroup, &fd, &st, why, why_size);
+    fd_close(&fd);
+    return r < 0 ? r : 0;
+}
+
 /* Another one, on the cgroup that is there now. */
 static int attach_there(struct attached_list *c, struct generation *g, size_t index, int transient,
                         struct attached **ret, char *why, size_t why_size)

@@ -237,21 +237,41 @@ static int reset_established(const struct generation *g, char *why, size_t why_s
     return r;
 }
 
-int captures_apply(struct captures *c, struct generation *g, int transient, char *why,
-                   size_t why_size)
+/*
+ * Two rounds, as the commonest mistake must not be found when the captures before it have changed:
+ * what connects then goes to a seat of workers that never come to be, and its SYN is dropped until
+ * it gives up.
+ */
+static int apply_cgroups(struct captures *c, struct generation *g, int transient, char *why,
+                         size_t why_size)
 {
     char cause[BPF_WHY_MAX + 256] = "";
-    int r = claim(c, g, why, why_size);
+    int r = 0;
 
     attached_begin(c->attached);
-    for (size_t i = 0; r == 0 && i < g->set.n_policies; i++) {
-        const struct capture_policy *p = &g->policies[i];
+    for (size_t i = 0; r == 0 && i < 2 * g->set.n_policies; i++) {
+        size_t index = i % g->set.n_policies;
+        const struct capture_policy *p = &g->policies[index];
 
-        if (p->hook == CAPTURE_CGROUP)
-            r = attached_apply(c->attached, g, i, transient, cause, sizeof(cause));
+        if (p->hook != CAPTURE_CGROUP)
+            continue;
+        if (i == index)
+            r = attached_look(c->attached, p, cause, sizeof(cause));
+        else
+            r = attached_apply(c->attached, g, index, transient, cause, sizeof(cause));
         if (r < 0)
             snprintf(why, why_size, "capture %s: %s", p->name, cause[0] ? cause : strerror(-r));
     }
+    return r;
+}
+
+int captures_apply(struct captures *c, struct generation *g, int transient, char *why,
+                   size_t why_size)
+{
+    int r = claim(c, g, why, why_size);
+
+    if (r == 0)
+        r = apply_cgroups(c, g, transient, why, why_size);
     if (r == 0)
         r = apply_nft(c, g, why, why_size);
     if (r == 0)

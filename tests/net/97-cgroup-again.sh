@@ -140,9 +140,33 @@ bad() { # FAST-PATH
     config "$1"
     echo "capture \"bad\" { hook = \"cgroup\" cgroup = \"/$US-nowhere\" upstream = \"u\" }"
 }
+# Who was sent to workers that never come to be would be told ETIMEDOUT.
+impatient client
+cat >"$TMP/connects.py" <<'PY'
+import os, socket, sys, threading
+told, n = set(), 0
+def connects():
+    global n
+    while not os.path.exists(sys.argv[2]):
+        s = socket.socket()
+        told.add(os.strerror(s.connect_ex((sys.argv[1], 9002))))
+        s.close()
+        n += 1
+threads = [threading.Thread(target=connects) for _ in range(4)]
+for t in threads: t.start()
+for t in threads: t.join()
+print(n > 20, *told)
+PY
 for FAST in relay stitch; do
     us_daemon client < <(config $FAST)
     bad $FAST >"$CONF"
+    start connects -- cg "app/$INNER" ns client python3 "$TMP/connects.py" "$NET4" "$TMP/enough"
+    for i in {1..8}; do us_reload undersock 2>>"$TMP/refused"; done
+    touch "$TMP/enough"
+    wait_exit connects 60
+    is "$(<"${LOG[connects]}")" "True Success" "$FAST: reloads fail at the last capture: who connects meanwhile is connected"
+    rm "$TMP/enough" "${LOG[connects]}"
+    : >"${LOG[undersock]}"
     hup again
     so_far=$(grep -c reloaded "${LOG[undersock]}")
     check "$FAST: a reload that fails while the cgroup is made anew" -- wait_log undersock "$US-nowhere"
