@@ -217,6 +217,19 @@ int datagrams_list_direct(const struct config *c, const struct upstream *upstrea
     return r;
 }
 
+int datagrams_add_names(char ***names, char *const *more)
+{
+    struct name_list l = {.names = *names};
+    int r = 0;
+
+    while (l.names && l.names[l.n])
+        l.n++;
+    for (; r == 0 && *more; more++)
+        r = add_name(&l, *more, NULL);
+    *names = l.names;
+    return r;
+}
+
 void datagrams_free_names(char **names)
 {
     for (char **name = names; name && *name; name++)

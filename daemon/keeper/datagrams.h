@@ -31,6 +31,8 @@ int datagrams_list_real(const struct config *c, struct real **ret);
  * (names.h). `*ret` ends with NULL; datagrams_free_names(). 0 or -ENOMEM.
  */
 int datagrams_list_direct(const struct config *c, const struct upstream *upstreams, char ***ret);
+/* Adds what is in `more`, copied, and not yet in the list. 0, or -ENOMEM after some. */
+int datagrams_add_names(char ***names, char *const *more);
 void datagrams_free_names(char **names); /* NULL is allowed */
 /*
  * Whether queries of this host for `resolver` go through upstreams which, as far as the

@@ -209,16 +209,21 @@ static int put_off(struct keeper *k, int client)
     return -EALREADY;
 }
 
-/* The upstreams' names are about to be asked for, and the queries are captured like anybody's. */
+/* The upstreams' names are about to be asked for, and the queries are captured like anybody's. A
+ * worker that is started meanwhile in the place of another has to know, too. */
 static void tell_names(struct keeper *k, const struct generation *fresh)
 {
+    struct generation *g = k->generation;
     char **names = NULL;
 
-    workers_tell_resolvers(k->workers, k->generation);
+    g->n_resolvers = datagrams_list_resolvers(g->resolvers);
+    workers_tell_resolvers(k->workers, g);
     if (datagrams_list_direct(fresh->config, fresh->upstreams, &names) < 0)
         return;
     for (char **name = names; *name; name++)
-        workers_tell_name(k->workers, k->generation, *name);
+        workers_tell_name(k->workers, g, *name);
+    if (datagrams_add_names(&g->direct_names, names) < 0)
+        log_warning("no memory for the names of upstreams");
     datagrams_free_names(names);
 }
 

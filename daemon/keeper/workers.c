@@ -300,7 +300,8 @@ void workers_tell_resolvers(struct workers *w, const struct generation *g)
 {
     struct message_resolvers m = {.header = MESSAGE_HEADER(MESSAGE_RESOLVERS, sizeof(m))};
 
-    m.n = (uint32_t)datagrams_list_resolvers(m.at);
+    m.n = (uint32_t)g->n_resolvers;
+    memcpy(m.at, g->resolvers, sizeof(m.at));
     tell(w, g, &m, sizeof(m));
 }
 

@@ -233,6 +233,23 @@ check "a reload brings the name of an upstream" -- us_reload undersock
 is "$(asked_by)" "tcp from=$CLIENT4" "which has been asked for directly"
 is "$(ns client "$TOOLS/who" "$NET4" 80)" "$EXIT4" "and it works"
 stop undersock
+# The workers that were told of it die before there is an answer; those in their place are asked again.
+us_daemon client < <(config "$H5")
+config "socks5h://proxy.test:1080" >"$TMP/undersock.conf"
+kill -STOP "${PID[names]}"
+start reload -- ns client "$UNDERSOCK" reload -s "$TMP/undersock.sock"
+asks() { ns client ss -Htn state established dst "$NET4" dport = :53 | grep -q .; }
+check "a reload waits for a name" -- wait_for 20 asks
+workers=$(us_workers undersock)
+# shellcheck disable=SC2086
+kill -KILL $workers
+others() { [[ $(us_workers undersock | wc -w) == $(wc -w <<<"$workers") && " $(us_workers undersock)" != *" ${workers%% *} "* ]]; }
+check "its workers die, and others start" -- wait_for 20 others
+kill -CONT "${PID[names]}"
+ended reload 40
+is "$ENDED $(<"${LOG[reload]}")" "0 " "these know what they are asked for"
+is "$(ns client "$TOOLS/who" "$NET4" 80)" "$EXIT4" "and it works"
+stop undersock
 # The host has moved to another network, and then reloads.
 printf 'nameserver 203.0.113.11\nsearch test\n' >"$TMP/resolv.named"
 us_daemon client < <(config "socks5h://proxy.test:1080")
