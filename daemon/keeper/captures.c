@@ -33,6 +33,7 @@ struct captures {
     bool applied; /* something, once */
     bool ruled;   /* the table has had rules */
     bool guarded; /* on-exit = "closed", of somebody */
+    bool found;   /* such a guard, when we came */
     bool others;  /* another daemon has this network namespace */
 };
 
@@ -50,6 +51,7 @@ int captures_create(struct loop *loop, unsigned event_kind, struct stitch *stitc
         return r;
     }
     c->stitch = stitch;
+    c->found = nft_guard_stands();
     *ret = c;
     return 0;
 }
@@ -333,13 +335,15 @@ size_t captures_link_fds(const struct captures *c, int *ret, size_t max)
     return n;
 }
 
-void captures_remove(struct captures *c, bool lift)
+void captures_remove(struct captures *c, enum captures_lift lift)
 {
     char why[256];
 
     if (!c)
         return;
-    if (lift && c->guarded && nft_guard_remove(why, sizeof(why)) < 0)
+    if (lift == CAPTURES_LIFT_NEW && c->found)
+        lift = CAPTURES_LEAVE;
+    if (lift != CAPTURES_LEAVE && c->guarded && nft_guard_remove(why, sizeof(why)) < 0)
         log_error("%s", why);
     nft_owner_close(c->nft);
     if (c->routed)

@@ -42,10 +42,14 @@ void captures_event(struct captures *c, unsigned index);
 /* Descriptors that keep the cgroup programs attached and the table alive, for the janitor. Returns
  * their number. */
 size_t captures_link_fds(const struct captures *c, int *ret, size_t max);
-/*
- * Takes everything out of the kernel and frees. `lift`: also what on-exit = "closed" would leave to
- * refuse the traffic. NULL is allowed.
- */
-void captures_remove(struct captures *c, bool lift);
+/* What becomes of what on-exit = "closed" leaves to refuse the traffic. */
+enum captures_lift {
+    CAPTURES_LEAVE,
+    CAPTURES_LIFT,
+    CAPTURES_LIFT_NEW /* unless there was one at captures_create() */
+};
+
+/* Takes everything out of the kernel and frees. NULL is allowed. */
+void captures_remove(struct captures *c, enum captures_lift lift);
 
 #endif

@@ -389,7 +389,9 @@ static void take_down(struct keeper *k)
         cgroup_destroy(k->cgroup);
     workers_destroy(k->workers);
     listeners_destroy(k->listeners);
-    captures_remove(k->captures, k->lift);
+    captures_remove(k->captures, k->lift                       ? CAPTURES_LIFT
+                                 : !k->up && k->exit_code != 0 ? CAPTURES_LIFT_NEW
+                                                               : CAPTURES_LEAVE);
     stitch_destroy(k->stitch);
     janitor_dismiss(&k->janitor);
     fd_close(&k->cgroup_fd);

@@ -170,4 +170,24 @@ for HOOK in output cgroup gateway; do
     stop ask6
     rm -f "$TMP"/{ask4,ask6,bulk}.log
 done
+
+# --- a start that fails, as late as can be: its workers find no memory for their tables
+fails() { # DESCRIPTION
+    config output closed | cat - <(echo "control = \"$TMP/undersock.sock\"") >"$TMP/undersock.conf"
+    start failing -- ns client prlimit --data=3000000 -- "$UNDERSOCK" daemon -c "$TMP/undersock.conf"
+    ended failing 20
+    like "$ENDED $(<"${LOG[failing]}")" '^1 .*a worker cannot start' "$1: a start fails at its workers"
+    rm -f "${LOG[failing]}"
+}
+within output
+fails "nothing there before"
+is "$(tables_of client)" "$tables" "nothing there before: and nothing after"
+sees "$DIRECT4" "$DIRECT6" "nothing there before: it goes direct, as before"
+us_daemon client < <(config output closed)
+kill_keeper
+wait_for 15 no_table
+fails "a guard there before"
+refused "a guard there before: it still refuses"
+ns client "$UNDERSOCK" stop -s "$TMP/undersock.sock" >/dev/null 2>&1
+is "$(tables_of client)" "$tables" "and is lifted as ever"
 done_testing
