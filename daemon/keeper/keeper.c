@@ -30,6 +30,7 @@
 #include "keeper/missing.h"
 #include "keeper/notify.h"
 #include "log.h"
+#include "nft/guard.h"
 
 enum {
     KIND_SIGNAL = 1,
@@ -43,11 +44,12 @@ enum {
     KIND_NAMES
 };
 
-#define EXIT_FAILED     1
-#define EXIT_CONFIG     2
-#define EXIT_KERNEL     3
-#define OWNERS_INTERVAL INT64_C(1000000000)
-#define TERM_GRACE      50 /* of 10 ms: what the command left behind may end by itself */
+#define EXIT_FAILED      1
+#define EXIT_CONFIG      2
+#define EXIT_KERNEL      3
+#define OWNERS_INTERVAL  INT64_C(1000000000)
+#define RESOLVE_INTERVAL 10000 /* ms */
+#define TERM_GRACE       50    /* of 10 ms: what the command left behind may end by itself */
 
 /* A missing privilege or kernel feature has its own exit code, and so has a capture that would
  * loop. */
@@ -179,6 +181,10 @@ static void on_owners(void *ctx, uint64_t ref, uint32_t events)
         keeper_look_again(k);
     if (k->unwatched)
         keeper_follow_cgroups(k);
+    if (k->unresolved && !k->reload.names && keeper_now() >= k->next_resolve) {
+        k->next_resolve = keeper_now() + RESOLVE_INTERVAL;
+        keeper_reload(k, -1);
+    }
     if (k->draining > 0)
         janitor_sweep(&k->janitor);
     loop_timer_set(k->loop, &k->owners, OWNERS_INTERVAL, ref);
@@ -297,7 +303,7 @@ static int name_cgroup(const struct keeper *k, struct config *config)
  * Nothing is in force yet, so a start may wait for the upstreams' addresses; but for a signal that
  * ends it: -ECANCELED. Other signals are the loop's, later.
  */
-static int resolve(struct keeper *k, char *why, size_t why_size)
+static int wait_for_names(struct keeper *k, char *why, size_t why_size)
 {
     struct generation *g = k->generation;
     struct upstream_lookup *names;
@@ -328,6 +334,25 @@ static int resolve(struct keeper *k, char *why, size_t why_size)
     upstream_lookup_end(names);
     fd_close(&fd);
     return r < 0 ? r : 0;
+}
+
+/*
+ * What on-exit = "closed" has left refuses this host's queries with everything else that is
+ * selected, so that who was killed could never start again. Then an upstream begins without an
+ * address, and refuses; a reload asks for it as soon as workers see to queries.
+ */
+static int resolve(struct keeper *k, char *why, size_t why_size)
+{
+    int r = wait_for_names(k, why, why_size);
+
+    if (r == 0 || r == -ECANCELED || k->o->command || !nft_guard_stands())
+        return r;
+    log_warning(
+        "%s; but what on-exit = \"closed\" has left may refuse the query: it is asked again "
+        "when the captures are in force",
+        why);
+    k->unresolved = true;
+    return 0;
 }
 
 static int bring_up(struct keeper *k, char *why, size_t why_size)

@@ -34,8 +34,9 @@ struct keeper {
     bool unwatched; /* so they are looked for every second */
     int signals;
     sigset_t old_mask;
-    int64_t started, next_recheck, next_complaint; /* milliseconds */
-    bool unapplied; /* somebody has to be excluded, and the kernel has refused to */
+    int64_t started, next_recheck, next_complaint, next_resolve; /* milliseconds */
+    bool unresolved; /* some upstream has begun without an address */
+    bool unapplied;  /* somebody has to be excluded, and the kernel has refused to */
     struct timer owners;
     int exit_code;
     bool up;

@@ -144,6 +144,7 @@ static int put_in_force(struct keeper *k, struct generation *fresh, int client)
         if (r < 0)
             log_error("cannot start the new workers: %s", strerror(-r));
         k->generation = fresh;
+        k->unresolved = false;
         keeper_follow_cgroups(k);
         k->draining++;
         workers_drain(k->workers, old);

@@ -233,6 +233,23 @@ check "a reload brings the name of an upstream" -- us_reload undersock
 is "$(asked_by)" "tcp from=$CLIENT4" "which has been asked for directly"
 is "$(ns client "$TOOLS/who" "$NET4" 80)" "$EXIT4" "and it works"
 stop undersock
+# Whoever was killed and has left on-exit = "closed" refuses his own next start's query.
+us_daemon client < <(config "socks5h://proxy.test:1080" 'on-exit = "closed"')
+is "$(ns client "$TOOLS/who" "$NET4" 80)" "$EXIT4" "closed: it works"
+kill -KILL "${PID[undersock]}"
+ended undersock 10 2>/dev/null
+is "$(ns client "$TOOLS/who" "$NET4" 80)" "connect=ECONNREFUSED" "closed, and killed: it is refused"
+is "$(ns client sh -c "$q proxy.test A" 2>&1 | grep -c "^$PROXY4")" 0 "so are queries"
+: >"${LOG[names]}"
+: >"${LOG[undersock]}"
+us_daemon client < <(config "socks5h://proxy.test:1080" 'on-exit = "closed"')
+works() { [[ $(ns client "$TOOLS/who" "$NET4" 80) == "$EXIT4" ]]; }
+check "the next start works all the same" -- wait_for 40 works
+is "$(asked_by)" "tcp from=$CLIENT4" "when it has been asked for by a worker"
+is "$(grep -c "reloaded " "${LOG[undersock]}")" 1 "once"
+check "and stop lifts what is closed" -- "$UNDERSOCK" stop -s "$TMP/undersock.sock"
+ended undersock 10
+is "$(tables_of client)" "" "nothing is left"
 # The workers that were told of it die before there is an answer; those in their place are asked again.
 us_daemon client < <(config "$H5")
 config "socks5h://proxy.test:1080" >"$TMP/undersock.conf"
