@@ -17,13 +17,14 @@ int attached_create(struct loop *loop, unsigned event_kind, struct stitch *stitc
                     struct attached_list **ret);
 
 /*
- * A generation comes into force: begin, look for each of its cgroup captures, which touches nothing
- * and fails where a cgroup is not there and never was, then apply for each of its cgroup captures
- * in the order of the configuration, then end, which takes off what it does not want, unless
- * something has failed. Then the generation before is applied in the same way. apply: 0, or -errno
- * with one line in `why`; `transient`: the cgroup of captures that name none, or -1.
+ * A generation comes into force: begin, then apply for each of its cgroup captures in the order of
+ * the configuration, then end, which takes off what it does not want, unless something has failed.
+ * Then the generation before is applied in the same way. apply: 0, or -errno with one line in
+ * `why`; `transient`: the cgroup of captures that name none, or -1.
  */
 void attached_begin(struct attached_list *c);
+/* Between begin and apply, and touches nothing: -errno where the cgroup is not there and never was.
+ */
 int attached_look(struct attached_list *c, const struct capture_policy *p, char *why,
                   size_t why_size);
 int attached_apply(struct attached_list *c, struct generation *g, size_t index, int transient,

@@ -239,28 +239,17 @@ static int reset_established(const struct generation *g, char *why, size_t why_s
     return r;
 }
 
-/*
- * Two rounds, as the commonest mistake must not be found when the captures before it have changed:
- * what connects then goes to a seat of workers that never come to be, and its SYN is dropped until
- * it gives up.
- */
-static int apply_cgroups(struct captures *c, struct generation *g, int transient, char *why,
-                         size_t why_size)
+int captures_look(struct captures *c, const struct config *config, char *why, size_t why_size)
 {
-    char cause[BPF_WHY_MAX + 256] = "";
+    char cause[512] = "";
     int r = 0;
 
     attached_begin(c->attached);
-    for (size_t i = 0; r == 0 && i < 2 * g->set.n_policies; i++) {
-        size_t index = i % g->set.n_policies;
-        const struct capture_policy *p = &g->policies[index];
+    for (size_t i = 0; r == 0 && i < config->n_captures; i++) {
+        const struct capture_policy *p = &config->captures[i].policy;
 
-        if (p->hook != CAPTURE_CGROUP)
-            continue;
-        if (i == index)
+        if (p->hook == CAPTURE_CGROUP)
             r = attached_look(c->attached, p, cause, sizeof(cause));
-        else
-            r = attached_apply(c->attached, g, index, transient, cause, sizeof(cause));
         if (r < 0)
             snprintf(why, why_size, "capture %s: %s", p->name, cause[0] ? cause : strerror(-r));
     }
@@ -270,10 +259,18 @@ static int apply_cgroups(struct captures *c, struct generation *g, int transient
 int captures_apply(struct captures *c, struct generation *g, int transient, char *why,
                    size_t why_size)
 {
+    char cause[BPF_WHY_MAX + 256] = "";
     int r = claim(c, g, why, why_size);
 
-    if (r == 0)
-        r = apply_cgroups(c, g, transient, why, why_size);
+    attached_begin(c->attached);
+    for (size_t i = 0; r == 0 && i < g->set.n_policies; i++) {
+        const struct capture_policy *p = &g->policies[i];
+
+        if (p->hook == CAPTURE_CGROUP)
+            r = attached_apply(c->attached, g, i, transient, cause, sizeof(cause));
+        if (r < 0)
+            snprintf(why, why_size, "capture %s: %s", p->name, cause[0] ? cause : strerror(-r));
+    }
     if (r == 0)
         r = apply_nft(c, g, why, why_size);
     if (r == 0)

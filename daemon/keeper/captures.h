@@ -16,6 +16,13 @@ struct stitch;
 int captures_create(struct loop *loop, unsigned event_kind, struct stitch *stitch,
                     struct captures **ret);
 /*
+ * Whether captures_apply() would fail because of a cgroup that is not there and never was: -errno
+ * with one line in `why`. Before a reload touches anything, as the commonest mistake must not be
+ * found when listeners have been added, or the captures before it have changed: what connects then
+ * goes to workers that never come to be.
+ */
+int captures_look(struct captures *c, const struct config *config, char *why, size_t why_size);
+/*
  * Puts the captures of `g` in force and fills the origin maps into its listeners. What the
  * generation before had attached to the same cgroup is replaced in place, without a gap; the
  * nftables table is switched at one moment. A cgroup that is not there any more is awaited

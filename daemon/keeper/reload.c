@@ -109,9 +109,15 @@ static int put_in_force(struct keeper *k, struct generation *fresh, int client)
     struct generation *old = k->generation;
     char why[512];
 
-    listeners_unmark(k->listeners);
-    int r = generation_complete(fresh, k->listeners, k->seats, why, sizeof(why));
+    int r = captures_look(k->captures, fresh->config, why, sizeof(why));
 
+    if (r < 0) {
+        config_error(&client, why);
+        generation_free(fresh);
+        return r;
+    }
+    listeners_unmark(k->listeners);
+    r = generation_complete(fresh, k->listeners, k->seats, why, sizeof(why));
     if (r == 0)
         r = keeper_provide_names(k, fresh, why, sizeof(why));
     if (r < 0) {
