@@ -276,6 +276,11 @@ static void add_process(struct owner *o, const struct task *t)
     *p = (struct owner_process){.pid = t->pid, .uid = t->uid, .fsuid = t->fsuid};
     if (read_proc(t->pid, "comm", p->comm, sizeof(p->comm)) == 0)
         p->comm[strcspn(p->comm, "\n")] = '\0';
+    /* It may call itself anything, and ends up on root's terminal. */
+    for (char *c = p->comm; *c; c++) {
+        if (*c < ' ' || *c > '~')
+            *c = '?';
+    }
     read_cgroup(t->pid, p->cgroup, sizeof(p->cgroup));
 }
 

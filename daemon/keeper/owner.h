@@ -18,9 +18,9 @@
 
 struct owner_process {
     pid_t pid;
-    uint32_t uid;   /* the real one: what a BPF program is told */
-    uint32_t fsuid; /* what nftables' skuid sees in the sockets it makes */
-    char comm[16];
+    uint32_t uid;                  /* the real one: what a BPF program is told */
+    uint32_t fsuid;                /* what nftables' skuid sees in the sockets it makes */
+    char comm[16];                 /* what is not printable ASCII is '?' */
     char cgroup[OWNER_CGROUP_MAX]; /* path in the v2 hierarchy, "": not known */
 };
 

@@ -135,6 +135,7 @@ static void processes_body(void)
         if (me[1] == 0) { /* a child without the socket, under ids of its own */
             close(fd);
             CHECK(setresuid(4242, 4243, 4244) == 0);
+            CHECK(prctl(PR_SET_NAME, "\x1b]0;a\x07\x9b\xc3\xa9\x7f") == 0);
             prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of ids clears it */
             me[0] = getppid();
             me[1] = getpid();
@@ -152,7 +153,7 @@ static void processes_body(void)
         bool dropped = p->pid == pids[1];
 
         CHECK(p->uid == (dropped ? 4242u : 0u) && p->fsuid == (dropped ? 4243u : 0u));
-        CHECK(strncmp(p->comm, "test_owner", 10) == 0);
+        CHECK(strcmp(p->comm, dropped ? "?]0;a?????" : "test_owner") == 0);
     }
     kill(pids[1], SIGKILL);
     kill(child, SIGKILL);
