@@ -219,9 +219,10 @@ static void on_meta(struct walk *w, const struct nftnl_expr *e)
 /* Other ways to ask for a mark, by range or set, are taken for right. */
 static void on_mark(struct walk *w, uint32_t mark, uint32_t mask, bool equal)
 {
+    bool some = ((CAPTURE_OWN_MARK ^ mark) & CAPTURE_OWN_MASK & mask) == 0;
     bool all = (mask & ~CAPTURE_OWN_MASK) == 0 && (CAPTURE_OWN_MARK & mask) == mark;
 
-    w->marks_left_out = w->marks_left_out || !equal || !all;
+    w->marks_left_out = w->marks_left_out || (equal ? !all : some);
 }
 
 static void on_compare(struct walk *w, const struct nftnl_expr *e)

@@ -89,32 +89,38 @@ static void accepts_body(void)
 /* Marks that leave out none of ours, and what else lets out what was redirected. */
 static void outputs_body(void)
 {
-    load("table inet t {\n"
-         " chain ours { type filter hook output priority 1;\n"
-         "  ct state new meta mark & 0xffff0000 == 0x55530000 accept\n }\n"
-         " chain wider { type filter hook output priority 2; meta mark & 0xf0000 == 0x30000 "
-         "accept\n }\n"
-         " chain half { type filter hook output priority 3;\n"
-         "  meta mark & 0xffff8000 == 0x55538000 accept\n }\n"
-         " chain unlike { type filter hook output priority 4;\n"
-         "  meta mark & 0xffff0000 != 0x55530000 accept\n }\n"
-         " chain single { type filter hook output priority 5; meta mark 0x55530000 accept\n }\n"
-         " chain between { type filter hook output priority 6; meta mark 0x55530000-0x5553ffff "
-         "accept\n }\n"
-         " chain by_lo { type filter hook output priority 7; oifname \"lo\" accept\n }\n"
-         " chain by_other { type filter hook output priority 8; oif != lo accept\n }\n"
-         " chain to_here { type filter hook output priority 9; fib daddr type local accept\n }\n"
-         " chain from_here { type filter hook output priority 10; fib saddr type local accept\n }\n"
-         " chain to_port { type filter hook output priority 11;\n"
-         "  fib daddr type local tcp dport 22 accept\n }\n"
-         " chain pings { type filter hook output priority 12; meta l4proto ipv6-icmp accept\n }\n"
-         " chain stream { type filter hook output priority 13; meta l4proto tcp accept\n }\n"
-         "}\n");
+    load(
+        "table inet t {\n"
+        " chain ours { type filter hook output priority 1;\n"
+        "  ct state new meta mark & 0xffff0000 == 0x55530000 accept\n }\n"
+        " chain wider { type filter hook output priority 2; meta mark & 0xf0000 == 0x30000 "
+        "accept\n }\n"
+        " chain half { type filter hook output priority 3;\n"
+        "  meta mark & 0xffff8000 == 0x55538000 accept\n }\n"
+        " chain unlike { type filter hook output priority 4;\n"
+        "  meta mark & 0xffff0000 != 0x55530000 accept\n }\n"
+        " chain single { type filter hook output priority 5; meta mark 0x55530000 accept\n }\n"
+        " chain between { type filter hook output priority 6; meta mark 0x55530000-0x5553ffff "
+        "accept\n }\n"
+        " chain by_lo { type filter hook output priority 7; oifname \"lo\" accept\n }\n"
+        " chain by_other { type filter hook output priority 8; oif != lo accept\n }\n"
+        " chain to_here { type filter hook output priority 9; fib daddr type local accept\n }\n"
+        " chain from_here { type filter hook output priority 10; fib saddr type local accept\n }\n"
+        " chain to_port { type filter hook output priority 11;\n"
+        "  fib daddr type local tcp dport 22 accept\n }\n"
+        " chain pings { type filter hook output priority 12; meta l4proto ipv6-icmp accept\n }\n"
+        " chain stream { type filter hook output priority 13; meta l4proto tcp accept\n }\n"
+        " chain marked { type filter hook output priority 14; meta mark != 0 accept\n }\n"
+        " chain no_vpn { type filter hook output priority 15; meta mark != 0xca6c accept\n }\n"
+        " chain not_one { type filter hook output priority 16; meta mark != 0x55530000 accept\n }\n"
+        "}\n");
     CHECK(traits_are("ours", FW_ACCEPT_SOCKET | FW_ACCEPT_MARKS));
     CHECK(traits_are("wider", FW_ACCEPT_SOCKET | FW_ACCEPT_MARKS));
     CHECK(traits_are("between", FW_ACCEPT_SOCKET | FW_ACCEPT_MARKS));
     CHECK(traits_are("half", FW_ACCEPT_SOCKET) && traits_are("unlike", FW_ACCEPT_SOCKET));
-    CHECK(traits_are("single", FW_ACCEPT_SOCKET));
+    CHECK(traits_are("single", FW_ACCEPT_SOCKET) && traits_are("not_one", FW_ACCEPT_SOCKET));
+    CHECK(traits_are("marked", FW_ACCEPT_SOCKET | FW_ACCEPT_MARKS));
+    CHECK(traits_are("no_vpn", FW_ACCEPT_SOCKET | FW_ACCEPT_MARKS));
     CHECK(traits_are("pings", 0) && traits_are("stream", FW_ACCEPT_ALL));
     CHECK(traits_are("by_lo", FW_ACCEPT_LO) && traits_are("by_other", FW_ACCEPT_INTERFACE));
     CHECK(traits_are("to_here", FW_ACCEPT_LOCAL) && traits_are("from_here", 0) &&
