@@ -16,6 +16,7 @@
 #include <linux/netfilter.h>
 #include <linux/netfilter/nf_conntrack_common.h>
 #include <linux/netfilter/nf_tables.h>
+#include <linux/netfilter/xt_addrtype.h>
 #include <linux/netfilter/xt_conntrack.h>
 #include <linux/netfilter/xt_mark.h>
 #include <linux/rtnetlink.h>
@@ -257,6 +258,16 @@ static void on_lookup(struct walk *w, const struct nftnl_expr *e)
         on_accept(w);
 }
 
+static bool is_to_local(const void *data, uint32_t len, uint32_t revision)
+{
+    struct xt_addrtype_info_v1 info;
+
+    if (!data || len < sizeof(info) || revision != 1)
+        return false;
+    memcpy(&info, data, sizeof(info));
+    return info.dest == XT_ADDRTYPE_LOCAL && info.source == 0 && info.flags == 0;
+}
+
 static void on_xt_match(struct walk *w, const struct nftnl_expr *e)
 {
     const char *name = nftnl_expr_get_str(e, NFTNL_EXPR_MT_NAME);
@@ -273,6 +284,11 @@ static void on_xt_match(struct walk *w, const struct nftnl_expr *e)
             memcpy(&mark, data, sizeof(mark));
             on_mark(w, mark.mark, mark.mask, !mark.invert);
         }
+        return;
+    }
+    if (name && strcmp(name, "addrtype") == 0) {
+        w->local = is_to_local(data, len, nftnl_expr_get_u32(e, NFTNL_EXPR_MT_REV));
+        w->other = w->other || !w->local;
         return;
     }
     if (!name || strcmp(name, "conntrack") != 0 || !data || len < sizeof(info) ||

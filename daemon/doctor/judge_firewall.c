@@ -32,6 +32,38 @@ const char *chain_name(const struct fw_chain *c, char *buf, size_t size)
     return buf;
 }
 
+/* iptables reads a table no more that has an expression it does not know, as `fib` and `socket`
+ * are: in one that it has made, a rule is to be its own. */
+static bool is_iptables(const struct fw_chain *c)
+{
+    static const char *const tables[] = {"filter", "mangle", "nat", "raw", "security"};
+
+    if ((c->family != NFPROTO_IPV4 && c->family != NFPROTO_IPV6) ||
+        strcmp(c->name, c->hook == NF_INET_LOCAL_IN ? "INPUT" : "OUTPUT") != 0)
+        return false;
+    for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
+        if (strcmp(c->table, tables[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Adds the command that has the chain accept what matches, in the words of nft or iptables. */
+static void add_accept(char *mend, size_t size, const struct fw_chain *c, const char *match,
+                       const char *xt_match)
+{
+    const char *and = mend[0] ? " && " : "";
+    char name[CHAIN_NAME_SIZE];
+    size_t n = strlen(mend);
+
+    if (is_iptables(c))
+        snprintf(mend + n, size - n, "%s%s -t %s -I %s %s -j ACCEPT", and,
+                 c->family == NFPROTO_IPV6 ? "ip6tables" : "iptables", c->table, c->name, xt_match);
+    else
+        snprintf(mend + n, size - n, "%snft insert rule %s %s accept", and,
+                 chain_name(c, name, sizeof(name)), match);
+}
+
 /* Whether it sees packets of the IP layer; bridge, arp and netdev chains have hooks of their own.
  */
 static bool is_ip(const struct fw_chain *c)
@@ -119,7 +151,7 @@ static void judge_input(const struct facts *f, const struct fw_chain *c, struct 
 {
     const unsigned for_held = FW_ACCEPT_LO | FW_ACCEPT_ESTABLISHED;
     struct ways ways = {.held = false};
-    char name[CHAIN_NAME_SIZE], text[512];
+    char name[CHAIN_NAME_SIZE], text[512], mend[512] = "";
     enum finding_level level = FINDING_FAIL;
 
     find_ways(f, CAPTURE_GATEWAY, &ways);
@@ -144,8 +176,8 @@ static void judge_input(const struct facts *f, const struct fw_chain *c, struct 
     } else {
         return;
     }
-    finding_add_mend(ret, "foreign-input", level, text,
-                     "nft insert rule %s socket transparent 1 accept", name);
+    add_accept(mend, sizeof(mend), c, "socket transparent 1", "-m socket --transparent");
+    finding_add_mend(ret, "foreign-input", level, text, "%s", mend);
 }
 
 /* What judge_output() says of a chain that drops it. */
@@ -162,21 +194,20 @@ static void judge_output(const struct facts *f, const struct fw_chain *c, struct
 {
     struct ways ways = {.udp = !f->config}; /* what `run` takes */
     bool interface = c->traits & FW_ACCEPT_INTERFACE;
-    char name[CHAIN_NAME_SIZE], text[512], mend[512] = "";
-    size_t n = 0;
+    char name[CHAIN_NAME_SIZE], text[512], mend[512] = "", marks[64], xt_marks[64];
 
     find_ways(f, CAPTURE_OUTPUT, &ways);
     find_ways(f, CAPTURE_CGROUP, &ways);
     if (!c->drops || (c->traits & FW_ACCEPT_ALL))
         return;
     chain_name(c, name, sizeof(name));
+    snprintf(marks, sizeof(marks), "meta mark and %#x == %#x", CAPTURE_OWN_MASK, CAPTURE_OWN_MARK);
+    snprintf(xt_marks, sizeof(xt_marks), "-m mark --mark %#x/%#x", CAPTURE_OWN_MARK,
+             CAPTURE_OWN_MASK);
     if ((ways.held || ways.udp) && !(c->traits & FW_ACCEPT_MARKS))
-        n = (size_t)snprintf(mend, sizeof(mend),
-                             "nft insert rule %s meta mark and %#x == %#x accept", name,
-                             CAPTURE_OWN_MASK, CAPTURE_OWN_MARK);
+        add_accept(mend, sizeof(mend), c, marks, xt_marks);
     if (ways.early && !(c->traits & FW_ACCEPT_LOCAL))
-        snprintf(mend + n, sizeof(mend) - n, "%snft insert rule %s fib daddr type local accept",
-                 n > 0 ? " && " : "", name);
+        add_accept(mend, sizeof(mend), c, "fib daddr type local", "-m addrtype --dst-type LOCAL");
     if (mend[0] == '\0')
         return;
     if (c->priority < OUR_SELECT) {

@@ -197,6 +197,21 @@ named foreign-output fail 'inet fw out drops by default'
 mended foreign-output fail
 is "$(complaints)" "" "and nothing else is in the way"
 ns host nft flush ruleset
+# A table of iptables' that has an expression it does not know could not be changed by it any more.
+if command -v iptables >/dev/null && [[ $(iptables -V) == *nf_tables* ]]; then
+    tables_fine() { ns host iptables -S OUTPUT; }
+    ns host sh -ec "iptables -A OUTPUT -o lo -j ACCEPT
+        iptables -A OUTPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT
+        iptables -A OUTPUT -d $FAR -j ACCEPT; iptables -P OUTPUT DROP"
+    doctor
+    named foreign-output fail 'ip filter OUTPUT drops by default'
+    mended foreign-output fail
+    is "$(complaints)" "" "and nothing else is in the way"
+    check "and iptables reads its table" -- tables_fine
+    ns host nft flush ruleset
+else
+    skip foreign-output "iptables is not installed" 5
+fi
 output </dev/null
 
 # --- a gateway -----------------------------------------------------------------------------------------

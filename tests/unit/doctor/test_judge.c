@@ -560,6 +560,45 @@ static void test_output_chain(void **state)
     }
 }
 
+/* A table that iptables has made is mended by itself: nft's rules would keep it from reading it. */
+static void test_iptables(void **state)
+{
+    static const struct {
+        struct fw_chain chain;
+        const char *id, *mend;
+    } cases[] = {
+        {{.table = "filter", .name = "OUTPUT", .family = NFPROTO_IPV4, .hook = NF_INET_LOCAL_OUT},
+         "foreign-output",
+         "iptables -t filter -I OUTPUT -m mark --mark 0x55530000/0xffff0000 -j ACCEPT && "
+         "iptables -t filter -I OUTPUT -m addrtype --dst-type LOCAL -j ACCEPT"},
+        {{.table = "mangle", .name = "OUTPUT", .family = NFPROTO_IPV6, .hook = NF_INET_LOCAL_OUT},
+         "foreign-output",
+         "&& ip6tables -t mangle -I OUTPUT -m addrtype --dst-type LOCAL -j ACCEPT"},
+        {{.table = "filter", .name = "INPUT", .family = NFPROTO_IPV4, .hook = NF_INET_LOCAL_IN},
+         "foreign-input",
+         "iptables -t filter -I INPUT -m socket --transparent -j ACCEPT"},
+        {{.table = "filter", .name = "OUTPUT", .family = NFPROTO_INET, .hook = NF_INET_LOCAL_OUT},
+         "foreign-output",
+         "nft insert rule inet filter OUTPUT fib daddr type local accept"},
+        {{.table = "mine", .name = "OUTPUT", .family = NFPROTO_IPV4, .hook = NF_INET_LOCAL_OUT},
+         "foreign-output",
+         "nft insert rule ip mine OUTPUT fib daddr type local accept"},
+        {{.table = "filter", .name = "input", .family = NFPROTO_IPV4, .hook = NF_INET_LOCAL_IN},
+         "foreign-input",
+         "nft insert rule ip filter input socket transparent 1 accept"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        good_world();
+        w.chains[0] = cases[i].chain;
+        w.chains[0].drops = true;
+        w.facts.firewall.n_chains = 1;
+        w.captures[0].connect = w.captures[2].connect = CONNECT_EARLY;
+        expect(cases[i].id, FINDING_FAIL, "drops by default", cases[i].mend);
+    }
+}
+
 static void test_tools(void **state)
 {
     static const char *const ids[] = {"firewalld", "ufw",        "docker",
@@ -628,6 +667,7 @@ int main(void)
         cmocka_unit_test_setup(test_daemon, setup),
         cmocka_unit_test_setup(test_firewall, setup),
         cmocka_unit_test_setup(test_output_chain, setup),
+        cmocka_unit_test_setup(test_iptables, setup),
         cmocka_unit_test_setup(test_tools, setup),
         cmocka_unit_test_setup(test_upstreams, setup),
     };
