@@ -53,6 +53,7 @@ static void test_replace_keeps_rings(void **state)
     next_syn(&rig, &again);
     assert_int_equal(again.isn, syn.isn);
     let_in_and_check(&c, &result, &again);
+    forget_syns(&rig); /* a busy host has given it time for more of them */
     /* The new policy is in force. */
     expect_direct((struct client){.to = PRIVATE_V4 ":0"});
     expect_held_and_let_in(&rig, (struct client){.to = WORLD_V4 ":80"}, WORLD_V4 ":80");
