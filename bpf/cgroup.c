@@ -166,15 +166,6 @@ static int grow_holder(struct bpf_capture *capture, const struct capture_set *se
     return bpf_holder_grow(capture->holder, &base, &kept, why, why_size);
 }
 
-static bool is_same_map(int a, int b)
-{
-    struct bpf_map_info info[2] = {0};
-    uint32_t len = sizeof(info[0]);
-
-    return bpf_obj_get_info_by_fd(a, &info[0], &len) == 0 && (len = sizeof(info[1])) > 0 &&
-           bpf_obj_get_info_by_fd(b, &info[1], &len) == 0 && info[0].id == info[1].id;
-}
-
 /* What attaching to a cgroup that has been removed meanwhile fails with. */
 static bool is_gone(int error)
 {
@@ -192,8 +183,8 @@ static void attach_guard(struct bpf_capture *capture, const struct capture_set *
     if (capture->guarded != NULL || !bpf_policy_is_stitching(set, policy))
         return;
     /* It must see what the connect programs keep with a socket. */
-    if (!is_same_map(capture->maps[CONNECT_SOCKETS],
-                     bpf_stitch_map_fd(set->stitch, ABI_MAP_SOCKETS)))
+    if (!bpf_object_is_same_map(capture->maps[CONNECT_SOCKETS],
+                                bpf_stitch_map_fd(set->stitch, ABI_MAP_SOCKETS)))
         snprintf(why, sizeof(why), "it was there before stitch, and shares nothing with it");
     else if (capture->cgroup >= 0)
         r = bpf_stitch_guard(set->stitch, capture->instance, capture->cgroup, why, sizeof(why));

@@ -98,31 +98,16 @@ static int share_stitch(struct bpf_object *object, const struct bpf_stitch *stit
     return r;
 }
 
-int connect_load(const struct capture_set *set, const struct capture_policy *policy,
-                 uint64_t instance, const int maps[CONNECT_N_MAPS], struct bpf_object **ret,
-                 char *why, size_t why_size)
+static int load(const struct capture_set *set, const struct capture_policy *policy,
+                const struct abi_settings *settings, const int maps[CONNECT_N_MAPS],
+                struct bpf_object **ret, char *why, size_t why_size)
 {
-    struct abi_settings settings;
     struct bpf_object *object = NULL;
-    int r;
-
-    bpf_object_log_through_us();
-    bpf_policy_settings(set, policy, &settings);
-    settings.instance = instance;
-    r = find_features(&settings.features, why, why_size);
-    if (r < 0)
-        return r;
-    r = bpf_own_netns_cookie(&settings.netns_cookie);
-    if (r < 0) {
-        snprintf(why, why_size,
-                 "the cgroup capture: this kernel has no network namespace cookies (%s)",
-                 strerror(-r));
-        return -EOPNOTSUPP;
-    }
 
     /* cppcheck-suppress comparePointers; two symbols of one object */
-    r = bpf_object_open(bpf_embed_connect, BPF_EMBED_SIZE(connect), "us_connect", &settings,
-                        sizeof(settings), &object);
+    int r = bpf_object_open(bpf_embed_connect, BPF_EMBED_SIZE(connect), "us_connect", settings,
+                            sizeof(*settings), &object);
+
     if (r < 0) {
         snprintf(why, why_size, "the built-in connect programs cannot be opened: %s", strerror(-r));
         return r;
@@ -152,4 +137,38 @@ int connect_load(const struct capture_set *set, const struct capture_policy *pol
     }
     *ret = object;
     return 0;
+}
+
+int connect_load(const struct capture_set *set, const struct capture_policy *policy,
+                 uint64_t instance, const int maps[CONNECT_N_MAPS], struct bpf_object **ret,
+                 char *why, size_t why_size)
+{
+    struct abi_settings settings;
+    struct bpf_object *object;
+    int r;
+
+    bpf_object_log_through_us();
+    bpf_policy_settings(set, policy, &settings);
+    settings.instance = instance;
+    r = find_features(&settings.features, why, why_size);
+    if (r < 0)
+        return r;
+    r = bpf_own_netns_cookie(&settings.netns_cookie);
+    if (r < 0) {
+        snprintf(why, why_size,
+                 "the cgroup capture: this kernel has no network namespace cookies (%s)",
+                 strerror(-r));
+        return -EOPNOTSUPP;
+    }
+
+    r = load(set, policy, &settings, maps, &object, why, why_size);
+    for (int i = 1; r == 0 && i < BPF_OBJECT_LOADS; i++) {
+        if (maps[0] >= 0 || set->stitch != NULL || bpf_object_shares_map(object, ABI_MAP_SOCKETS))
+            break;
+        bpf_object__close(object);
+        r = load(set, policy, &settings, maps, &object, why, why_size);
+    }
+    if (r == 0)
+        *ret = object;
+    return r;
 }

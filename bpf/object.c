@@ -146,6 +146,30 @@ int bpf_object_find_map(const char *name, uint32_t type, uint32_t key_size, uint
     return errno == ENOENT ? -ENOENT : -errno;
 }
 
+bool bpf_object_is_same_map(int a, int b)
+{
+    struct bpf_map_info info[2] = {0};
+    uint32_t len = sizeof(info[0]);
+
+    return bpf_obj_get_info_by_fd(a, &info[0], &len) == 0 && (len = sizeof(info[1])) > 0 &&
+           bpf_obj_get_info_by_fd(b, &info[1], &len) == 0 && info[0].id == info[1].id;
+}
+
+bool bpf_object_shares_map(struct bpf_object *object, const char *name)
+{
+    const struct bpf_map *map = bpf_object__find_map_by_name(object, name);
+
+    if (map == NULL)
+        return true;
+    int fd = bpf_object_find_map(name, bpf_map__type(map), bpf_map__key_size(map),
+                                 bpf_map__value_size(map));
+    bool same = fd < 0 || bpf_object_is_same_map(fd, bpf_map__fd(map));
+
+    if (fd >= 0)
+        close(fd);
+    return same;
+}
+
 static const char *missing_capability(void)
 {
     static const struct {

@@ -6,6 +6,7 @@
 #ifndef UNDERSOCK_BPF_OBJECT_H
 #define UNDERSOCK_BPF_OBJECT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -47,6 +48,17 @@ int bpf_object_attach(int program, const char *name, int cgroup_fd, enum bpf_att
  * -EPERM: without CAP_SYS_ADMIN nobody may look).
  */
 int bpf_object_find_map(const char *name, uint32_t type, uint32_t key_size, uint32_t value_size);
+
+/* Whether two descriptors are of one map. */
+bool bpf_object_is_same_map(int a, int b);
+
+/*
+ * Whether a loaded object's map is the one of its kind that all others find. Of two that look and
+ * load at the same time each may have found none, and made its own: then one of them is not, and
+ * has to look and load again. True also where nobody may look.
+ */
+#define BPF_OBJECT_LOADS 3
+bool bpf_object_shares_map(struct bpf_object *object, const char *name);
 
 /*
  * The sentence for a bpf(2) failure `error` (a negative errno) while doing `what` ("loading the

@@ -90,7 +90,7 @@ static int size_map(struct bpf_object *object, const char *name, uint32_t n)
     return map == NULL ? -ENOENT : bpf_map__set_max_entries(map, n);
 }
 
-static int load(const struct bpf_stitch_options *o, struct bpf_object **ret)
+static int load_once(const struct bpf_stitch_options *o, struct bpf_object **ret)
 {
     LIBBPF_OPTS(bpf_object_open_opts, options, .object_name = "us_stitch");
     struct bpf_object *object;
@@ -113,6 +113,22 @@ static int load(const struct bpf_stitch_options *o, struct bpf_object **ret)
     }
     *ret = object;
     return 0;
+}
+
+static int load(const struct bpf_stitch_options *o, struct bpf_object **ret)
+{
+    struct bpf_object *object;
+    int r = load_once(o, &object);
+
+    for (int i = 1; r == 0 && i < BPF_OBJECT_LOADS; i++) {
+        if (bpf_object_shares_map(object, ABI_MAP_SOCKETS))
+            break;
+        bpf_object__close(object);
+        r = load_once(o, &object);
+    }
+    if (r == 0)
+        *ret = object;
+    return r;
 }
 
 static int keep_descriptors(struct bpf_stitch *s, struct bpf_object *object, unsigned instance)

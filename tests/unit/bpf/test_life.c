@@ -20,6 +20,70 @@ static int other_v4(uint16_t *ret_port)
     return fd;
 }
 
+/* The map that holds what is known of sockets, among our descriptors: its id. */
+static uint32_t storage_id(void)
+{
+    for (int fd = 0; fd < 256; fd++) {
+        struct bpf_map_info info = {0};
+        uint32_t len = sizeof(info);
+
+        if (bpf_obj_get_info_by_fd(fd, &info, &len) == 0 && info.type == BPF_MAP_TYPE_SK_STORAGE &&
+            strcmp(info.name, ABI_MAP_SOCKETS) == 0)
+            return info.id;
+    }
+    return 0;
+}
+
+/* Instances that start at the same moment find each other. */
+static void test_all_share_what_is_known_of_sockets(void **state)
+{
+    struct capture_policy policy = plain_policy();
+    struct capture_set set = {.policies = &policy, .n_policies = 1};
+
+    SKIP_UNLESS_POSSIBLE((struct fixture *)*state);
+    for (int round = 0; round < 5; round++) {
+        pid_t pids[4];
+        uint32_t ids[4];
+        int go[2], told[2];
+        char byte;
+
+        assert_int_equal(pipe2(go, O_CLOEXEC) | pipe2(told, O_CLOEXEC), 0);
+        for (size_t i = 0; i < 4; i++) {
+            pids[i] = fork();
+            if (pids[i] == 0) {
+                struct bpf_capture *capture;
+                char why[BPF_WHY_MAX];
+                uint32_t id = 0;
+
+                prctl(PR_SET_PDEATHSIG, SIGKILL);
+                close(fixture.watch);
+                close(go[1]);
+                if (read(go[0], &byte, 1) == 0 &&
+                    bpf_cgroup_attach(&set, 0, fixture.inner_fd, &capture, why, sizeof(why)) == 0)
+                    id = storage_id();
+                if (write(told[1], &id, sizeof(id)) != sizeof(id))
+                    _exit(1);
+                for (;;)
+                    pause();
+            }
+        }
+        close(go[1]);
+        close(told[1]);
+        for (size_t i = 0; i < 4; i++)
+            assert_int_equal(read(told[0], &ids[i], sizeof(ids[i])), sizeof(ids[i]));
+        for (size_t i = 0; i < 4; i++) {
+            kill(pids[i], SIGKILL);
+            waitpid(pids[i], NULL, 0);
+        }
+        close(go[0]);
+        close(told[0]);
+        for (size_t i = 0; i < 4; i++) {
+            assert_int_not_equal(ids[i], 0);
+            assert_int_equal(ids[i], ids[0]);
+        }
+    }
+}
+
 /* The inner cgroup's capture decides; the outer one sees the same connect() and keeps its hands
  * off, even though it captures loopback too. */
 static void test_nested(void **state)
@@ -523,6 +587,7 @@ static void test_what_is_no_cgroup(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_all_share_what_is_known_of_sockets),
         cmocka_unit_test(test_nested),
         cmocka_unit_test(test_nested_direct_and_refuse),
         cmocka_unit_test(test_first_match_wins),
