@@ -37,6 +37,8 @@
 #define SECOND        INT64_C(1000000000)
 #define FAIR          64 /* who has more than this part of a full table loses names to others */
 #define LOTS          64
+#define RETRIES       256
+#define KEPT          3600 /* seconds: so long somebody may keep an address after its time */
 
 /* ::ffff:198.18.0.0/111 and fdf6:6931:7149::/64 */
 const struct prefix fake_prefix4 = {{[10] = 0xff, [11] = 0xff, [12] = 198, [13] = 18}, 96 + 15};
@@ -44,8 +46,9 @@ const struct prefix fake_prefix6 = {{0xfd, 0xf6, 0x69, 0x31, 0x71, 0x49}, 64};
 
 struct head {
     pthread_mutex_t lock;
-    _Atomic uint32_t used;     /* slots that have been given out */
-    _Atomic uint32_t retry_at; /* full: no slot is free before this second */
+    _Atomic uint32_t used;          /* slots that have been given out */
+    uint32_t retry_at;              /* full: no slot is free before this second */
+    uint32_t own_retry_at[RETRIES]; /* nor one for who has more than fair, by its network */
     uint32_t lot;
     _Atomic uint32_t known;
     _Atomic uint64_t reused, refused, mended;
@@ -388,6 +391,7 @@ static void mend(struct fake *f)
     }
     f->head->known = known;
     f->head->retry_at = 0;
+    memset(f->head->own_retry_at, 0, sizeof(f->head->own_retry_at));
     f->head->mended++;
 }
 
@@ -420,22 +424,29 @@ static void unlock(struct fake *f)
 
 /* ---- Names ---- */
 
-/* The slot that is free for longest; of those alone that this client asked for if it has more than
- * its share, as what others asked for may still be kept by them. */
+/* Has another client asked for what is in it, of another network? */
+static bool is_anothers(const struct fake *f, uint32_t slot, struct shares_client who)
+{
+    struct shares_client asker;
+
+    return asker_of(f, slot, &asker) && asker.host != who.host && asker.net != who.net;
+}
+
+/* The slot that is free for longest. If this client has more than its share it gets its own alone,
+ * as what others asked for may still be kept by them, and what has been free for very long. */
 static int find_free(struct fake *f, struct shares_client who, uint32_t now, uint32_t *ret)
 {
     uint32_t best = 0, best_held = UINT32_MAX;
     bool own = has_more_than_fair(f, who);
+    /* That one of these finds none says nothing of what there is for others. */
+    uint32_t *retry_at = own ? &f->head->own_retry_at[who.net % RETRIES] : &f->head->retry_at;
 
-    if (now < f->head->retry_at)
+    if (now < *retry_at)
         return -ENOSPC;
     for (uint32_t i = 0; i < f->names; i++) {
         uint32_t held = atomic_load_explicit(&f->held[i], memory_order_relaxed);
 
-        struct shares_client asker;
-
-        if (own && held <= now && asker_of(f, i, &asker) && asker.host != who.host &&
-            asker.net != who.net)
+        if (own && held <= now && now - held < KEPT && is_anothers(f, i, who))
             continue;
         if (held < best_held) {
             best = i;
@@ -443,8 +454,8 @@ static int find_free(struct fake *f, struct shares_client who, uint32_t now, uin
         }
     }
     if (best_held > now) {
-        /* As nothing is held for less than it was. What others have may be free before. */
-        f->head->retry_at = own && best_held > now + 1 ? now + 1 : best_held;
+        /* As nothing is held for less than it was. What others have had may be for it before. */
+        *retry_at = own && best_held > now + 1 ? now + 1 : best_held;
         return -ENOSPC;
     }
     *ret = best;

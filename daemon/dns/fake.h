@@ -23,8 +23,9 @@
  * longest first. When all are held there is no address (-ENOSPC, the caller says SERVFAIL), unless
  * one client has more than a 64th of the table, and more than the one that asks (base/shares.h): it
  * loses the name of longest ago, of a few, that it alone asked for and nobody connected to, or any
- * if there is no such. Nor does it get a slot that another client's name has been in. There
- * is no count of users that a crash could leave behind: what nobody renews becomes free.
+ * if there is no such. Nor does it get a slot that another client's name has been in during the
+ * last hour, as it may still be kept there. There is no count of users that a crash could leave
+ * behind: what nobody renews becomes free.
  *
  * Processes. The keeper makes the table before it forks, and never calls anything but fake_new(),
  * fake_free() and fake_get_stats(): memory that workers write is not to be believed by somebody

@@ -311,11 +311,42 @@ static void who_has_most_loses_names(void **state)
     assert_string_equal(find(f, &v4, &err), "new");
     /* What was the second one's is not for the first, but for anybody else. */
     assert_int_equal(take_for(f, "192.0.2.1", "more", 60 * S, 200 * S, &slot), -ENOSPC);
-    assert_int_equal(take_for(f, "192.0.2.4", "another", 62 * S, 200 * S, &slot), 0);
+    assert_int_equal(take_for(f, "192.0.2.4", "another", 60 * S, 200 * S, &slot), 0);
     assert_true(slot < 2);
     /* Its own, when they are over, are. */
     assert_int_equal(take_for(f, "192.0.2.1", "more", 110 * S, 200 * S, &slot), 0);
     assert_true(slot >= 2);
+    fake_free(f);
+}
+
+/* Of 1024 names 32 are of one client, and held, the others' are free: the one finds none in those,
+ * which is no reason for the others not to, nor for taking one of the 32 away. After an hour nobody
+ * keeps them any more, and they are for everybody. */
+static void who_has_most_is_in_nobodys_way(void **state)
+{
+    struct fake *f = table(1024);
+    bool held[1024] = {false};
+    char name[32], who[32];
+    uint32_t slot;
+
+    (void)state;
+    for (unsigned i = 0; i < 1024; i++) {
+        bool first = i % 32 == 0;
+
+        snprintf(name, sizeof(name), "n%u", i);
+        snprintf(who, sizeof(who), "198.51.100.%u", first ? 255 : i % 200);
+        assert_int_equal(take_for(f, who, name, 0, (first ? 9000 : 50) * S, &slot), 0);
+        held[slot] = first;
+    }
+    for (unsigned i = 0; i < 10; i++) {
+        assert_int_equal(take_for(f, "198.51.100.255", "more", 60 * S, 9000 * S, &slot), -ENOSPC);
+        snprintf(name, sizeof(name), "new%u", i);
+        assert_int_equal(take_for(f, "192.0.2.7", name, 60 * S, 70 * S, &slot), 0);
+        assert_false(held[slot]);
+    }
+    assert_int_equal(take_for(f, "198.51.100.255", "more", 3649 * S, 9000 * S, &slot), -ENOSPC);
+    assert_int_equal(take_for(f, "198.51.100.255", "more", 3650 * S, 9000 * S, &slot), 0);
+    assert_false(held[slot]);
     fake_free(f);
 }
 
@@ -476,6 +507,7 @@ int main(void)
         cmocka_unit_test(sizes_of_a_table),
         cmocka_unit_test(never_early),
         cmocka_unit_test(who_has_most_loses_names),
+        cmocka_unit_test(who_has_most_is_in_nobodys_way),
         cmocka_unit_test(until_the_end_of_the_second),
         cmocka_unit_test(what_is_held_longer_stays_longer),
         cmocka_unit_test(strange_times),
