@@ -269,7 +269,10 @@ static struct upstream *candidate(struct udp_table *t, struct udp_association *a
         return a->up_but_no ? NULL : choice->direct;
     struct upstream *u = choice->candidates[k];
 
-    return usable(u, loop_now(t->o.loop)) ? u : NULL;
+    if (usable(u, loop_now(t->o.loop)))
+        return u;
+    a->up_but_no |= !u->gone; /* as others may have found out only just now */
+    return NULL;
 }
 
 /* Asks one upstream after the other until one is pending. The association may be in any state

@@ -179,6 +179,28 @@ static void test_who_closes_is_not_gone(void **state)
     assert_int_equal(rig_stats(r).granted, 0);
 }
 
+/* Nor does one stand in nobody's way because others have been told in the meantime that it has no
+ * UDP. */
+static void test_told_meanwhile(void **state)
+{
+    struct rig *r = *state;
+
+    rig_use_both(r);
+    r->config_capture.policy.when_down = CAPTURE_DOWN_DIRECT;
+    rig_start(r);
+    rig_send(r, "127.1.0.1", BYTES("a"));
+    int silent = drive_accept(&r->d, r->upstream[0]);
+
+    r->all[1].udp_refused_until = loop_now(r->d.loop) + 600000 * MS;
+    time_is_up(r);
+    rig_expect_refusal(r, 1, "127.1.0.1");
+    assert_true(r->all[0].gone);
+    assert_false(r->all[1].gone);
+    assert_true(rig_nobody_asks(r, 1));
+    assert_int_equal(rig_stats(r).granted, 0);
+    close(silent);
+}
+
 /* Down, and when-down = "direct": the destination itself, from which anybody answers. A name cannot
  * go that way. */
 static void test_direct(void **state)
@@ -742,6 +764,7 @@ int main(void)
         TEST(test_no_udp_is_not_down),
         TEST(test_direct),
         TEST(test_who_closes_is_not_gone),
+        TEST(test_told_meanwhile),
         TEST(test_down_and_refuse),
         TEST(test_relay_address),
         TEST(test_control_closed),
