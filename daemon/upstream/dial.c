@@ -64,10 +64,48 @@ static int open_socket(const struct addr *a, uint32_t mark)
     return fd;
 }
 
+/* Has this host an address to connect from? What fails all the same is for want of a port. */
+static bool has_source(const struct addr *to, uint32_t mark)
+{
+    struct sockaddr_storage sa;
+    socklen_t len = addr_to_sockaddr(to, &sa);
+    int fd = socket(sa.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    if (fd < 0)
+        return true;
+    (void)setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)); /* the same route */
+    bool has = connect(fd, (struct sockaddr *)&sa, len) == 0 || errno != EADDRNOTAVAIL;
+
+    fd_close(&fd);
+    return has;
+}
+
+/* Does a connection that failed so leave open whether somebody is there? It was taken and reset, or
+ * it was for us that there was none: no port, no memory, no permission. */
+static bool may_be_there(const struct dial *d, int error)
+{
+    switch (error) {
+    case EADDRNOTAVAIL:
+        return has_source(dial_peer(d), d->upstream->mark);
+    case ECONNRESET:
+    case EPIPE:
+    case EAGAIN:
+    case ENOBUFS:
+    case ENOMEM:
+    case EACCES:
+    case EPERM:
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* Somebody else may listen there the next time. */
 static void note_failure(struct dial *d, int error)
 {
     _Static_assert(UPSTREAM_ADDRS <= 8 * sizeof(d->upstream->local), "a bit for each address");
+    if (!upstream_is_direct(d->upstream))
+        d->may_be_there |= may_be_there(d, error);
     if (error != ETIMEDOUT)
         d->upstream->unproven |= d->upstream->local & 1u << d->address;
 }
@@ -115,7 +153,6 @@ static enum dial_result try_next_address(struct dial *d, int error, const struct
 {
     fd_close(&d->fd);
     note_failure(d, error);
-    d->taken |= error == ECONNRESET || error == EPIPE;
     d->address++;
     return connect_next(d, error, env);
 }
@@ -375,7 +412,7 @@ bool dial_upstream_gone(const struct dial *d)
     switch (d->fault) {
     case DIAL_CONNECT:
     case DIAL_CONNECT_TIMEOUT:
-        return !upstream_is_direct(d->upstream) && !d->taken;
+        return !upstream_is_direct(d->upstream) && !d->may_be_there;
     case DIAL_HANDSHAKE_TIMEOUT:
         return dial_upstream_at_fault(d);
     default:

@@ -46,8 +46,9 @@ struct dial {
     uint8_t fault;   /* enum dial_fault */
     uint8_t no_auth; /* bit i: hop i has a user, and was content without */
     bool connected;
-    bool taken;     /* an address took the connection, but reset it before we saw it */
-    bool associate; /* asks for UDP */
+    bool may_be_there; /* an address took the connection, but reset it before we saw it, or was not
+                        * asked for want of our own */
+    bool associate;    /* asks for UDP */
 };
 
 struct dial_env {

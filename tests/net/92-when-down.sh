@@ -213,6 +213,18 @@ done
 up
 is_back "does its work again"
 
+# --- it is we who have no port left to ask it from, which a client of the gateway can bring about
+ports=$(ns client cat /proc/sys/net/ipv4/ip_local_port_range)
+ns client sh -c 'echo 47000 47009 >/proc/sys/net/ipv4/ip_local_port_range'
+within gateway
+start many -- "${APP[@]}" "$TOOLS/load" hold -n 10 "$NET4" 9003
+wait_log many '"phase": "open", "want": 10, "open": 10' 20 || bail "the ports are not in use"
+fails 9000 "gateway: direct, all ports to the upstream are in use: it fails"
+fails 9000 "gateway: direct, all ports to the upstream are in use: and again"
+stop many KILL
+echo "$ports" | ns client sh -c 'cat >/proc/sys/net/ipv4/ip_local_port_range'
+is_back "can be asked again"
+
 # --- both members of a group
 down
 stop spare KILL 2>/dev/null

@@ -3,6 +3,7 @@
  * upstream/dial.c: getting there. Several addresses, chains of hops, silence, and what is missing
  * on our own side. What is said on the way is in test_dial.c.
  */
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 
@@ -328,6 +329,53 @@ static void without_a_descriptor_it_is_our_fault(void **state)
     expect_described(r, "out of resources: ");
 }
 
+/* In a network where this host has a single port to connect from, which is taken. */
+static bool fails_without_a_port(struct rig *r)
+{
+    struct addr at;
+
+    if (system("ip link set lo up && echo 40000 40000 >/proc/sys/net/ipv4/ip_local_port_range"))
+        return false;
+    int listener = fd_listen(&r->at, 0, &at), taken = connect_here(&r->at);
+
+    begin(r, 1);
+    close(taken);
+    close(listener);
+    if (r->result != DIAL_FAILED || r->dial.os_error != EADDRNOTAVAIL ||
+        !dial_upstream_at_fault(&r->dial) || dial_upstream_gone(&r->dial))
+        return false;
+    /* Without an address it is as far away as without a route. */
+    if (system("cd /proc/sys/net/ipv6/conf/all 2>/dev/null || exit 0; echo 1 >disable_ipv6"))
+        return false;
+    assert_int_equal(addr_parse("2001:db8::1", 1080, &r->all[0].hops[0].addrs[0]), 0);
+    begin(r, 1);
+    return r->result == DIAL_FAILED && dial_upstream_gone(&r->dial);
+}
+
+/* A client with many connections can use up all of ours: that says nothing of the upstream. */
+static void without_a_port_nothing_is_known_of_the_upstream(void **state)
+{
+    struct rig *r = *state;
+    int status;
+
+    build(r);
+    fflush(stdout);
+    pid_t pid = fork();
+
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        if (unshare(CLONE_NEWNET) < 0)
+            _exit(77);
+        _exit(fails_without_a_port(r) ? 0 : 1);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
+        print_message("skipped: no network namespace can be made\n");
+        skip();
+    }
+    assert_int_equal(status, 0);
+}
+
 /* A timer that cannot be armed would be a dial that never ends. */
 static void without_a_timer_it_fails_at_once(void **state)
 {
@@ -408,6 +456,7 @@ int main(void)
         ON_A_RIG(a_hop_that_has_only_a_name),
         ON_A_RIG(a_failure_on_the_way_names_its_hop),
         ON_A_RIG(without_a_descriptor_it_is_our_fault),
+        ON_A_RIG(without_a_port_nothing_is_known_of_the_upstream),
         ON_A_RIG(without_a_timer_it_fails_at_once),
         ON_A_RIG(a_mark_that_is_not_allowed_is_not_left_out),
         ON_A_RIG(a_direct_dial_ends_with_the_connection),
