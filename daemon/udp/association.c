@@ -126,7 +126,7 @@ static void failed(struct udp_table *t, struct udp_association *a)
 static bool out_of_resources(int error)
 {
     return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS ||
-           error == EPERM;
+           error == EAGAIN || error == EPERM;
 }
 
 /* A marked socket, connected to `to` or, NULL, to nobody. The descriptor or -errno. */

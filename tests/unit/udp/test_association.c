@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* udp/association.c, udp/table.c: how associations are asked for, refused, and end. */
+#include <sched.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 
 #include "udp_rig.h"
 
@@ -713,6 +715,47 @@ static void test_never_proven(void **state)
     assert_true(r->unproven >= 25);
 }
 
+/* It is granted when this host has no port left for it. Returns an exit code. */
+static int granted_without_a_port(struct rig *r)
+{
+    struct addr at;
+
+    rig_start(r);
+    rig_send(r, "127.1.0.1", BYTES("a"));
+    int server = rig_asked(r, 0);
+
+    if (unshare(CLONE_NEWNET) < 0)
+        return 77;
+    if (system("ip link set lo up && echo 40000 40000 >/proc/sys/net/ipv4/ip_local_port_range"))
+        return 1;
+    (void)rig_datagrams("127.0.0.1", &at); /* the only one */
+    rig_reply(server, 0, &r->relay_at);
+    rig_until(r, failed, 1);
+    return at.port == 40000 && rig_stats(r).refused_full == 1 && r->all[0].healthy &&
+                   r->all[0].udp_refused_until == 0
+               ? 0
+               : 1;
+}
+
+/* That says nothing of the upstream: others' UDP is not refused for it. */
+static void test_no_port(void **state)
+{
+    int status;
+
+    fflush(stdout);
+    pid_t pid = fork();
+
+    assert_true(pid >= 0);
+    if (pid == 0)
+        _exit(granted_without_a_port(*state));
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
+        print_message("skipped: needs root for a network namespace\n");
+        skip();
+    }
+    assert_int_equal(status, 0);
+}
+
 /* No descriptor is left: refused, said, counted; nothing is kept open. */
 static void test_no_descriptors(void **state)
 {
@@ -782,6 +825,7 @@ int main(void)
         TEST(test_drain_of_nothing),
         TEST(test_unproven),
         TEST(test_never_proven),
+        TEST(test_no_port),
         TEST(test_no_descriptors),
         TEST(test_options),
     };

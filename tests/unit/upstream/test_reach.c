@@ -370,7 +370,7 @@ static void without_a_port_nothing_is_known_of_the_upstream(void **state)
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
     if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
-        print_message("skipped: no network namespace can be made\n");
+        print_message("skipped: needs root for a network namespace\n");
         skip();
     }
     assert_int_equal(status, 0);
