@@ -16,7 +16,7 @@
  * a new one. But when none could be had, or one ended at once and never brought an answer, the
  * association stays in the table without descriptors for a few seconds, and its client is refused:
  * a storm of datagrams must not become a storm of connections. Nor must one from ever new ports, so
- * whoever has many such is refused with any port.
+ * whoever has many such of a capture is refused by it with any port.
  *
  * An upstream may have less room than our table. When it answers with a general failure, which is
  * what a full one says, a client that holds more than the newcomer gives up an association there,
@@ -102,7 +102,7 @@ static void refuse_for_a_while(struct udp_table *t, struct udp_association *a)
 
     close_all(t, a);
     a->state = UDP_REFUSED;
-    shares_add(&t->refused, a->share);
+    shares_add(&t->refused, udp_refused_share(t, a->capture, &a->client));
     for (struct udp_waiter *w; (w = udp_waiting_take(&a->waiting, &t->waiting_total));) {
         const struct udp_datagram d = {&w->destination, w->data, w->len};
 

@@ -114,7 +114,7 @@ static bool stands_for_nothing(const struct udp_table *t, const struct addr *des
 static void new_client(struct udp_table *t, uint32_t capture, const struct addr *client,
                        const struct udp_datagram *d)
 {
-    if (stands_for_nothing(t, d->destination) || udp_is_refused(t, client)) {
+    if (stands_for_nothing(t, d->destination) || udp_is_refused(t, capture, client)) {
         refuse(t, client, d);
         return;
     }

@@ -225,7 +225,7 @@ void udp_release(struct udp_table *t, struct udp_association *a)
     unlink_use(t, a);
     shares_drop(&t->shares, a->share);
     if (a->state == UDP_REFUSED)
-        shares_drop(&t->refused, a->share);
+        shares_drop(&t->refused, udp_refused_share(t, a->capture, &a->client));
     loop_timer_cancel(t->o.loop, &a->timer);
     free(a->names);
     a->names = NULL;
@@ -237,9 +237,18 @@ void udp_release(struct udp_table *t, struct udp_association *a)
         t->o.on_empty(t->o.ctx);
 }
 
-bool udp_is_refused(const struct udp_table *t, const struct addr *client)
+struct shares_client udp_refused_share(const struct udp_table *t, uint32_t capture,
+                                       const struct addr *client)
 {
-    struct shares_client c = shares_client(&t->refused, client);
+    struct shares s = t->refused;
+
+    s.seed = mix(s.seed, capture + 1);
+    return shares_client(&s, client);
+}
+
+bool udp_is_refused(const struct udp_table *t, uint32_t capture, const struct addr *client)
+{
+    struct shares_client c = udp_refused_share(t, capture, client);
 
     return shares_of_host(&t->refused, c) >= UDP_REFUSED_HOST ||
            shares_of_net(&t->refused, c) >= UDP_REFUSED_NET;

@@ -27,7 +27,8 @@ enum { KIND_LISTENER, KIND_CONTROL, KIND_RELAY }; /* from first_kind on */
 #define UDP_NONE   UINT32_MAX
 #define UDP_DIRECT UINT8_MAX /* in `order`: the destination itself */
 
-/* Associations in state REFUSED with which a client, or a /64, is refused whatever its port is. */
+/* Associations in state REFUSED with which a client, or a /64, is refused whatever its port is, by
+ * the same capture. */
 #define UDP_REFUSED_HOST 64
 #define UDP_REFUSED_NET  1024
 
@@ -146,8 +147,11 @@ bool udp_make_room_at(struct udp_table *t, const struct udp_association *a,
 void udp_release(struct udp_table *t, struct udp_association *a);
 /* A datagram came by: it is the one used last. */
 void udp_touch(struct udp_table *t, struct udp_association *a);
+/* Its places in `refused`: others by another capture, whose upstreams may be better to it. */
+struct shares_client udp_refused_share(const struct udp_table *t, uint32_t capture,
+                                       const struct addr *client);
 /* Has it, with other ports, been refused so often that it is not worth asking for it? */
-bool udp_is_refused(const struct udp_table *t, const struct addr *client);
+bool udp_is_refused(const struct udp_table *t, uint32_t capture, const struct addr *client);
 /* Says that something is used up, every ten seconds at most, and counts a datagram. */
 void udp_say_full(struct udp_table *t, const char *what);
 /* Receives up to UDP_BATCH datagrams. As recvmmsg(), but -errno. */

@@ -555,19 +555,29 @@ static void test_upstream_full_of_one(void **state)
     close(newcomer);
 }
 
-/* Refused with many ports: with any other, too, and no upstream is asked for it. */
+/* Refused with many ports: with any other, too, and no upstream is asked for it; but by another
+ * capture. */
 static void test_refused_with_any_port(void **state)
 {
     struct rig *r = *state;
-    struct addr at, to = rig_addr("127.1.0.1", r->port);
-    int other = rig_datagrams("127.0.0.2", &at), server[3];
+    struct addr at, second_at, to = rig_addr("127.1.0.1", r->port);
+    int other = rig_datagrams("127.0.0.2", &at), server[4], on = 1;
+    struct udp_capture captures[] = {r->capture, r->capture};
+    struct udp_listener listeners[] = {r->listener,
+                                       {.fd = rig_datagrams("0.0.0.0", &second_at), .capture = 1}};
+    struct addr second_to = rig_addr("127.1.0.1", second_at.port);
+
+    assert_int_equal(setsockopt(listeners[1].fd, SOL_IP, IP_RECVORIGDSTADDR, &on, sizeof(on)), 0);
+    r->o.captures = captures;
+    r->o.listeners = listeners;
+    r->o.n_captures = r->o.n_listeners = 2;
 
     rig_start(r);
     rig_send(r, "127.1.0.1", BYTES("first"));
     server[0] = rig_asked(r, 0);
     rig_reply(server[0], SOCKS5_REP_FAILURE, NULL);
     rig_injected(r, 1);
-    struct shares_client one = the_one(r)->share;
+    struct shares_client one = udp_refused_share(r->t, 0, &r->client_at);
 
     /* As if there were so many. */
     for (unsigned i = 1; i < UDP_REFUSED_HOST; i++)
@@ -579,11 +589,16 @@ static void test_refused_with_any_port(void **state)
     assert_true(rig_nobody_asks(r, 0));
     rig_send_from(other, &to, BYTES("me"));
     server[1] = rig_asked(r, 0);
+    rig_send_from(another, &second_to, BYTES("again"));
+    server[2] = rig_asked(r, 0);
     shares_drop(&r->t->refused, one);
     rig_send_from(another, &to, BYTES("again"));
-    server[2] = rig_asked(r, 0);
-    for (unsigned i = 0; i < 3; i++)
+    server[3] = rig_asked(r, 0);
+    for (unsigned i = 0; i < 4; i++)
         close(server[i]);
+    udp_table_destroy(r->t);
+    r->t = NULL;
+    close(listeners[1].fd);
     close(another);
     close(other);
 }
