@@ -22,6 +22,7 @@
 #define LIST_GRAIN   INT64_C(1000000000)
 #define UDP_SLOT     0x80000000u /* in an id: no flow's */
 #define LOTS         32
+#define LOOK_AT      1024 /* of those at one upstream, and others among them */
 #define COUNTS_SIZE  (SHARES_PLACES * sizeof(uint32_t))
 
 /* Buffers are not a power of two apart: they would share the same few lines of the caches. */
@@ -138,37 +139,51 @@ static enum reason reason_at(const struct udp_table *t, const struct udp_associa
                : STAYS;
 }
 
+/* The one that is to make room, as far as is known. */
+struct choice {
+    struct udp_association *a; /* NULL: none */
+    enum reason why;
+};
+
+/* `u`: NULL, or where the room is wanted. */
+static void consider(const struct udp_table *t, struct choice *best, struct udp_association *a,
+                     struct shares_client newcomer, const struct upstream *u)
+{
+    enum reason why = u ? reason_at(t, a, newcomer, u) : reason_of(t, a, newcomer);
+    int more = best->a ? shares_compare(&t->shares, a->share, best->a->share) : 1;
+
+    if (why > best->why || (why == best->why && why != STAYS &&
+                            (more > 0 || (more == 0 && a->active < best->a->active))))
+        *best = (struct choice){a, why};
+}
+
 /*
  * Of the one that nobody has used for longest, and a few that are drawn by lot, one makes room: of
  * the client that holds most, if that is more than the newcomer's, or one that has been idle for
  * long and is not of a client that holds less. Who holds most of the table has most of the lots,
- * however many clients there are. `u`: NULL, or where the room is wanted.
+ * however many clients there are. Not so of what is at one upstream, which may have a small part of
+ * the table's room: of that more are looked at.
  */
 static bool make_room(struct udp_table *t, struct shares_client newcomer, const struct upstream *u)
 {
-    struct udp_association *best = NULL;
-    enum reason why = STAYS;
+    struct choice best = {NULL, STAYS};
+    uint32_t at = t->oldest;
 
-    for (unsigned i = 0; i <= LOTS; i++) {
-        if (i > 0)
-            t->lot = mix(t->lot, t->seed);
-        struct udp_association *a =
-            &t->slots[i == 0 ? t->oldest : (uint32_t)(t->lot >> 32) % t->n_used];
-        if (a->state == UDP_FREE)
-            continue;
-        enum reason reason = u ? reason_at(t, a, newcomer, u) : reason_of(t, a, newcomer);
-        int more = best ? shares_compare(&t->shares, a->share, best->share) : 1;
-
-        if (reason > why || (reason == why && why != STAYS &&
-                             (more > 0 || (more == 0 && a->active < best->active)))) {
-            best = a;
-            why = reason;
-        }
+    for (unsigned i = 0; i < (u ? LOOK_AT : 1) && at != UDP_NONE; i++) {
+        consider(t, &best, &t->slots[at], newcomer, u);
+        at = t->slots[at].newer;
     }
-    if (!best)
+    for (unsigned i = 0; i < LOTS; i++) {
+        t->lot = mix(t->lot, t->seed);
+        struct udp_association *a = &t->slots[(uint32_t)(t->lot >> 32) % t->n_used];
+
+        if (a->state != UDP_FREE)
+            consider(t, &best, a, newcomer, u);
+    }
+    if (!best.a)
         return false;
     t->stats.ended_replaced++;
-    udp_end(t, best);
+    udp_end(t, best.a);
     return true;
 }
 

@@ -555,6 +555,42 @@ static void test_upstream_full_of_one(void **state)
     close(newcomer);
 }
 
+/* Also where what that one holds there is next to nothing of a table that was full once, and others
+ * have been idle for longer. */
+static void test_small_upstream_full_of_one(void **state)
+{
+    enum { MANY = 4096 };
+    struct rig *r = *state;
+    struct addr at[4], to = rig_addr("127.1.0.1", r->port);
+    const char *const from[] = {"127.0.0.3", "127.0.0.1", "127.0.0.1", "127.0.0.2"};
+    int client[4], server[5];
+
+    r->o.max_associations = MANY;
+    rig_start(r);
+    for (unsigned i = 0; i < MANY; i++) {
+        struct addr crowd = rig_addr("127.0.0.4", (uint16_t)(i + 1));
+
+        assert_non_null(udp_alloc(r->t, 0, &crowd));
+    }
+    for (unsigned i = 0; i < MANY; i++)
+        udp_end(r->t, &r->t->slots[i]);
+    for (unsigned i = 0; i < 4; i++) {
+        client[i] = rig_datagrams(from[i], &at[i]);
+        rig_send_from(client[i], &to, BYTES("first"));
+        server[i] = rig_asked(r, 0);
+        rig_reply(server[i], i < 3 ? 0 : SOCKS5_REP_FAILURE, &r->relay_at);
+        if (i < 3)
+            rig_expect_up(r, r->relay, "127.1.0.1", BYTES("first"), NULL);
+    }
+    server[4] = rig_asked(r, 0);
+    assert_int_equal(rig_stats(r).ended_replaced, 1);
+    assert_non_null(udp_find(r->t, 0, &at[0]));
+    for (unsigned i = 0; i < 4; i++)
+        close(client[i]);
+    for (unsigned i = 0; i < 5; i++)
+        close(server[i]);
+}
+
 /* Refused with many ports: with any other, too, and no upstream is asked for it; but by another
  * capture. */
 static void test_refused_with_any_port(void **state)
@@ -833,6 +869,7 @@ int main(void)
         TEST(test_full),
         TEST(test_full_of_one),
         TEST(test_upstream_full_of_one),
+        TEST(test_small_upstream_full_of_one),
         TEST(test_refused_with_any_port),
         TEST(test_generations),
         TEST(test_drain),
