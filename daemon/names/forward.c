@@ -318,6 +318,8 @@ static struct names_connection *find_connection(struct names *n, unsigned k)
     bool dialing = false;
 
     for (unsigned i = 0; i < 2; i++) {
+        if (c[i].state == NAMES_OPEN && c[i].n == 0 && !joinable(n, &c[i]))
+            names_close(n, &c[i], true); /* its place is for one that is of use */
         if (c[i].state == NAMES_CLOSED)
             closed = &c[i];
         else if (joinable(n, &c[i]) && better(&c[i], best))

@@ -586,6 +586,46 @@ static void directly_when_all_are_gone(void **state)
     close(listener);
 }
 
+/* Two connections go past the upstreams when one of these is back: their places are not kept for
+ * them, or nobody could be asked until they are closed. */
+static void back_while_two_go_directly(void **state)
+{
+    int listener, fd[2];
+    struct rig *r = *state;
+    char to[ADDR_STRLEN];
+
+    r->o.max_queries = 4096;
+    r = directly(state, &listener);
+    r->all[0].gone = true;
+    rig_ask(r, TCP, 0, "a.example", DNS_TYPE_A);
+    fd[0] = drive_accept(&r->d, listener);
+    rig_turns(r, 5);
+    for (uint16_t id = 1; id < 40; id++)
+        rig_ask(r, TCP, id, "a.example", DNS_TYPE_A);
+    fd[1] = drive_accept(&r->d, listener);
+    rig_turns(r, 5);
+    for (unsigned i = 0; i < 40; i++) {
+        struct rig_query q = rig_next(r, fd[0]);
+
+        rig_answer(r, fd[0], &q, 1);
+    }
+    rig_answers(r, 40);
+    rig_count(r, connections, 2);
+    r->all[0].gone = false;
+    rig_ask(r, TCP, 40, "a.example", DNS_TYPE_A);
+    int proxied = rig_asked(r, 0, addr_format(&r->captures[TCP].server, to));
+
+    rig_reply(proxied, 0);
+    struct rig_query q = rig_next(r, proxied);
+
+    rig_answer(r, proxied, &q, 2);
+    rig_expect(r, 41, 40, DNS_NOERROR, 1);
+    close(fd[0]);
+    close(fd[1]);
+    close(proxied);
+    close(listener);
+}
+
 /* ---- names of the upstreams ---- */
 
 static void an_upstreams_own_name_is_asked_for_directly(void **state)
@@ -663,6 +703,7 @@ int main(void)
         T(an_unproven_upstream_is_asked_for_nothing),
         T(never_proven),
         T(directly_when_all_are_gone),
+        T(back_while_two_go_directly),
         T(an_upstreams_own_name_is_asked_for_directly),
     };
 
