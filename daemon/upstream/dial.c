@@ -8,6 +8,8 @@
 #include "upstream/dial.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -110,13 +112,22 @@ static void note_failure(struct dial *d, int error)
         d->upstream->unproven |= d->upstream->local & 1u << d->address;
 }
 
+/* The time of what goes on now. */
+static int64_t timeout_of(const struct dial *d)
+{
+    if (upstream_is_direct(d->upstream))
+        return DIRECT_TIMEOUT;
+    const struct config_upstream *c = d->upstream->hops[d->hop].config;
+
+    return d->connected ? c->handshake_timeout : c->connect_timeout;
+}
+
 /* Dials the addresses from d->address on; the first that does not fail at once is waited for. */
 static enum dial_result connect_next(struct dial *d, int last_error, const struct dial_env *env)
 {
     const struct upstream_hop *hop = &d->upstream->hops[0];
     bool direct = upstream_is_direct(d->upstream);
     unsigned n = direct ? 1 : hop->n_addrs;
-    int64_t timeout = direct ? DIRECT_TIMEOUT : hop->config->connect_timeout;
 
     for (; d->address < n; d->address++) {
         const struct addr *a = direct ? d->destination : &hop->addrs[d->address];
@@ -141,7 +152,7 @@ static enum dial_result connect_next(struct dial *d, int last_error, const struc
         d->fd = fd;
         r = loop_add(env->loop, fd, DIAL_EVENTS, env->ref);
         if (r == 0)
-            r = loop_timer_set(env->loop, env->timer, timeout, env->ref);
+            r = loop_timer_set(env->loop, env->timer, timeout_of(d), env->ref);
         return r < 0 ? fail(d, DIAL_RESOURCE, -r, ECONNREFUSED) : DIAL_PENDING;
     }
     return fail(d, last_error == ETIMEDOUT ? DIAL_CONNECT_TIMEOUT : DIAL_CONNECT, last_error,
@@ -317,8 +328,29 @@ int dial_relay(const struct dial *d, struct addr *ret, bool *ret_named)
     return 0;
 }
 
+/* Is there something that the loop has not told of yet? Whoever has not run for a while finds the
+ * time over and, in one of the batches to come, the answer that was there in time. */
+static bool has_come(const struct dial *d)
+{
+    struct tcp_info info = {.tcpi_state = TCP_SYN_SENT};
+    socklen_t len = sizeof(info);
+    uint8_t byte;
+
+    if (d->connected)
+        return recv(d->fd, &byte, 1, MSG_PEEK) >= 0 || errno != EAGAIN;
+    return getsockopt(d->fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 &&
+           info.tcpi_state != TCP_SYN_SENT;
+}
+
 enum dial_result dial_event(struct dial *d, uint32_t events, const struct dial_env *env)
 {
+    if ((events & LOOP_TIMEOUT) && has_come(d)) {
+        int r = loop_timer_set(env->loop, env->timer, timeout_of(d), env->ref);
+
+        if (r < 0)
+            return fail(d, DIAL_RESOURCE, -r, ECONNREFUSED);
+        events = EPOLLIN | EPOLLOUT;
+    }
     if (events & LOOP_TIMEOUT) {
         if (d->connected)
             return fail(d, DIAL_HANDSHAKE_TIMEOUT, 0, ETIMEDOUT);

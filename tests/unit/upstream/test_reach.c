@@ -182,6 +182,37 @@ static void a_server_that_hangs_has_handshake_timeout(void **state)
     }
 }
 
+/* Whoever has not run for a while finds the time over with the answer waiting behind more events
+ * than the loop takes at once: it was in time, and says that the upstream is there. */
+static void what_has_come_counts_when_the_time_is_over(void **state)
+{
+    struct rig *r = *state;
+
+    begin(r, 1);
+    struct pollfd p = {.fd = r->listener, .events = POLLIN};
+
+    assert_int_equal(poll(&p, 1, 20000), 1);
+    r->server = accept4(r->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    assert_true(r->server >= 0);
+    assert_false(r->dial.connected);
+    time_is_up(r, r->hops[0].connect_timeout);
+    drive_expect(&r->d, r->server, GREETING);
+    put(r->server, METHOD);
+    while (outstanding(r->server) > 0)
+        poll(NULL, 0, 1);
+    time_is_up(r, r->hops[0].handshake_timeout);
+    drive_expect(&r->d, r->server, REQUEST);
+    put(r->server, SUCCEEDED);
+    expect_granted(r, "");
+
+    /* A refusal, too. */
+    r->all[0].hops[0].addrs[0] = refusing();
+    begin(r, 1);
+    if (r->result == DIAL_PENDING)
+        time_is_up(r, r->hops[0].connect_timeout);
+    expect_failed(r, DIAL_CONNECT, ECONNREFUSED, true);
+}
+
 /* The timer of the loop itself, short. */
 static void the_timeouts_are_armed(void **state)
 {
@@ -450,6 +481,7 @@ int main(void)
         ON_A_RIG(an_address_that_cannot_be_dialled_is_passed_over),
         ON_A_RIG(an_address_that_hangs_has_connect_timeout),
         ON_A_RIG(a_server_that_hangs_has_handshake_timeout),
+        ON_A_RIG(what_has_come_counts_when_the_time_is_over),
         ON_A_RIG(the_timeouts_are_armed),
         ON_A_RIG(a_chain_of_two),
         ON_A_RIG(a_chain_of_three_kinds),
