@@ -62,8 +62,8 @@ struct slot {
 /* Who asked for a name first. */
 struct asker {
     uint16_t host, net; /* places of its counts */
-    bool known;
-    bool in_use; /* somebody has connected to it, or another client asked for it */
+    _Atomic bool known; /* the others count only then */
+    bool in_use;        /* somebody has connected to it, or another client asked for it */
 };
 
 _Static_assert(SHARES_PLACES <= UINT16_MAX + 1, "a place of a count");
@@ -351,12 +351,17 @@ static bool asker_of(const struct fake *f, uint32_t slot, struct shares_client *
 
 static void set_asker(struct fake *f, uint32_t slot, struct shares_client who)
 {
+    struct asker *a = &f->askers[slot];
     struct shares_client before;
 
     if (asker_of(f, slot, &before))
         shares_drop(&f->shares, before);
-    f->askers[slot] =
-        (struct asker){.host = (uint16_t)who.host, .net = (uint16_t)who.net, .known = true};
+    a->known = false;
+    atomic_signal_fence(memory_order_seq_cst); /* nobody is left with half of another's places */
+    a->host = (uint16_t)who.host;
+    a->net = (uint16_t)who.net;
+    a->in_use = false;
+    a->known = true;
     shares_add(&f->shares, who);
 }
 
