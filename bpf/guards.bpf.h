@@ -26,12 +26,16 @@ static __always_inline bool is_granted(const struct packet *p)
     return f && f->state == STITCH_GRANTED;
 }
 
-/* The same of a SYN-ACK, of this handshake and no earlier one with the same ports. */
-static __always_inline bool is_answer(const struct packet *p)
+/* The same of a SYN-ACK, of this handshake and no earlier one with the same ports. Where this host
+ * translates addresses it has got the application's by now, and the record those of the interface:
+ * what a filter has made is marked, and the kernel knows whether it is for this SYN. */
+static __always_inline bool is_answer(struct __sk_buff *skb, const struct packet *p)
 {
     struct stitch_flow *f = bpf_map_lookup_elem(&us_st_flows, &p->key);
 
-    return f && f->state == STITCH_GRANTED && p->flags & TCP_ACK && p->ack == f->isn_client + 1;
+    if (!f)
+        return skb->tc_index == OURS;
+    return f->state == STITCH_GRANTED && p->flags & TCP_ACK && p->ack == f->isn_client + 1;
 }
 
 /* Whether it is the first hop's own SYN-ACK, which no filter has turned into anything: of a SYN
@@ -109,7 +113,7 @@ int us_st_guard_in(struct __sk_buff *skb)
         return CGROUP_PASS;
     if (parse(skb, 0, true, &p))
         return guard_drops();
-    if (!(p.flags & TCP_SYN) || is_answer(&p))
+    if (!(p.flags & TCP_SYN) || is_answer(skb, &p))
         return CGROUP_PASS;
     if (is_untouched(skb, &p))
         report_bypass(skb, state, 0);

@@ -4,6 +4,7 @@
 # Stitch where packets do not come to our filters: beside somebody else's programs on the same interface, which are
 # asked before ours and end the matter (Cilium's, a meter's, an administrator's own), and with IPsec. Ours go
 # before theirs where the kernel can; where it cannot, connections are relayed. Nothing hangs, whoever comes when.
+# And where this host translates addresses, so that a socket knows others than its packets have.
 . "$(dirname "$0")/lib.sh"
 
 need python3 tc nft
@@ -125,6 +126,24 @@ if policy add 10.77.0.0/16 out; then
 else
     skip "IPsec's policies" "no IPsec in this kernel"
 fi
+
+# --- this host translates addresses: the socket's are not those on the interface
+nat() { # HOOK PRIORITY RULE
+    ns client nft -f - <<<"table inet test_nat { chain c { type nat hook $1 priority $2; $3; }; }" || bail "nft: $3"
+}
+no_nat() { ns client nft delete table inet test_nat; }
+begin
+nat postrouting 100 "oifname up0 meta l4proto tcp masquerade to :30000-39999"
+stitches "other ports on the wire"
+no_nat
+PEER_NAME=serve6 peer_serve proxy "$PROXY6" 1081
+use "socks5://[$PROXY6]:1081"
+nat postrouting 100 "oifname up0 meta l4proto tcp masquerade to :30000-39999"
+before="$(st begun) $(relayed)"
+is "$(seen -p "$NET6" 9000) $(seen "$NET6" 1)" "$EXIT6 peer=[$NET6]:9000 connect=ECONNREFUSED" "IPv6: connected, refused"
+is "$(st begun) $(relayed)" "$((${before% *} + 2)) ${before#* }" "IPv6: stitched"
+no_nat
+stop undersock
 
 # --- a filter of the administrator's on the same qdisc, younger than ours
 pass_all() { ns client tc filter add dev up0 "$1" protocol all pref 1 handle 1 bpf bytecode '1,6 0 0 4294967295' flowid 1:1; }
