@@ -206,6 +206,18 @@ static __always_inline bool is_upstreams(__u32 port)
     return bits && *bits >> (port % 64) & 1;
 }
 
+/* Where this host translates addresses (an output chain's "dnat") the first hop answers from
+ * another port than that of the script. User space may write the word anew: then the next SYN does
+ * this. */
+static __always_inline void expect_from(__u32 port)
+{
+    __u32 word_at = port / 64;
+    __u64 *bits = bpf_map_lookup_elem(&us_st_ports, &word_at);
+
+    if (bits && !(*bits >> (port % 64) & 1))
+        __sync_fetch_and_or(bits, 1ull << (port % 64));
+}
+
 /* The packet is let through, whatever it is. */
 static __noinline int on_error(struct __sk_buff *skb, __u32 l2)
 {
@@ -408,6 +420,7 @@ static __always_inline int on_syn(struct __sk_buff *skb, __u32 l2, const struct 
     if (read_options(skb, p, 1) || (l2 && bpf_skb_load_bytes(skb, 0, s->link, sizeof(s->link))))
         return drop_failed();
     plan = new_plan(s);
+    expect_from(p->key.remote_port);
     if (!f || f->isn_client != p->seq) {
         if (begin(p, state))
             return drop_failed();

@@ -136,6 +136,12 @@ begin
 nat postrouting 100 "oifname up0 meta l4proto tcp masquerade to :30000-39999"
 stitches "other ports on the wire"
 no_nat
+PEER_NAME=moved peer_serve proxy "$PROXY4" 1087 # a port that no configuration has had
+nat output -100 "ip daddr 10.77.1.77 tcp dport 1086 dnat ip to $PROXY4:1087"
+use "socks5://10.77.1.77:1086"
+stitches "a server with another address and port on the wire"
+is "$(seen 203.0.113.99 9000)" "connect=EHOSTUNREACH" "and its answer by ICMP is translated, too"
+no_nat
 PEER_NAME=serve6 peer_serve proxy "$PROXY6" 1081
 use "socks5://[$PROXY6]:1081"
 nat postrouting 100 "oifname up0 meta l4proto tcp masquerade to :30000-39999"
