@@ -340,6 +340,17 @@ static __always_inline bool has_room(void)
     return taken && limit && *taken < *limit;
 }
 
+/* Where it could not reach the server from. */
+static __always_inline bool is_bound_to_loopback(struct bpf_sock *sk, bool v4)
+{
+    __u32 v6[] = {READ(sk->src_ip6[0]), READ(sk->src_ip6[1]), READ(sk->src_ip6[2]),
+                  READ(sk->src_ip6[3])};
+
+    if (v4)
+        return (READ(sk->src_ip4) & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+    return !v6[0] && !v6[1] && !v6[2] && v6[3] == bpf_htonl(1);
+}
+
 /* The number of the script by which this connection can be stitched, and where it goes then; 0: it
  * is relayed. */
 static __always_inline __u32 find_script(struct bpf_sock *sk, const struct abi_endpoint *to,
@@ -368,9 +379,7 @@ static __always_inline __u32 find_script(struct bpf_sock *sk, const struct abi_e
     }
     if (script->form == STITCH_FORM_SOCKS4 && !named && (!v4 || !to->ip[12]))
         return 0;
-    /* What binds the socket to where it could not reach the server from. */
-    if (sk->bound_dev_if ||
-        (v4 && (READ(sk->src_ip4) & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000)))
+    if (sk->bound_dev_if || is_bound_to_loopback(sk, v4))
         return 0;
     copy_ip(ret->ip, script->server.ip);
     ret->port = script->server.port;

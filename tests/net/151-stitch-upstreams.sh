@@ -56,6 +56,23 @@ other() { # WHAT URL RELAYED-ADDRESS FROM STITCHED-ADDRESS FROM
 other "IPv6 destination, IPv4 server" "socks5://$PROXY4:1101" "$NET6" "$EXIT6" "$NET4" "$EXIT4" "[$NET6]"
 other "IPv4 destination, IPv6 server" "socks5://[$PROXY6]:1101" "$NET4" "$EXIT4" "$NET6" "$EXIT6" "$NET4"
 
+# --- a socket that is bound to loopback, from where a listener of ours can be reached, and no server
+cat >"$TMP/bound.py" <<'PY'
+import socket, sys
+s = socket.create_connection((sys.argv[1], 9000), timeout=20, source_address=(sys.argv[2], 0))
+s.sendall(b'who\n')
+print(s.recv(100).decode().strip())
+PY
+bound() { # URL ADDRESS SOURCE FROM
+    local granted
+    use "$1"
+    granted=$(st granted)
+    like "$(app python3 "$TMP/bound.py" "$2" "$3" 2>&1)" "$4" "bound to $3: connected"
+    is "$(($(st granted) - granted)) $(us_serving undersock granted)" "0 1" "bound to $3: relayed"
+}
+bound "socks5://$PROXY4:1101" "$NET4" 127.0.0.1 "$EXIT4"
+bound "socks5://[$PROXY6]:1101" "$NET6" ::1 "$EXIT6"
+
 # --- passwords
 wrong() { # WHAT PORT USER
     use "socks5://$3@$PROXY4:$2" "password-file = \"$TMP/wrong.password\""
