@@ -141,6 +141,8 @@ static const char *explain(int error)
         return "the handshake is too long to be stitched";
     case -EAFNOSUPPORT:
         return "a SOCKS4 hop cannot reach the next one over IPv6";
+    case -EADDRNOTAVAIL:
+        return "its upstream has a link-local address, which takes the relay";
     default:
         return "the handshake cannot be encoded";
     }
@@ -174,6 +176,8 @@ int script_build(const struct upstream *u, const struct script_options *o,
         r = -EOPNOTSUPP;
     else if (o->address >= u->hops[0].n_addrs)
         r = -EINVAL;
+    else if (u->hops[0].addrs[o->address].scope != 0)
+        r = -EADDRNOTAVAIL; /* what turns connect() to it gives it an address, no interface */
     for (unsigned i = 0; r == 0 && i < u->n_hops; i++) {
         r = add_hop(&b, u, i, o->no_auth >> i & 1);
         timeout += u->hops[i].config->handshake_timeout;

@@ -25,7 +25,8 @@ struct script_options {
 /*
  * 0; or with a constant sentence in `ret_why`: -EOPNOTSUPP: not plain SOCKS over TCP, or no hop at
  * all; -E2BIG: more or longer messages than a script holds; -EAFNOSUPPORT: a SOCKS4 hop cannot
- * reach the next one; -EINVAL: there is no such address, or a user or password cannot be sent.
+ * reach the next one; -EADDRNOTAVAIL: the address is link-local; -EINVAL: there is no such address,
+ * or a user or password cannot be sent.
  * Flows of such an upstream are relayed. `ret` holds passwords: wipe it after use.
  */
 int script_build(const struct upstream *u, const struct script_options *o,

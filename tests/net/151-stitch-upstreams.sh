@@ -73,6 +73,14 @@ bound() { # URL ADDRESS SOURCE FROM
 bound "socks5://$PROXY4:1101" "$NET4" 127.0.0.1 "$EXIT4"
 bound "socks5://[$PROXY6]:1101" "$NET6" ::1 "$EXIT6"
 
+# --- link-local: which interface it is on cannot be told to connect()
+ns proxy ip address add fe80::77/64 dev down0 nodad
+start link-local -- ns proxy "$UNDERSOCK" serve -l "[::]:1109"
+wait_port proxy tcp :: 1109
+use 'socks5://[fe80::77%up0]:1109'
+is "$(seen "$NET4" 9000) $(seen "$NET6" 9000) $(stitched)" "$EXIT4 $EXIT6 False" "a link-local server: relayed"
+like "$(us_status undersock "s['captures'][0]['why_relayed']")" "link-local" "status says why"
+
 # --- passwords
 wrong() { # WHAT PORT USER
     use "socks5://$3@$PROXY4:$2" "password-file = \"$TMP/wrong.password\""

@@ -225,6 +225,10 @@ static void what_cannot_be_stitched(void **state)
     assert_int_equal(build(0), -EAFNOSUPPORT);
 
     setup(NULL);
+    hop("socks5://proxy.example", "fe80::1%lo");
+    assert_int_equal(build(0), -EADDRNOTAVAIL);
+
+    setup(NULL);
     memset(user, 'u', STITCH_USER_MAX + 1);
     user[STITCH_USER_MAX + 1] = '\0';
     snprintf(url, sizeof(url), "socks4://%s@proxy.example", user);
