@@ -93,7 +93,11 @@ int us_st_guard(struct __sk_buff *skb)
             report_bypass(skb, state, STITCH_WRAPPED);
         return guard_drops();
     }
-    if (only_syn(&p) || (p.flags & TCP_RST && !p.len) || is_granted(&p))
+    /* Not one that carries data (Fast Open), as only a filter could take them out. The kernel sees
+     * that it has not been sent, and sends one without at once. */
+    if (only_syn(&p))
+        return p.len ? CGROUP_DROP : CGROUP_PASS;
+    if ((p.flags & TCP_RST && !p.len) || is_granted(&p))
         return CGROUP_PASS;
     return guard_drops();
 }

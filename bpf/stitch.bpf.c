@@ -23,8 +23,8 @@
  * - A failure is told to the application as its kernel would hear it from the network: a reset, or
  *   an ICMP error. The first hop hears of it when it sends something: it is reset.
  * - us_st_guard, on the packets of the cgroup before they reach a device, drops everything of such
- *   a socket but SYNs (and resets, which carry nothing) until the record says "granted"; and
- *   everything through a device that has no filters of ours. us_st_out does the same once more,
+ *   a socket but SYNs and resets that carry nothing until the record says "granted"; and everything
+ *   through a device that has no filters of ours. us_st_out does the same once more,
  *   where that costs nothing to those who are connected and have no handshake beside them.
  *   us_st_guard_in keeps a SYN-ACK from it until then, so it never is connected to the SOCKS server
  *   as such, and has nothing to send when the guards are gone one day.

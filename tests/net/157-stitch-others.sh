@@ -157,7 +157,31 @@ begin
 stitches "alone"
 pass_all egress || bail "tc filter"
 pass_all ingress || bail "tc filter"
-meets "a filter before ours"
+# What meets it first is a SYN with data (Fast Open, without a cookie): nobody is there to take them out.
+cat >"$TMP/fast.py" <<'PY'
+import errno, socket, sys
+s = socket.socket()
+try:
+    s.sendto(b'x' * 1000, socket.MSG_FASTOPEN, (sys.argv[1], int(sys.argv[2])))
+    print(len(s.recv(100)))
+except OSError as e:
+    print('connect=' + errno.errorcode[e.errno])
+PY
+data_in_syns() { ns proxy nft list counter inet test_syns data | sed -n 's/.*packets \([0-9]*\) .*/\1/p'; }
+ns proxy nft 'table inet test_syns {
+    counter data { };
+    chain c { type filter hook prerouting priority 0; tcp dport 1081 tcp flags & (syn | ack) == syn meta length > 500 counter name data; };
+}' || bail "nft"
+if ns client sysctl -qw net.ipv4.tcp_fastopen=5 2>/dev/null; then
+    is "$(cg app ns client timeout 10 python3 "$TMP/fast.py" "$NET4" 9000 2>&1)" "connect=ECONNABORTED" "a filter before ours: the first connection is ended, and does not hang"
+    is "$(data_in_syns)" 0 "and nothing of what it sent with its SYN has gone past"
+    ns client timeout 10 python3 "$TMP/fast.py" "$PROXY4" 1081 >/dev/null 2>&1
+    is "$(data_in_syns)" 1 "which would be seen"
+    ns client sysctl -qw net.ipv4.tcp_fastopen=1
+else
+    skip "a SYN with data" "no net.ipv4.tcp_fastopen here" 2
+    meets "a filter before ours"
+fi
 if ! ns client "$TOOLS/tcx" up0 in count >/dev/null 2>&1; then
     relays "without tcx"
     ns client tc qdisc del dev up0 clsact
