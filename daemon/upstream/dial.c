@@ -344,9 +344,10 @@ static bool has_come(const struct dial *d)
 
 enum dial_result dial_event(struct dial *d, uint32_t events, const struct dial_env *env)
 {
-    if ((events & LOOP_TIMEOUT) && has_come(d)) {
+    if ((events & LOOP_TIMEOUT) && !d->extended && has_come(d)) {
         int r = loop_timer_set(env->loop, env->timer, timeout_of(d), env->ref);
 
+        d->extended = d->connected;
         if (r < 0)
             return fail(d, DIAL_RESOURCE, -r, ECONNREFUSED);
         events = EPOLLIN | EPOLLOUT;

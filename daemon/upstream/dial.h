@@ -49,6 +49,7 @@ struct dial {
     bool may_be_there; /* an address took the connection, but reset it before we saw it, or was not
                         * asked for want of our own */
     bool associate;    /* asks for UDP */
+    bool extended;     /* the handshake has had its time twice: not for each octet of a reply */
 };
 
 struct dial_env {

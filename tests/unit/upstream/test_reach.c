@@ -205,6 +205,18 @@ static void what_has_come_counts_when_the_time_is_over(void **state)
     put(r->server, SUCCEEDED);
     expect_granted(r, "");
 
+    /* Once: who sends an octet whenever the time is over keeps nobody for ever. */
+    begin_and_accept(r, 1);
+    drive_expect(&r->d, r->server, GREETING);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(r->result, DIAL_PENDING);
+        put(r->server, &"\x05\x00"[i], 1);
+        while (outstanding(r->server) > 0)
+            poll(NULL, 0, 1);
+        time_is_up(r, r->hops[0].handshake_timeout);
+    }
+    expect_failed(r, DIAL_HANDSHAKE_TIMEOUT, ETIMEDOUT, true);
+
     /* A refusal, too. */
     r->all[0].hops[0].addrs[0] = refusing();
     begin(r, 1);
