@@ -336,8 +336,9 @@ static bool has_come(const struct dial *d)
     socklen_t len = sizeof(info);
     uint8_t byte;
 
-    if (d->connected)
-        return recv(d->fd, &byte, 1, MSG_PEEK) >= 0 || errno != EAGAIN;
+    if (d->connected) /* what waits while we have not said all is not looked at */
+        return d->buffer && d->buffer->out_pos == d->buffer->out_len &&
+               (recv(d->fd, &byte, 1, MSG_PEEK) >= 0 || errno != EAGAIN);
     return getsockopt(d->fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 &&
            info.tcpi_state != TCP_SYN_SENT;
 }
