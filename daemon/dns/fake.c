@@ -27,7 +27,7 @@
 #include <sys/random.h>
 #include <time.h>
 
-#include "base/shares.h"
+#include "dns/fake_table.h"
 #include "dns/hash.h"
 #include "dns/name.h"
 
@@ -35,55 +35,12 @@
 #define V4_ROOM       FAKE_NAMES_MAX /* and how many are */
 #define LOCK_PATIENCE 20000000L      /* ns; what is done under the lock takes microseconds */
 #define SECOND        INT64_C(1000000000)
-#define FAIR          64 /* who has more than this part of a full table loses names to others */
-#define LOTS          64
-#define RETRIES       256
-#define KEPT          3600 /* seconds: so long somebody may keep an address after its time */
 
 /* ::ffff:198.18.0.0/111 and fdf6:6931:7149::/64 */
 const struct prefix fake_prefix4 = {{[10] = 0xff, [11] = 0xff, [12] = 198, [13] = 18}, 96 + 15};
 const struct prefix fake_prefix6 = {{0xfd, 0xf6, 0x69, 0x31, 0x71, 0x49}, 64};
 
-struct head {
-    pthread_mutex_t lock;
-    _Atomic uint32_t used;          /* slots that have been given out */
-    uint32_t retry_at;              /* full: no slot is free before this second */
-    uint32_t own_retry_at[RETRIES]; /* nor one for who has more than fair, by its network */
-    uint32_t lot;
-    _Atomic uint32_t known;
-    _Atomic uint64_t reused, refused, mended;
-};
-
-struct slot {
-    _Atomic uint8_t len; /* 0: no name */
-    char name[255];
-};
-
-/* Who asked for a name first. */
-struct asker {
-    uint16_t host, net; /* places of its counts */
-    _Atomic bool known; /* the others count only then */
-    bool in_use;        /* somebody has connected to it, or another client asked for it */
-};
-
-_Static_assert(SHARES_PLACES <= UINT16_MAX + 1, "a place of a count");
-_Static_assert(sizeof(struct slot) == 256, "a slot");
 _Static_assert(V4_FIRST + V4_ROOM < 1 << 17, "the addresses are in the prefix");
-
-/* Of the process: other workers cannot write it. */
-struct fake {
-    uint32_t names, bucket_mask;
-    uint32_t start; /* place of slot 0 among the IPv4 addresses in use */
-    uint32_t tag;   /* in all IPv6 addresses */
-    uint64_t key[2];
-    size_t bytes;
-    struct head *head;
-    _Atomic uint32_t *held; /* seconds */
-    struct asker *askers;
-    struct shares shares;
-    uint32_t *buckets, *next;
-    struct slot *slots;
-};
 
 /* ---- The mapping ---- */
 
@@ -95,7 +52,7 @@ static size_t aligned(size_t n)
 /* Finds the places of the arrays, from the beginning of the mapping; NULL: only how large it is. */
 static void lay_out(struct fake *f, uint8_t *base)
 {
-    size_t held = aligned(sizeof(struct head));
+    size_t held = aligned(sizeof(struct fake_head));
     size_t askers = held + aligned(f->names * sizeof(f->held[0]));
     size_t counts = askers + aligned(f->names * sizeof(f->askers[0]));
     size_t buckets = counts + aligned(SHARES_PLACES * sizeof(f->shares.counts[0]));
@@ -105,13 +62,13 @@ static void lay_out(struct fake *f, uint8_t *base)
     f->bytes = slots + f->names * sizeof(f->slots[0]);
     if (!base)
         return;
-    f->head = (struct head *)(void *)base;
+    f->head = (struct fake_head *)(void *)base;
     f->held = (_Atomic uint32_t *)(void *)(base + held);
-    f->askers = (struct asker *)(void *)(base + askers);
+    f->askers = (struct fake_asker *)(void *)(base + askers);
     f->shares.counts = (uint32_t *)(void *)(base + counts);
     f->buckets = (uint32_t *)(void *)(base + buckets);
     f->next = (uint32_t *)(void *)(base + next);
-    f->slots = (struct slot *)(void *)(base + slots);
+    f->slots = (struct fake_slot *)(void *)(base + slots);
 }
 
 static int init_lock(pthread_mutex_t *lock)
@@ -292,7 +249,7 @@ static size_t read_name(const struct fake *f, uint32_t slot, char ret[DNS_PLAIN_
 
 static bool has_name(const struct fake *f, uint32_t slot, const char *name, size_t len)
 {
-    const struct slot *s = &f->slots[slot];
+    const struct fake_slot *s = &f->slots[slot];
 
     return atomic_load_explicit(&s->len, memory_order_acquire) == len &&
            memcmp(s->name, name, len) == 0;
@@ -338,39 +295,6 @@ static void unlink_slot(struct fake *f, uint32_t slot)
     }
 }
 
-/* ---- Who asked; with the lock ---- */
-
-/* False: nobody. */
-static bool asker_of(const struct fake *f, uint32_t slot, struct shares_client *ret)
-{
-    const struct asker *a = &f->askers[slot];
-
-    *ret = (struct shares_client){a->host % SHARES_PLACES, a->net % SHARES_PLACES};
-    return a->known;
-}
-
-static void set_asker(struct fake *f, uint32_t slot, struct shares_client who)
-{
-    struct asker *a = &f->askers[slot];
-    struct shares_client before;
-
-    if (asker_of(f, slot, &before))
-        shares_drop(&f->shares, before);
-    a->known = false;
-    atomic_signal_fence(memory_order_seq_cst); /* nobody is left with half of another's places */
-    a->host = (uint16_t)who.host;
-    a->net = (uint16_t)who.net;
-    a->in_use = false;
-    a->known = true;
-    shares_add(&f->shares, who);
-}
-
-static bool has_more_than_fair(const struct fake *f, struct shares_client who)
-{
-    return shares_of_host(&f->shares, who) > (f->names + FAIR - 1) / FAIR ||
-           shares_of_net(&f->shares, who) > f->names / 2;
-}
-
 /* After a process died with the lock: the index again, from what the slots say. */
 static void mend(struct fake *f)
 {
@@ -385,7 +309,7 @@ static void mend(struct fake *f)
         size_t len = read_name(f, i, name);
         struct shares_client who;
 
-        if (asker_of(f, i, &who))
+        if (fake_asker_of(f, i, &who))
             shares_add(&f->shares, who);
         if (len == 0) {
             f->slots[i].len = 0;
@@ -429,96 +353,10 @@ static void unlock(struct fake *f)
 
 /* ---- Names ---- */
 
-/* Has another client asked for what is in it, of another network? */
-static bool is_anothers(const struct fake *f, uint32_t slot, struct shares_client who)
-{
-    struct shares_client asker;
-
-    return asker_of(f, slot, &asker) && asker.host != who.host && asker.net != who.net;
-}
-
-/* The slot that is free for longest. If this client has more than its share it gets its own alone,
- * as what others asked for may still be kept by them, and what has been free for very long. */
-static int find_free(struct fake *f, struct shares_client who, uint32_t now, uint32_t *ret)
-{
-    uint32_t best = 0, best_held = UINT32_MAX;
-    bool own = has_more_than_fair(f, who);
-    /* That one of these finds none says nothing of what there is for others. */
-    uint32_t *retry_at = own ? &f->head->own_retry_at[who.net % RETRIES] : &f->head->retry_at;
-
-    if (now < *retry_at)
-        return -ENOSPC;
-    for (uint32_t i = 0; i < f->names; i++) {
-        uint32_t held = atomic_load_explicit(&f->held[i], memory_order_relaxed);
-
-        if (own && held <= now && now - held < KEPT && is_anothers(f, i, who))
-            continue;
-        if (held < best_held) {
-            best = i;
-            best_held = held;
-        }
-    }
-    if (best_held > now) {
-        /* As nothing is held for less than it was. What others have had may be for it before. */
-        *retry_at = own && best_held > now + 1 ? now + 1 : best_held;
-        return -ENOSPC;
-    }
-    *ret = best;
-    return 0;
-}
-
-/*
- * All are held: of some that are drawn by lot the one of the client that has most, if that is more
- * than its share; rather one that only it knows of, and the one that was asked for longest ago.
- * Whoever has most of the table has most of the lots.
- */
-static int take_away(struct fake *f, struct shares_client who, uint32_t *ret)
-{
-    uint32_t best = UINT32_MAX, best_held = 0;
-    struct shares_client best_owner = {0, 0};
-
-    for (unsigned n = 0; n < LOTS; n++) {
-        uint32_t lot = f->head->lot++, held;
-        uint32_t i = (uint32_t)(dns_hash(f->key, &lot, sizeof(lot)) % f->names);
-        struct shares_client owner;
-
-        if (!asker_of(f, i, &owner) || !has_more_than_fair(f, owner) ||
-            !shares_yields(&f->shares, owner, who))
-            continue;
-        held = atomic_load_explicit(&f->held[i], memory_order_relaxed);
-        if (best != UINT32_MAX) {
-            int more = shares_compare(&f->shares, owner, best_owner);
-            int idle = f->askers[best].in_use - f->askers[i].in_use;
-
-            if (more < 0 || (more == 0 && (idle < 0 || (idle == 0 && held >= best_held))))
-                continue;
-        }
-        best = i;
-        best_held = held;
-        best_owner = owner;
-    }
-    if (best == UINT32_MAX)
-        return -ENOSPC;
-    *ret = best;
-    return 0;
-}
-
-/* A slot that may have a new name: one that never had one, or one that is free or is taken away. */
-static int choose(struct fake *f, struct shares_client who, uint32_t now, uint32_t *ret)
-{
-    uint32_t used = f->head->used;
-
-    if (used < f->names) {
-        *ret = used;
-        return 0;
-    }
-    return find_free(f, who, now, ret) == 0 ? 0 : take_away(f, who, ret);
-}
-
 /* The order of these stores is what mend() relies on. */
 static void set_name(struct fake *f, uint32_t slot, const char *name, size_t len, uint32_t until)
 {
-    struct slot *s = &f->slots[slot];
+    struct fake_slot *s = &f->slots[slot];
     bool had_name = s->len > 0;
 
     if (had_name)
@@ -552,10 +390,10 @@ int fake_take(struct fake *f, const char *name, size_t len, const struct addr *c
         hold(f, slot, second_after(until));
         f->askers[slot].in_use |= f->askers[slot].host != who.host;
     } else {
-        r = choose(f, who, second_before(now), &slot);
+        r = fake_choose(f, who, second_before(now), &slot);
         if (r == 0) {
             set_name(f, slot, name, len, second_after(until));
-            set_asker(f, slot, who);
+            fake_set_asker(f, slot, who);
         } else {
             f->head->refused++;
         }
@@ -593,7 +431,7 @@ int fake_find(struct fake *f, const struct addr *a, int64_t until, char ret_name
 
 void fake_get_stats(const struct fake *f, struct fake_stats *ret)
 {
-    const struct head *h = f->head;
+    const struct fake_head *h = f->head;
 
     *ret = (struct fake_stats){
         .known = h->known, .reused = h->reused, .refused = h->refused, .mended = h->mended};
