@@ -37,8 +37,9 @@
  * packet with the label and without a socket is answered with a reset.
  *
  * The policy route may be gone, as systemd-networkd removes what it does not know, until the keeper
- * looks again. What has the mark is then forwarded, unless early demultiplexing has given it its
- * socket, so `forward` drops it.
+ * looks again; and a chain of others behind ours may set another mark. Such a packet is then
+ * forwarded, unless tproxy or early demultiplexing has given it its socket, so `forward` drops what
+ * has the mark, or the label.
  *
  * The socket is looked up with the listeners, and somebody else's transparent listener on the
  * wildcard address matches any packet to its port: that is none of ours. (`socket wildcard` stops
@@ -270,7 +271,7 @@ static int append_local(struct nft_maker *m, unsigned chain, size_t n)
     return r;
 }
 
-/* What has the mark is for this host. */
+/* What has the mark is for this host, and so is what is of a connection with the label. */
 static int add_forward(struct nft_maker *m)
 {
     struct nft_rule rule = {.n_exprs = 0};
@@ -279,6 +280,12 @@ static int add_forward(struct nft_maker *m)
                                NFT_PRIORITY_RECOGNIZED, &chain);
 
     nft_match_mark(&rule, m->set->tproxy_mark, UINT32_MAX);
+    nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
+    if (r == 0)
+        r = nft_chain_append(&m->rs->chains[chain], &rule);
+    rule.n_exprs = 0;
+    nft_match_not_syn(&rule);
+    nft_rule_match_any(&rule, NFT_FIELD_CT_LABEL, NFT_FLOW_LABEL);
     nft_rule_verdict(&rule, NFT_VERDICT_DROP, 0);
     if (r == 0)
         r = nft_chain_append(&m->rs->chains[chain], &rule);

@@ -434,6 +434,34 @@ static void nothing_leaks_without_the_policy_route(void)
     CHECK(packets_at_server(&lan) == 0);
 }
 
+/* Somebody marks what comes from the clients, behind us: it is routed by his mark. */
+static void nothing_leaks_by_the_marks_of_others(void)
+{
+    static const char *const where[] = {"203.0.113.5:80", "[2001:db8::5]:80"};
+    const struct capture_set set = {POLICIES(gate_everything), OWN, TPROXY}, none = {OWN, TPROXY};
+    const struct capture_set *const sets[] = {&set, &none};
+    struct lan lan = lan_with_servers();
+    struct nft_owner *owner = install(&set);
+
+    CHECK(system("sysctl -qw net.ipv4.ip_early_demux=0") == 0);
+    for (unsigned i = 0; i < COUNT(where); i++) {
+        replace(owner, &set);
+        int fd = take(&lan.client, where[i]);
+
+        for (unsigned k = 0; k < COUNT(sets); k++) {
+            replace(owner, sets[k]);
+            CHECK(system("nft 'table inet others { chain pre { type filter hook prerouting "
+                         "priority 0; iifname lan0 meta mark set 7; }; }'") == 0);
+            CHECK(ask(&lan.client, PEER_SEND, 0, NULL) == 0);
+            CHECK(system("nft delete table inet others") == 0);
+            CHECK(recv_in(fd, PATIENCE_MS) == 1);
+        }
+        close(fd);
+        CHECK(ask(&lan.client, PEER_CLOSE, 0, NULL) == 0);
+    }
+    CHECK(packets_at_server(&lan) == 0);
+}
+
 /*
  * A worker died, and its reset did not reach the client, which goes on sending. To connection
  * tracking this is a connection like those that are forwarded.
@@ -520,6 +548,7 @@ NETNS_TEST(nothing_leaks_without_a_listener)
 NETNS_TEST(older_connections_go_on)
 NETNS_TEST(connections_outlive_a_reload)
 NETNS_TEST(nothing_leaks_without_the_policy_route)
+NETNS_TEST(nothing_leaks_by_the_marks_of_others)
 NETNS_TEST(orphaned_packets_are_reset)
 NETNS_TEST(foreign_transparent_listeners_take_nothing)
 NETNS_TEST(a_port_is_used_again)
@@ -542,6 +571,7 @@ int main(void)
         cmocka_unit_test(test_older_connections_go_on),
         cmocka_unit_test(test_connections_outlive_a_reload),
         cmocka_unit_test(test_nothing_leaks_without_the_policy_route),
+        cmocka_unit_test(test_nothing_leaks_by_the_marks_of_others),
         cmocka_unit_test(test_orphaned_packets_are_reset),
         cmocka_unit_test(test_foreign_transparent_listeners_take_nothing),
         cmocka_unit_test(test_a_port_is_used_again),

@@ -150,6 +150,7 @@ static const char gateway_chains[] =
     "\tchain forward {\n"
     "\t\ttype filter hook forward priority mangle - 10; policy accept;\n"
     "\t\tmeta mark 0x55530001 drop\n"
+    "\t\ttcp flags != syn / fin,syn,rst,ack ct label 85 drop\n"
     "\t}\n"
     "\n"
     "\tchain asymmetric_1 {\n"
