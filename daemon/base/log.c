@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,9 +70,14 @@ __attribute__((format(printf, 3, 0))) static void emit(enum log_level level, con
         return;
     n = n + m < (int)sizeof(line) - 1 ? n + m : (int)sizeof(line) - 2;
     for (int i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)line[i], next = (unsigned char)line[i + 1];
+        bool c1 = c == 0xc2 && next >= 0x80 && next < 0xa0; /* U+0080 to U+009F, CSI among them */
+
         /* A name from the network must not forge a second line or steer a terminal. */
-        if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
+        if (c < 0x20 || c == 0x7f || c1)
             line[i] = '?';
+        if (c1)
+            line[++i] = '?';
     }
     line[n++] = '\n';
     if (write(STDERR_FILENO, line, (size_t)n) < 0)

@@ -120,6 +120,8 @@ static void lines_below_the_level_are_dropped(void **state)
 static void hostile(void)
 {
     log_error("%s", "a\nundersock: error: forged\r\x1b[2J\x7f\t\x01 end");
+    log_error("%s", "\xc2\x9b"
+                    "2J \xc3\x9b \xc2\xa9 \xc2");
 }
 
 /* A name from the network makes no second line and steers no terminal. */
@@ -129,7 +131,8 @@ static void control_characters_do_not_get_out(void **state)
 
     (void)state;
     written(hostile, NULL, text, sizeof(text));
-    assert_string_equal(text, "undersock: error: a?undersock: error: forged??[2J??? end\n");
+    assert_string_equal(text, "undersock: error: a?undersock: error: forged??[2J??? end\n"
+                              "undersock: error: ??2J \xc3\x9b \xc2\xa9 \xc2\n");
 }
 
 static void very_long(void)
