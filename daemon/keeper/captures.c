@@ -30,11 +30,12 @@ struct captures {
     struct nft_owner *nft;
     unsigned instance; /* capture_set.instance */
     bool routed;
-    bool applied; /* something, once */
-    bool ruled;   /* the table has had rules */
-    bool guarded; /* on-exit = "closed", of somebody */
-    bool found;   /* such a guard, when we came */
-    bool others;  /* another daemon has this network namespace */
+    bool applied;  /* something, once */
+    bool ruled;    /* the table has had rules */
+    bool guarded;  /* on-exit = "closed", of somebody */
+    bool found;    /* such a guard, when we came */
+    bool others;   /* another daemon has this network namespace */
+    bool outdated; /* the rules: they name a cgroup that is another one now */
 };
 
 int captures_create(struct loop *loop, unsigned event_kind, struct stitch *stitch,
@@ -278,6 +279,7 @@ int captures_apply(struct captures *c, struct generation *g, int transient, char
     if (r == 0)
         r = reset_established(g, why, why_size);
     if (r == 0) {
+        c->outdated = false;
         attached_end(c->attached, g);
         stitch_engage(c->stitch, !c->others);
         give_back(c, g);
@@ -294,12 +296,17 @@ bool captures_installed(const struct captures *c, const struct capture_policy *p
 bool captures_follow(struct captures *c, struct generation *g)
 {
     char why[512] = "";
-    bool failed;
+    bool failed, known = c->outdated;
 
-    if (attached_follow(c->attached, g, &failed) &&
-        (apply_nft(c, g, why, sizeof(why)) < 0 || apply_guard(c, g, why, sizeof(why)) < 0))
-        log_error("the rules for a cgroup that is another one now: %s", why);
-    return failed;
+    c->outdated |= attached_follow(c->attached, g, &failed);
+    if (c->outdated)
+        c->outdated =
+            apply_nft(c, g, why, sizeof(why)) < 0 || apply_guard(c, g, why, sizeof(why)) < 0;
+    if (c->outdated && !known)
+        log_error(
+            "the rules for a cgroup that is another one now: %s; it is tried again each second",
+            why);
+    return failed || c->outdated;
 }
 
 void captures_mend(struct captures *c, const struct generation *g)

@@ -36,7 +36,7 @@ int captures_apply(struct captures *c, struct generation *g, int transient, char
 /*
  * Looks whether the cgroups are where they were: one that has been removed and made anew is another
  * one, and is captured as soon as somebody asks this. `g`: the generation in force. True: one
- * cannot be captured, and should be tried again soon.
+ * cannot be captured, or the rules cannot name it, and it should be tried again soon.
  */
 bool captures_follow(struct captures *c, struct generation *g);
 /* False: of a capture whose cgroup is not there. */

@@ -209,6 +209,18 @@ done
 us_daemon client < <(config relay 'on-exit = "closed"')
 check "closed: it goes" -- gone
 check "closed: and is back" -- back
+# Somebody's table is in the way of the guard's other rules, and goes again.
+guard_names_it() { ns client nft list table inet undersock-guard | grep -q "$INNER"; }
+check "closed: the guard names it" -- guard_names_it
+mkfifo "$TMP/nft"
+start owner -- ns client sh -c "exec nft -i <>'$TMP/nft'"
+echo 'add table inet undersock-guard-next { flags owner; }' >"$TMP/nft"
+in_the_way() { [[ $(tables_of client) == *guard-next* ]]; }
+wait_for 10 in_the_way || bail "no table of somebody"
+gone && back
+check "closed: another one, which the guard cannot name" -- wait_log undersock "the rules for a cgroup that is another one now"
+stop owner
+check "closed: as soon as it can it does" -- wait_for 10 guard_names_it
 stop undersock KILL 2>/dev/null
 is "$(seen "$NET4" 9002) $(seen "$NET6" 9002)" "connect=ECONNREFUSED connect=ECONNREFUSED" "closed: the guard knows the new one when the daemon has been killed"
 
