@@ -60,6 +60,14 @@ static __always_inline void plan_to_server(struct stitch_flow *f, struct plan *p
     }
 }
 
+/* A SYN-ACK may come from who keeps connections from the server until they are real (nft's
+ * "synproxy"): its window is closed, and data are lost. The ACK makes it real; then it opens. */
+static __always_inline void plan_await(struct stitch_flow *f, struct plan *plan)
+{
+    plan_to_server(f, plan, ACK);
+    plan->segment.seq -= step_of(f)->len;
+}
+
 /* Nobody has that connection any more: what the kernel would say (RFC 9293, 3.10.7.1), but for a
  * firewall that does not let it see what connection tracking calls invalid. */
 static __always_inline void plan_refusal(const struct packet *p, struct plan *plan)
@@ -126,7 +134,7 @@ static __always_inline void on_syn_ack(struct stitch_flow *f, const struct packe
                                        const struct scratch *s, __u64 now, struct plan *plan)
 {
     f->next_server = p->seq + 1;
-    f->window_server = p->window;
+    f->scale_server = s->scale;
     f->syn_flags = p->flags & TCP_ECE;
     f->ts_server = s->ts;
     f->ts_at = s->ts_at;
@@ -138,7 +146,22 @@ static __always_inline void on_syn_ack(struct stitch_flow *f, const struct packe
     __builtin_memcpy(f->options, s->options, OPTIONS_MAX);
     f->state = STITCH_STEP;
     f->deadline = now + f->timeout * 1000000ull;
-    plan_to_server(f, plan, MESSAGE);
+    if (p->window) {
+        plan_to_server(f, plan, MESSAGE);
+    } else {
+        f->flags |= STITCH_WAITS;
+        plan_await(f, plan);
+    }
+}
+
+/* What the server takes by now, as a SYN-ACK can say it. */
+static __always_inline __u16 window_of(const struct stitch_flow *f, const struct packet *p)
+{
+    __u32 window = p->window;
+
+    if (f->flags & STITCH_SCALING)
+        window <<= f->scale_server & 15;
+    return window > 65535 ? 65535 : window;
 }
 
 /* Takes what there is of a reply. False: it is none; plan says so. */
@@ -197,8 +220,14 @@ static __always_inline void on_reply(struct stitch_flow *f, const struct packet 
     behind = p->ack - (base_of(f) + 1 + step->before + step->len);
     if (skip < 0 || behind > 0 || !(p->flags & TCP_ACK))
         return;
-    if (!p->len && !(p->flags & TCP_FIN))
-        return; /* the ACK of what we sent */
+    if (!p->len && !(p->flags & TCP_FIN)) {
+        /* The ACK of what we sent, or of nothing. */
+        if (f->flags & STITCH_WAITS && p->window) {
+            f->flags &= ~STITCH_WAITS;
+            plan_to_server(f, plan, MESSAGE);
+        }
+        return;
+    }
     if (skip > (__s32)p->len || (skip == (__s32)p->len && !(p->flags & TCP_FIN))) {
         plan_to_server(f, plan, MESSAGE); /* once more: ours was lost, or our ACK */
         return;
@@ -211,6 +240,7 @@ static __always_inline void on_reply(struct stitch_flow *f, const struct packet 
         return; /* somebody else was faster */
     if (s->ts_at)
         f->ts_server = s->ts;
+    f->flags &= ~STITCH_WAITS;
     if (!take_octets(f, o, plan))
         return;
     available = p->len - skip;
@@ -227,6 +257,7 @@ static __always_inline void on_reply(struct stitch_flow *f, const struct packet 
             plan_to_server(f, plan, ACK);
     } else if (f->step + 1 == f->n_steps) {
         f->state = STITCH_GRANTED;
+        f->window_server = window_of(f, p);
         plan->count = 1 + STITCH_COUNT_GRANTED;
         plan_answer(f, plan, more);
     } else if (more) {
@@ -285,6 +316,8 @@ static __always_inline void decide_incoming(struct stitch_flow *f, const struct 
     case STITCH_STEP:
         if (!(p->flags & TCP_SYN))
             on_reply(f, p, s, o, plan);
+        else if (for_our_syn && f->flags & STITCH_WAITS)
+            plan_await(f, plan);
         else if (for_our_syn)
             plan_to_server(f, plan, MESSAGE);
         break;

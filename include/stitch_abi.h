@@ -124,6 +124,7 @@ struct stitch_key {
 #define STITCH_TIMESTAMPS 0x01 /* both ends use them */
 #define STITCH_SCALING    0x02 /* both ends scale windows */
 #define STITCH_BARE       0x04 /* `interface` has no Ethernet header */
+#define STITCH_WAITS      0x08 /* the server's window is closed: the first message is for later */
 
 /*
  * A handshake under way. It is there from the first SYN to the application's first ACK, and after a
@@ -153,14 +154,15 @@ struct stitch_flow {
     ABI_U8 syn_flags;                     /* ECE of the server's SYN-ACK */
     ABI_U8 options_len;                   /* of the server's SYN-ACK, 0..40, a multiple of 4 */
     ABI_U16 injected;                     /* octets of all messages */
-    ABI_U16 window_client, window_server; /* of SYN and SYN-ACK, never scaled */
+    ABI_U16 window_client, window_server; /* of SYN and of what we answer, never scaled */
     ABI_U16 got;                          /* octets of the awaited reply */
     ABI_U16 reply_len;                    /* 0: not known yet */
     ABI_U8 code;                          /* its second octet */
     ABI_U8 ts_at;                         /* where TSval is in `options`; 0: there is none */
     ABI_U32 timeout;                      /* as in the script */
     ABI_U8 link[12];                      /* wire: addresses of that SYN's Ethernet header */
-    ABI_U32 unused;
+    ABI_U8 scale_server;                  /* 0..14 */
+    ABI_U8 unused[3];
     ABI_U8 options[40];
     struct abi_origin origin;
     struct stitch_step steps[STITCH_STEPS];

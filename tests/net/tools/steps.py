@@ -6,13 +6,14 @@
     steps.py app ADDRESS           the application, in each case at once: connects, says "hello", and prints
                                    "NUMBER RESULT"
 
-A case is what is sent when something comes: a SYN, the greeting, the request, the application's data;
-each the first time, the second, ... , and the last one from then on. What is sent:
+A case is what is sent when something comes: a SYN, the greeting, the request, the application's data, an
+ACK alone; each the first time, the second, ... , and the last one from then on. What is sent:
 
     SA, A            a SYN-ACK; an ACK of what has come
     (i, j)           octets i to j of STREAM: 0-2 the method, 2-12 the reply, then what the target says
     (i, j, "F")      with a FIN; ("F", i) a FIN alone, ("R", i) a reset, each with the number of octet i
-    anything + {}    with other fields: ack (what is acknowledged, from the SYN), flags, data
+    anything + {}    with other fields: ack (what is acknowledged, from the SYN), flags, data, window; at: of
+                     an ACK, the number of its octet
 """
 import errno
 import random
@@ -32,7 +33,7 @@ METHOD, REPLY, REST = (0, 2), (2, 12), (12, END)
 OK = repr((BANNER + WORLD).decode())
 REFUSED = "ECONNREFUSED"
 NO = b"\5\xff"
-USUAL = {"syn": [[SA]], "greeting": [[METHOD]], "request": [[REPLY]], "data": [[REST]]}
+USUAL = {"syn": [[SA]], "greeting": [[METHOD]], "request": [[REPLY]], "data": [[REST]], "ack": [[]]}
 singly = lambda i, j: [(n, n + 1) for n in range(i, j)]
 
 CASES = [
@@ -58,6 +59,11 @@ CASES = [
     ("what the target says with the reply", OK, {"request": [[(2, 19)]]}),
     ("the end of the reply with what the target says", OK, {"request": [[(2, 7), (7, 19)]]}),
     ("what the target says before the reply", OK, {"request": [[(12, 19), REPLY, (12, 19)]]}),
+    # a window that is closed at first, like that of a proxy for SYNs
+    ("a window that opens after the ACK", OK, {"syn": [[SA + ({"window": 0},)]], "ack": [[A + ({"at": 0},)], []]}),
+    ("a window that opens after the ACK, of SYN-ACKs that come twice", OK, {"syn": [2 * [SA + ({"window": 0},)]], "ack": [[], [A + ({"at": 0},)], []]}),
+    ("a window that nobody says has opened", OK, {"syn": [[SA + ({"window": 0, "edge": END + 99},)]]}),
+    ("a window that is closed with the reply", OK, {"request": [[REPLY + ({"window": 0},)]], "ack": [[], [A], []]}),
     # how a stream ends
     ("reply and FIN in one", "''", {"request": [[(2, 12, "F")]], "data": [[A]]}),
     ("reply, then FIN", "''", {"request": [[REPLY, ("F", 12)]], "data": [[A]]}),
@@ -100,7 +106,7 @@ class Connection:
     def __init__(self, raw, server, client, ports, isn, case):
         self.raw, self.server, self.client, self.ports = raw, server, client, ports
         self.theirs, self.ours, self.case, self.seen = isn, random.getrandbits(32), case, {}
-        self.got, self.dead = 0, False
+        self.got, self.dead, self.edge = 0, False, 0
         if len(server) == 4:
             request = b"\5\1\0\1" + server + struct.pack("!H", 9000)
         else:
@@ -108,10 +114,11 @@ class Connection:
         self.expected = GREETING + request + HELLO
         self.upto = {"syn": 0, "greeting": 3, "request": 3 + len(request), "data": len(self.expected)}
 
-    def send(self, flags, at, data, ack):
+    def send(self, flags, at, data, ack, window=60000, edge=0):
+        self.edge = max(self.edge, ack + window, edge) if window else max(ack, edge)
         seq = (self.ours + 1 + at) & 0xFFFFFFFF
         ack = (self.theirs + 1 + ack) & 0xFFFFFFFF if flags & ACK else 0
-        tcp = struct.pack("!HHIIBBHHH", self.ports[1], self.ports[0], seq, ack, 0x50, flags, 60000, 0, 0) + data
+        tcp = struct.pack("!HHIIBBHHH", self.ports[1], self.ports[0], seq, ack, 0x50, flags, window, 0, 0) + data
         pseudo = self.server + self.client + struct.pack("!II", len(tcp), 6)
         tcp = tcp[:16] + struct.pack("!H", fold(pseudo + tcp)) + tcp[18:]
         if len(self.server) == 4:
@@ -126,18 +133,19 @@ class Connection:
         n = self.seen[event] = self.seen.get(event, 0) + 1
         for step in steps[min(n, len(steps)) - 1]:
             other = step[-1] if isinstance(step[-1], dict) else {}
-            ack = other.get("ack", self.upto[event])
+            ack = other.get("ack", self.upto.get(event, self.got))
+            size = {k: other[k] for k in ("window", "edge") if k in other}
             if step[0] == "SA":
-                self.send(other.get("flags", SYN | ACK), -1, b"", other.get("ack", 0))
+                self.send(other.get("flags", SYN | ACK), -1, b"", other.get("ack", 0), **size)
             elif step[0] == "A":
-                self.send(ACK, 0 if event == "syn" else 12, b"", ack)
+                self.send(ACK, other.get("at", 0 if event == "syn" else 12), b"", ack, **size)
             elif step[0] == "R":
                 self.send(other.get("flags", RST | ACK), step[1], b"", ack)
             elif step[0] == "F":
                 self.send(FIN | ACK, step[1], b"", ack)
             else:
                 flags = other.get("flags", ACK | (FIN if "F" in step else 0))
-                self.send(flags, step[0], other.get("data", STREAM[step[0] : step[1]]), ack)
+                self.send(flags, step[0], other.get("data", STREAM[step[0] : step[1]]), ack, **size)
 
     def on_segment(self, flags, seq, data):
         at = (seq - self.theirs - 1) & 0xFFFFFFFF
@@ -149,9 +157,13 @@ class Connection:
             return
         if flags & SYN and data or data and data != self.expected[at : at + len(data)]:
             print("RAW", self.ports[0], at, data, flush=True)
+        if at + len(data) > self.edge and not flags & SYN and data:
+            print("Error: beyond the window", self.ports[0], at, data, flush=True)
         if flags & SYN:
             self.play("syn")
-        elif data:
+        elif not data:
+            self.play("ack")
+        else:
             self.got = max(self.got, at + len(data))
             self.play("greeting" if at < 3 else "request" if at < self.upto["request"] else "data")
 
