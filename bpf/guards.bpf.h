@@ -28,14 +28,13 @@ static __always_inline bool is_granted(const struct packet *p)
 
 /* The same of a SYN-ACK, of this handshake and no earlier one with the same ports. Where this host
  * translates addresses it has got the application's by now, and the record those of the interface:
- * what a filter has made is marked, and the kernel knows whether it is for this SYN. */
+ * what a filter has made is marked, too, and the kernel knows whether it is for this SYN. */
 static __always_inline bool is_answer(struct __sk_buff *skb, const struct packet *p)
 {
     struct stitch_flow *f = bpf_map_lookup_elem(&us_st_flows, &p->key);
 
-    if (!f)
-        return skb->tc_index == OURS;
-    return f->state == STITCH_GRANTED && p->flags & TCP_ACK && p->ack == f->isn_client + 1;
+    return skb->tc_index == OURS ||
+           (f && f->state == STITCH_GRANTED && p->flags & TCP_ACK && p->ack == f->isn_client + 1);
 }
 
 /* Whether it is the first hop's own SYN-ACK, which no filter has turned into anything: of a SYN

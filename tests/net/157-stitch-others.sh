@@ -136,6 +136,18 @@ begin
 nat postrouting 100 "oifname up0 meta l4proto tcp masquerade to :30000-39999"
 stitches "other ports on the wire"
 no_nat
+# On the wire the first one's port is the second one's, and a record of it stays for a while.
+cat >"$TMP/from.py" <<'PY'
+import errno, socket, sys
+s = socket.socket()
+s.settimeout(10)
+s.bind(('', int(sys.argv[1])))
+print(errno.errorcode.get(s.connect_ex((sys.argv[2], int(sys.argv[3]))), 'connected'))
+PY
+nat postrouting 100 "oifname up0 tcp sport 40001 masquerade to :40002; oifname up0 tcp sport 40002 masquerade to :40003"
+is "$(app python3 "$TMP/from.py" 40001 "$NET4" 1 2>&1)" ECONNREFUSED "a port that is another's on the wire: refused"
+is "$(app python3 "$TMP/from.py" 40002 "$NET4" 9000 2>&1) $(stitched)" "connected True" "and that other: connected"
+no_nat
 PEER_NAME=moved peer_serve proxy "$PROXY4" 1087 # a port that no configuration has had
 nat output -100 "ip daddr 10.77.1.77 tcp dport 1086 dnat ip to $PROXY4:1087"
 use "socks5://10.77.1.77:1086"
