@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "keeper/honest.h"
 #include "keeper/keeper_state.h"
 #include "log.h"
 #include "message.h"
@@ -27,9 +28,8 @@ static void send_captures(const struct keeper *k, int client)
                                     .installed = captures_installed(k->captures, &capture->policy),
                                     .honest = k->generation->policies[i].honest};
 
-        if (generation_why_early(k->generation, i))
-            snprintf(m.why_early, sizeof(m.why_early), "%s",
-                     generation_why_early(k->generation, i));
+        if (honest_why_early(k->generation, i))
+            snprintf(m.why_early, sizeof(m.why_early), "%s", honest_why_early(k->generation, i));
         snprintf(m.name, sizeof(m.name), "%s", capture->policy.name);
         snprintf(m.upstream, sizeof(m.upstream), "%s", target);
         stitch_tell_capture(k->stitch, i, &m);

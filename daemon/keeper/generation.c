@@ -9,187 +9,17 @@
 #include <unistd.h>
 
 #include "base/fd.h"
-#include "bpf/probe.h"
 #include "dns/fake.h"
 #include "dns/real.h"
 #include "keeper/datagrams.h"
+#include "keeper/honest.h"
 #include "keeper/local_upstream.h"
 #include "log.h"
-#include "nft/probe.h"
-
-#define WORKERS_MAX 64
 
 static bool needs_listener(const struct capture_policy *p)
 {
     return p->action == CAPTURE_PROXY;
 }
-
-/* ---- honest connect ---- */
-
-static bool wants_honest(const struct config_capture *c)
-{
-    return c->policy.action == CAPTURE_PROXY && c->connect != CONNECT_EARLY;
-}
-
-const char *generation_why_early(const struct generation *g, size_t capture)
-{
-    const struct config_capture *c = &g->config->captures[capture];
-    const char *why = c->policy.hook == CAPTURE_CGROUP ? g->no_bpf_hold : g->no_nft_hold;
-
-    return wants_honest(c) && why[0] ? why : NULL;
-}
-
-/* Whether some capture that wants to be honest has a hook of eBPF's, or of nftables'. */
-static bool some_honest(const struct generation *g, bool bpf)
-{
-    for (size_t i = 0; i < g->config->n_captures; i++) {
-        const struct config_capture *c = &g->config->captures[i];
-
-        if (wants_honest(c) && (c->policy.hook == CAPTURE_CGROUP) == bpf &&
-            !generation_why_early(g, i))
-            return true;
-    }
-    return false;
-}
-
-/* What this kernel cannot do is found by trial, and said once for each capture. */
-static void find_honesty(struct generation *g)
-{
-    if (some_honest(g, false) && nft_probe_hold(g->no_nft_hold, sizeof(g->no_nft_hold)) == 0)
-        g->no_nft_hold[0] = '\0';
-    if (some_honest(g, true) && bpf_can_hold(g->no_bpf_hold, sizeof(g->no_bpf_hold)))
-        g->no_bpf_hold[0] = '\0';
-    for (size_t i = 0; i < g->config->n_captures; i++) {
-        if (generation_why_early(g, i))
-            log_warning("capture %s: connections are accepted before the upstream has answered, "
-                        "and reset when it says no: %s",
-                        g->policies[i].name, generation_why_early(g, i));
-    }
-}
-
-static void set_honesty(struct generation *g)
-{
-    for (size_t i = 0; i < g->set.n_policies; i++)
-        g->policies[i].honest =
-            wants_honest(&g->config->captures[i]) && !generation_why_early(g, i);
-}
-
-static unsigned planned_seat_port(size_t capture, unsigned worker)
-{
-    return SEATS_CGROUP_PORT + (unsigned)capture * WORKERS_MAX + worker;
-}
-
-static struct seat_listener *cgroup_seat(const struct generation *g, size_t policy, unsigned worker,
-                                         bool v4)
-{
-    return &g->cgroup_seats[(policy * g->n_workers + worker) * 2 + (v4 ? 0 : 1)];
-}
-
-static int open_cgroup_seats(struct generation *g, size_t policy)
-{
-    int r = 0;
-
-    for (unsigned w = 0; r == 0 && w < g->n_workers; w++) {
-        unsigned port = g->marked ? planned_seat_port(policy, w) : 0;
-
-        r = seats_listen(true, port, false, cgroup_seat(g, policy, w, true));
-        if (r == 0)
-            r = seats_listen(false, port, false, cgroup_seat(g, policy, w, false));
-    }
-    return r;
-}
-
-/* The ports, for the rules and the programs; of the seats of other generations none. */
-static void tell_seat_ports(struct generation *g, size_t policy, bool planned)
-{
-    struct capture_seat_ports *ports = &g->seat_ports[policy * CAPTURE_SEATS];
-
-    for (size_t i = 0; i < g->set.n_seats; i++) {
-        unsigned w = g->seat_list[i].number - g->first_seat;
-
-        if (!g->seat_list[i].serving)
-            continue;
-        const struct seat_listener *v4 = cgroup_seat(g, policy, w, true);
-        const struct seat_listener *v6 = cgroup_seat(g, policy, w, false);
-
-        ports[i].v4 = v4->fd >= 0 ? v4->at.port : 0;
-        ports[i].v6 = v6->fd >= 0 ? v6->at.port : 0;
-        if (planned)
-            ports[i].v4 = ports[i].v6 = (uint16_t)planned_seat_port(policy, w);
-    }
-    g->policies[policy].seat_ports = ports;
-}
-
-static int provide_seats(struct generation *g, struct seats *seats, char *why, size_t why_size)
-{
-    size_t n = g->set.n_policies * g->n_workers * 2;
-    bool nft = some_honest(g, false), bpf = some_honest(g, true);
-
-    if (!nft && !bpf)
-        return 0;
-    snprintf(why, why_size, "out of memory");
-    g->seat_ports = calloc(g->set.n_policies * CAPTURE_SEATS, sizeof(*g->seat_ports));
-    g->cgroup_seats = calloc(n, sizeof(*g->cgroup_seats));
-    if (!g->seat_ports || !g->cgroup_seats)
-        return -ENOMEM;
-    for (size_t i = 0; i < n; i++)
-        g->cgroup_seats[i].fd = -1;
-    g->set.seats = g->seat_list;
-    if (!seats) {
-        g->set.n_seats = seats_plan(g->n_workers, nft, g->seat_list);
-    } else {
-        int r = seats_take(seats, g->n_workers, nft, g->marked, why, why_size);
-
-        if (r < 0)
-            return r;
-        g->seats = seats;
-        g->first_seat = (unsigned)r;
-        g->set.n_seats = seats_list(seats, g->first_seat, g->n_workers, g->seat_list);
-    }
-    for (size_t i = 0; i < g->set.n_policies; i++) {
-        if (!g->policies[i].honest || g->policies[i].hook != CAPTURE_CGROUP)
-            continue;
-        int r = seats ? open_cgroup_seats(g, i) : 0;
-
-        if (r < 0) {
-            snprintf(why, why_size, "capture %s: cannot listen on 127.0.0.1: %s; is lo up?",
-                     g->policies[i].name, strerror(-r));
-            return r;
-        }
-        tell_seat_ports(g, i, !seats);
-    }
-    return 0;
-}
-
-/* Where the workers read: each from its seat's log, and a ring buffer of each cgroup capture. */
-static int list_holds(struct generation *g)
-{
-    bool nft = some_honest(g, false);
-    struct worker_hold *h;
-
-    if (!g->seats)
-        return 0;
-    g->n_holds = nft ? 1 : 0;
-    for (size_t i = 0; i < g->set.n_policies; i++)
-        g->n_holds += g->policies[i].honest && g->policies[i].hook == CAPTURE_CGROUP;
-    h = g->holds = calloc(g->n_holds * g->n_workers + 1, sizeof(*g->holds));
-    if (!h)
-        return -ENOMEM;
-    for (unsigned w = 0; w < g->n_workers; w++) {
-        unsigned seat = g->first_seat + w;
-
-        if (nft)
-            *h++ = (struct worker_hold){.fd = seats_get(g->seats, seat)->log, .seat = seat};
-        for (size_t i = 0; i < g->set.n_policies; i++) {
-            if (g->policies[i].honest && g->policies[i].hook == CAPTURE_CGROUP)
-                *h++ = (struct worker_hold){
-                    .fd = -1, .seat = seat, .capture = &g->config->captures[i]};
-        }
-    }
-    return 0;
-}
-
-/* ---- the rest ---- */
 
 static uint16_t planned_port(size_t capture)
 {
@@ -382,7 +212,7 @@ static int prepare(struct generation *g, char *why, size_t why_size)
     if (r == 0)
         r = describe_captures(g);
     if (r == 0)
-        set_honesty(g);
+        honest_set(g);
     /* In this order: who comes, or is replaced, in between is looked at again. */
     for (size_t i = 0; r == 0 && g->marked && i < g->config->n_upstreams; i++)
         g->upstreams[i].unproven = find_absent(g, i);
@@ -468,7 +298,7 @@ int generation_plan(struct config *config, struct generation **ret, char *why, s
             g->policies[i].udp_port_v4 = g->policies[i].udp_port_v6 = planned_port(i);
     }
     if (r == 0)
-        r = provide_seats(g, NULL, why, why_size);
+        r = honest_seats(g, NULL, why, why_size);
     if (r < 0) {
         generation_free(g);
         return r;
@@ -515,8 +345,8 @@ static void deal_to(struct generation *g, struct listeners *pool, unsigned w)
                 add_listener(g, l->fd, &l->at, c, l->udp ? WORKER_UDP : origin_of(l->hook));
         }
         if (g->seats) {
-            add_seat(g, cgroup_seat(g, i, w, true), c);
-            add_seat(g, cgroup_seat(g, i, w, false), c);
+            add_seat(g, honest_cgroup_seat(g, i, w, true), c);
+            add_seat(g, honest_cgroup_seat(g, i, w, false), c);
         }
     }
 }
@@ -538,7 +368,7 @@ static int deal_out(struct generation *g, struct listeners *pool)
         deal_to(g, pool, w);
     }
     g->first[g->n_workers] = g->n_listeners;
-    return list_holds(g);
+    return honest_holds(g);
 }
 
 int generation_complete(struct generation *g, struct listeners *pool, struct seats *seats,
@@ -548,8 +378,8 @@ int generation_complete(struct generation *g, struct listeners *pool, struct sea
 
     if (r < 0)
         return r;
-    find_honesty(g);
-    set_honesty(g);
+    honest_find(g);
+    honest_set(g);
     for (size_t i = 0; r == 0 && i < g->set.n_policies; i++) {
         uint16_t port = g->marked ? planned_port(i) : 0;
 
@@ -565,7 +395,7 @@ int generation_complete(struct generation *g, struct listeners *pool, struct sea
             r = datagrams_list_direct(g->config, g->upstreams, &g->direct_names);
     }
     if (r == 0)
-        r = provide_seats(g, seats, why, why_size);
+        r = honest_seats(g, seats, why, why_size);
     if (r == 0)
         r = deal_out(g, pool);
     return r;

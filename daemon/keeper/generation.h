@@ -17,6 +17,8 @@
 #include "upstream/upstream.h"
 #include "worker/worker.h"
 
+#define WORKERS_MAX 64 /* of a generation */
+
 struct generation {
     struct config *config; /* owned */
     struct upstream *upstreams;
@@ -70,8 +72,6 @@ int generation_begin(struct config *config, bool marked, struct generation **ret
  * free. 0, or -errno with `why`, after which it can only be freed. */
 int generation_complete(struct generation *g, struct listeners *pool, struct seats *seats,
                         char *why, size_t why_size);
-/* Why a capture that could be honest is not: NULL when it is, or is meant to be early. */
-const char *generation_why_early(const struct generation *g, size_t capture);
 /*
  * Looks again for the owners of upstreams on this host: one that has come up since may have to be
  * excluded. Those that are there are proven then (upstream.unproven), if `ret_changed` became true
