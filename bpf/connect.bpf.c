@@ -41,8 +41,6 @@
 #define IPPROTO_MPTCP   262
 #define SOL_SOCKET      1
 #define SO_BINDTODEVICE 25
-#define SOL_TCP         6
-#define TCP_SYNCNT      7
 #define IFNAMSIZ        16
 #define ECONNREFUSED    111
 
@@ -55,38 +53,11 @@ char LICENSE[] SEC("license") = "GPL";
 
 const volatile struct abi_settings settings = {};
 
+#include "selection.bpf.h" /* over the above */
+
 struct task_struct {
     int tgid;
 } __attribute__((preserve_access_index));
-
-struct {
-    __uint(type, BPF_MAP_TYPE_LPM_TRIE);
-    __uint(map_flags, BPF_F_NO_PREALLOC);
-    __uint(max_entries, 1);
-    __type(key, struct abi_prefix);
-    __type(value, __u8);
-} us_to SEC(".maps"), us_except SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_HASH);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __type(value, __u8);
-} us_uids SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 2 * ABI_PORT_WORDS);
-    __type(key, __u32);
-    __type(value, __u64);
-} us_ports SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_HASH);
-    __uint(max_entries, 1);
-    __type(key, struct abi_endpoint);
-    __type(value, __u8);
-} us_upstreams SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -114,107 +85,12 @@ struct {
     __type(value, __u64);
 } us_counters SEC(".maps");
 
-/* Of a capture that stitches; the loader brings those of stitch.bpf.c, but for us_st_use. */
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 2);
-    __type(key, __u32);
-    __type(value, __u32);
-} us_st_use SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __type(value, struct stitch_script);
-} us_st_scripts SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_LRU_HASH);
-    __uint(max_entries, 1);
-    __type(key, __u8[16]);
-    __type(value, struct stitch_name);
-} us_st_names SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, STITCH_N_ROOM);
-    __type(key, __u32);
-    __type(value, __u64);
-} us_st_room SEC(".maps");
-
 static __always_inline void count(__u32 which)
 {
     __u64 *n = bpf_map_lookup_elem(&us_counters, &which);
 
     if (n)
         (*n)++;
-}
-
-static __always_inline bool in_trie(void *trie, const struct abi_endpoint *to)
-{
-    struct abi_prefix key = {.len = 128};
-
-    copy_ip(key.ip, to->ip);
-    return bpf_map_lookup_elem(trie, &key);
-}
-
-/* Names and what stands for them are taken whatever prefixes and ports say. */
-static __always_inline bool is_naming(const struct abi_endpoint *to)
-{
-    return (settings.flags & ABI_FAKE && is_fake(to->ip)) ||
-           (settings.flags & ABI_DNS && to->port == 53);
-}
-
-/* Marks and users. */
-static __always_inline bool is_whose(struct bpf_sock *sk)
-{
-    __u32 flags = settings.flags;
-
-    if (settings.own_mask && (sk->mark & settings.own_mask) == settings.own_mark)
-        return false;
-    if (flags & ABI_HAS_MARK && sk->mark != settings.mark)
-        return false;
-    if (flags & (ABI_HAS_UIDS | ABI_HAS_NOT_UIDS)) {
-        __u32 uid = (__u32)bpf_get_current_uid_gid();
-        __u8 *how = bpf_map_lookup_elem(&us_uids, &uid);
-
-        if (how && *how & ABI_UID_EXCEPT)
-            return false;
-        if (flags & ABI_HAS_UIDS && !(how && *how & ABI_UID_SELECT))
-            return false;
-    }
-    return true;
-}
-
-static __always_inline bool is_whither(const struct abi_endpoint *to)
-{
-    __u32 flags = settings.flags;
-
-    if (flags & ABI_HAS_EXCEPT && in_trie(&us_except, to))
-        return false;
-    return !(flags & ABI_HAS_TO) || in_trie(&us_to, to);
-}
-
-/* `words`: where those of its protocol begin. */
-static __always_inline bool in_ports(__u32 words, __u16 port)
-{
-    __u32 at = words + port / 64;
-    __u64 *bits = bpf_map_lookup_elem(&us_ports, &at);
-
-    return bits && *bits >> (port % 64) & 1;
-}
-
-static __always_inline bool is_selected(struct bpf_sock *sk, const struct abi_endpoint *to)
-{
-    __u32 flags = settings.flags;
-    bool naming = is_naming(to);
-
-    if (flags & ABI_NO_TCP || !is_whose(sk) || bpf_map_lookup_elem(&us_upstreams, to))
-        return false;
-    if (flags & ABI_HAS_PORTS && !naming && !in_ports(0, to->port))
-        return false;
-    return naming || is_whither(to);
 }
 
 /* The process in the initial pid namespace; 0 where the kernel has neither way to ask. */
@@ -330,72 +206,7 @@ static __always_inline __u32 choose_listener(struct abi_endpoint *listener)
     return take_seat(settings.seats_v6, settings.n_seats_v6, &listener->port);
 }
 
-/* Whether a handshake finds room for its record: its SYN goes out before connect() returns. */
-static __always_inline bool has_room(void)
-{
-    __u32 which[] = {STITCH_ROOM_TAKEN, STITCH_ROOM_LIMIT};
-    __u64 *taken = bpf_map_lookup_elem(&us_st_room, &which[0]);
-    __u64 *limit = bpf_map_lookup_elem(&us_st_room, &which[1]);
-
-    return taken && limit && *taken < *limit;
-}
-
-/* Where it could not reach the server from. */
-static __always_inline bool is_bound_to_loopback(struct bpf_sock *sk, bool v4)
-{
-    __u32 v6[] = {READ(sk->src_ip6[0]), READ(sk->src_ip6[1]), READ(sk->src_ip6[2]),
-                  READ(sk->src_ip6[3])};
-
-    if (v4)
-        return (READ(sk->src_ip4) & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
-    return !v6[0] && !v6[1] && !v6[2] && v6[3] == bpf_htonl(1);
-}
-
-/* The number of the script by which this connection can be stitched, and where it goes then; 0: it
- * is relayed. */
-static __always_inline __u32 find_script(struct bpf_sock *sk, const struct abi_endpoint *to,
-                                         bool v4, struct abi_endpoint *ret)
-{
-    __u32 family = v4 ? 0 : 1, number, *use;
-    struct stitch_script *script;
-    bool named = false;
-
-    if (!(settings.flags & ABI_STITCHING))
-        return 0;
-    use = bpf_map_lookup_elem(&us_st_use, &family);
-    number = use ? *use : 0;
-    if (!number || !has_room())
-        return 0;
-    script = bpf_map_lookup_elem(&us_st_scripts, &number);
-    if (!script || !script->n_steps || is_v4(script->server.ip) != v4)
-        return 0;
-    if (is_fake(to->ip)) {
-        __u8 ip[16] __attribute__((aligned(8)));
-
-        copy_ip(ip, to->ip);
-        named = bpf_map_lookup_elem(&us_st_names, ip);
-        if (!named)
-            return 0; /* the worker knows, or refuses */
-    }
-    if (script->form == STITCH_FORM_SOCKS4 && !named && (!v4 || !to->ip[12]))
-        return 0;
-    if (sk->bound_dev_if || is_bound_to_loopback(sk, v4))
-        return 0;
-    copy_ip(ret->ip, script->server.ip);
-    ret->port = script->server.port;
-    return number;
-}
-
-/* A handshake without an answer ends in silence, and connect() with the kernel's last SYN: not long
- * after the timeouts, where two minutes are usual, unless the application wants it sooner. */
-static __always_inline void limit_syns(struct bpf_sock_addr *ctx, __u32 number)
-{
-    struct stitch_script *script = bpf_map_lookup_elem(&us_st_scripts, &number);
-    int now = 0, most = script ? script->syn_retries : 0;
-
-    if (most && !bpf_getsockopt(ctx, SOL_TCP, TCP_SYNCNT, &now, sizeof(now)) && now > most)
-        bpf_setsockopt(ctx, SOL_TCP, TCP_SYNCNT, &most, sizeof(most));
-}
+#include "scripts.bpf.h" /* over the above */
 
 static __always_inline int stitch(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
                                   const struct abi_endpoint *to, const struct abi_endpoint *server,
