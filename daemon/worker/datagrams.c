@@ -160,11 +160,10 @@ static int list_captures(struct datagrams *d, struct upstream_choice *choices)
 }
 
 /* Whether queries of a capture come to the engine of names: all, or, where they are sent through an
- * association, those for the upstreams' own. */
+ * association, those for the upstreams' own. A reload may bring the first of these. */
 static bool has_names(const struct worker_options *o, size_t capture)
 {
-    return o->udp[capture].dns ||
-           (o->policies[capture].dns && o->direct_names && o->direct_names[0]);
+    return o->policies[capture].dns;
 }
 
 static int open_names(struct datagrams *d, struct loop *loop, unsigned first_kind)

@@ -226,13 +226,15 @@ for way in "$H5" "socks5h://proxy.test:1080" "socks5://proxy.test:1080" "socks5h
     stop undersock
 done
 # An upstream by a name that the daemon hears of by the reload itself.
-us_daemon client < <(config "$H5")
-config "socks5h://proxy.test:1080" >"$TMP/undersock.conf"
-: >"${LOG[names]}"
-check "a reload brings the name of an upstream" -- us_reload undersock
-is "$(asked_by)" "tcp from=$CLIENT4" "which has been asked for directly"
-is "$(ns client "$TOOLS/who" "$NET4" 80)" "$EXIT4" "and it works"
-stop undersock
+for how in auto associate; do
+    us_daemon client < <(config "$H5" "dns = \"$how\"")
+    config "socks5h://proxy.test:1080" "dns = \"$how\"" >"$TMP/undersock.conf"
+    : >"${LOG[names]}"
+    check "dns = $how: a reload brings the name of an upstream" -- us_reload undersock
+    is "$(asked_by)" "tcp from=$CLIENT4" "which has been asked for directly"
+    is "$(ns client "$TOOLS/who" "$NET4" 80)" "$EXIT4" "and it works"
+    stop undersock
+done
 # Whoever was killed and has left on-exit = "closed" refuses his own next start's query.
 us_daemon client < <(config "socks5h://proxy.test:1080" 'on-exit = "closed"')
 is "$(ns client "$TOOLS/who" "$NET4" 80)" "$EXIT4" "closed: it works"
