@@ -52,7 +52,7 @@ static void on_message(void *ctx, const union message *m)
         r->stitch = m->stitch;
         break;
     case MESSAGE_UPSTREAM:
-        upstream_list_add(&r->upstreams, &m->upstream);
+        r->no_memory |= !upstream_list_add(&r->upstreams, &m->upstream);
         break;
     case MESSAGE_CAPTURE:
         capture = grow((void **)&r->captures, &r->n_captures, sizeof(*capture));

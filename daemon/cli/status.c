@@ -192,7 +192,7 @@ static void on_status(void *ctx, const union message *m)
         on_worker(st, &m->status);
         break;
     case MESSAGE_UPSTREAM:
-        upstream_list_add(&st->upstreams, &m->upstream);
+        (void)upstream_list_add(&st->upstreams, &m->upstream);
         break;
     }
 }

@@ -14,17 +14,17 @@ static struct message_upstream *find(const struct upstream_list *list, const cha
     return NULL;
 }
 
-void upstream_list_add(struct upstream_list *list, const struct message_upstream *m)
+bool upstream_list_add(struct upstream_list *list, const struct message_upstream *m)
 {
     struct message_upstream *all = find(list, m->name), other = *m;
 
     if (!all) {
         all = realloc(list->at, (list->n + 1) * sizeof(*all));
         if (!all)
-            return;
+            return false;
         list->at = all;
         all[list->n++] = *m;
-        return;
+        return true;
     }
     if (all->draining > m->draining ||
         (all->draining == m->draining && all->healthy > m->healthy)) {
@@ -35,6 +35,7 @@ void upstream_list_add(struct upstream_list *list, const struct message_upstream
     all->failed += other.failed;
     if (all->last_error[0] == '\0' && other.draining <= all->draining)
         memcpy(all->last_error, other.last_error, sizeof(all->last_error));
+    return true;
 }
 
 void upstream_list_free(struct upstream_list *list)

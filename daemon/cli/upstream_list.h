@@ -7,6 +7,7 @@
 #ifndef UNDERSOCK_CLI_UPSTREAM_LIST_H
 #define UNDERSOCK_CLI_UPSTREAM_LIST_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "message.h"
@@ -16,8 +17,8 @@ struct upstream_list {
     size_t n;
 };
 
-/* Without memory for another one it is left out. */
-void upstream_list_add(struct upstream_list *list, const struct message_upstream *m);
+/* False: no memory for another one, which is left out. */
+bool upstream_list_add(struct upstream_list *list, const struct message_upstream *m);
 void upstream_list_free(struct upstream_list *list);
 
 #endif
