@@ -97,6 +97,16 @@ for to in "$NET4" "$NET6"; do
     stop undersock
 done
 
+# filtered INTERFACE: both ways
+filtered() {
+    local way
+    for way in ingress egress; do
+        [[ $(ns client tc filter show dev "$1" $way) == *bpf* ]] || return 1
+    done
+}
+# connections: those that the server has
+connections() { ns proxy ss -Htn state established sport = :1095 | wc -l; }
+reset_to() { (($(connections) <= $1)); }
 routes() {
     ns client ip route replace default via "$PROXY4"
     ns client ip -6 addr replace "$CLIENT6/64" dev "${1:-up0}" nodad
@@ -131,12 +141,26 @@ for to in "$NET4" "$NET6"; do
     ns client ip link set up0 up
     routes
     stop undersock
-    at="$family, the interface loses its filters"
+    at="$family, the interface loses its filters, and has them again"
     up "$url"
     between "$to" "$at"
     ns client tc qdisc del dev up0 clsact
+    wait_for 10 filtered up0
     answer
     after "$at" "$ALL"
+    stop undersock
+    # Its kernel takes an answer to the greeting for somebody else's, and resets.
+    at="$family, the interface has no filters when it is answered"
+    up "$url"
+    between "$to" "$at"
+    kill -STOP "${PID[undersock]}"
+    ns client tc qdisc del dev up0 clsact
+    answer
+    wait_for 10 reset_to 8
+    is "$(connections) $(filtered up0; echo $?)" "8 1" "$at: eight are reset, and nobody has seen to it"
+    kill -CONT "${PID[undersock]}"
+    wait_for 10 filtered up0
+    after "$at"
     stop undersock
     for old in stays goes; do
         at="$family, a new interface leads there, the old one $old"
