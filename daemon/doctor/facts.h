@@ -101,9 +101,9 @@ struct fw_chain {
     uint8_t family; /* NFPROTO_* */
     uint32_t hook;  /* enum nf_inet_hooks */
     int priority;
-    bool nat;   /* of type nat */
-    bool drops; /* policy drop */
-    unsigned traits;
+    bool nat;                    /* of type nat */
+    bool drops;                  /* policy drop */
+    unsigned traits, udp_traits; /* what it does with TCP, and with UDP */
 };
 
 /* Who made the rules, as far as names tell. */

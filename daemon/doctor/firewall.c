@@ -31,12 +31,13 @@ struct node {
     bool base, nat, drops, seen;
     uint32_t hook;
     int priority;
-    unsigned traits;
+    unsigned tcp, udp; /* traits */
 };
 
 struct jump {
     size_t from;
-    char *to; /* a chain of the same table */
+    bool tcp, udp; /* who goes there */
+    char *to;      /* a chain of the same table */
 };
 
 struct reading {
@@ -108,10 +109,10 @@ static int on_chain(const struct nlmsghdr *nlh, void *ctx)
     return MNL_CB_OK;
 }
 
-static void add_jump(struct reading *r, size_t from, const char *to)
+static void add_jump(struct reading *r, size_t from, const struct rule_does *does)
 {
     struct jump *jumps = grow(r->jumps, r->n_jumps, &r->cap_jumps, sizeof(*jumps));
-    char *name = strdup(to);
+    char *name = strdup(does->jump);
 
     if (jumps)
         r->jumps = jumps;
@@ -120,7 +121,8 @@ static void add_jump(struct reading *r, size_t from, const char *to)
         free(name);
         return;
     }
-    r->jumps[r->n_jumps++] = (struct jump){.from = from, .to = name};
+    r->jumps[r->n_jumps++] =
+        (struct jump){.from = from, .tcp = does->jump_tcp, .udp = does->jump_udp, .to = name};
 }
 
 static size_t find_node(const struct reading *r, uint8_t family, const char *table,
@@ -144,12 +146,15 @@ static int on_rule(const struct nlmsghdr *nlh, void *ctx)
         const char *chain = nftnl_rule_get_str(rule, NFTNL_RULE_CHAIN);
         uint8_t family = (uint8_t)nftnl_rule_get_u32(rule, NFTNL_RULE_FAMILY);
         size_t i = table && chain ? find_node(r, family, table, chain) : r->n_nodes;
-        const char *jump = NULL;
+        struct rule_does does;
 
-        if (i < r->n_nodes)
-            r->nodes[i].traits |= firewall_rule(rule, &jump);
-        if (jump)
-            add_jump(r, i, jump);
+        if (i < r->n_nodes) {
+            firewall_rule(rule, &does);
+            r->nodes[i].tcp |= does.tcp;
+            r->nodes[i].udp |= does.udp;
+            if (does.jump)
+                add_jump(r, i, &does);
+        }
     }
     nftnl_rule_free(rule);
     return MNL_CB_OK;
@@ -215,22 +220,31 @@ static int read_rules(struct reading *r)
     return result < 0 ? result : r->out_of_memory ? -ENOMEM : 0;
 }
 
-/* The traits of a chain and of all below it; each chain counts once. */
-static unsigned traits_below(struct reading *r, size_t at)
+/* The traits of a chain and of all below it, for one protocol; each chain counts once. */
+static unsigned traits_below(struct reading *r, size_t at, bool udp)
 {
-    unsigned traits = r->nodes[at].traits;
+    unsigned traits = udp ? r->nodes[at].udp : r->nodes[at].tcp;
 
     r->nodes[at].seen = true;
     for (size_t i = 0; i < r->n_jumps; i++) {
-        if (r->jumps[i].from != at)
+        const struct jump *j = &r->jumps[i];
+
+        if (j->from != at || !(udp ? j->udp : j->tcp))
             continue;
-        size_t to = find_node(r, r->nodes[at].family, r->nodes[at].table, r->jumps[i].to);
+        size_t to = find_node(r, r->nodes[at].family, r->nodes[at].table, j->to);
 
         /* What it accepts holds under the conditions of the jump, which are not known here. */
         if (to < r->n_nodes && !r->nodes[to].seen)
-            traits |= traits_below(r, to) & ~(unsigned)FW_ACCEPT_ALL;
+            traits |= traits_below(r, to, udp) & ~(unsigned)FW_ACCEPT_ALL;
     }
     return traits;
+}
+
+static unsigned traits_of(struct reading *r, size_t at, bool udp)
+{
+    for (size_t i = 0; i < r->n_nodes; i++)
+        r->nodes[i].seen = false;
+    return traits_below(r, at, udp);
 }
 
 static unsigned tools_of(const struct node *n)
@@ -271,14 +285,13 @@ static int keep_base_chains(struct reading *r, struct facts_firewall *ret)
             continue;
         struct fw_chain *c = &ret->chains[ret->n_chains++];
 
-        for (size_t k = 0; k < r->n_nodes; k++)
-            r->nodes[k].seen = false;
         *c = (struct fw_chain){.family = n->family,
                                .hook = n->hook,
                                .priority = n->priority,
                                .nat = n->nat,
                                .drops = n->drops,
-                               .traits = traits_below(r, i)};
+                               .traits = traits_of(r, i, false),
+                               .udp_traits = traits_of(r, i, true)};
         snprintf(c->table, sizeof(c->table), "%s", n->table);
         snprintf(c->name, sizeof(c->name), "%s", n->name);
     }

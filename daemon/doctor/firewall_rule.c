@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * One rule of somebody's becomes a few traits: what it does, on which condition that matters to us.
- * iptables-nft's matches and targets are opaque expressions, of which we know some. Conditions in
- * sets, and verdict maps but those of states, are not followed.
+ * iptables-nft's matches and targets are opaque expressions, of which we know some. Of conditions
+ * in sets, those on the protocol are looked at; verdict maps are not followed, but those of states.
  */
 #include "doctor/firewall_rule.h"
 
@@ -21,6 +21,7 @@
 
 #include "capture.h"
 #include "doctor/facts.h"
+#include "doctor/firewall_set.h"
 
 #define STATE_INVALID     1u /* NF_CT_STATE_INVALID_BIT */
 #define STATE_ESTABLISHED 2u /* NF_CT_STATE_BIT(IP_CT_ESTABLISHED) */
@@ -31,13 +32,22 @@ struct walk {
     uint32_t mask;                                              /* of the mark */
     bool invalid, established, socket, iif, lo, other;
     bool mark, marks_left_out, local;
-    unsigned traits;
-    const char *jump;
+    bool not_tcp, not_udp;
+    struct nftnl_rule *rule;
+    struct rule_does *does;
 };
 
 static void add_trait(struct walk *w, unsigned trait)
 {
-    w->traits |= trait;
+    w->does->tcp |= w->not_tcp ? 0 : trait;
+    w->does->udp |= w->not_udp ? 0 : trait;
+}
+
+static void on_jump(struct walk *w, const char *to)
+{
+    w->does->jump = to;
+    w->does->jump_tcp = !w->not_tcp;
+    w->does->jump_udp = !w->not_udp;
 }
 
 static void on_drop(struct walk *w)
@@ -74,7 +84,7 @@ static void on_verdict(struct walk *w, const struct nftnl_expr *e)
         break;
     case NFT_JUMP:
     case NFT_GOTO:
-        w->jump = nftnl_expr_get_str(e, NFTNL_EXPR_IMM_CHAIN);
+        on_jump(w, nftnl_expr_get_str(e, NFTNL_EXPR_IMM_CHAIN));
         break;
     }
 }
@@ -103,7 +113,6 @@ static void on_meta(struct walk *w, const struct nftnl_expr *e)
     w->mask = UINT32_MAX;
     w->mark = w->mark || w->meta_mark;
     w->socket = w->socket || w->meta_mark;
-    /* `meta l4proto tcp` narrows nothing that matters here; ICMP is another thing. */
     w->other = w->other || (!w->meta_iif && !w->meta_mark && key != NFT_META_L4PROTO &&
                             key != NFT_META_NFPROTO);
 }
@@ -117,6 +126,12 @@ static void on_mark(struct walk *w, uint32_t mark, uint32_t mask, bool equal)
     w->marks_left_out = w->marks_left_out || (equal ? !all : some);
 }
 
+static void on_protocols(struct walk *w, bool tcp, bool udp, bool equal)
+{
+    w->not_tcp = w->not_tcp || tcp != equal;
+    w->not_udp = w->not_udp || udp != equal;
+}
+
 static void on_compare(struct walk *w, const struct nftnl_expr *e)
 {
     uint32_t len = 0, op = nftnl_expr_get_u32(e, NFTNL_EXPR_CMP_OP);
@@ -125,8 +140,10 @@ static void on_compare(struct walk *w, const struct nftnl_expr *e)
 
     if (w->meta_iif && op == NFT_CMP_EQ && data)
         w->lo = (len >= 3 && memcmp(data, "lo", 3) == 0) || (len == 4 && word == 1);
-    if (w->meta_l4proto && data)
-        w->other = w->other || op != NFT_CMP_EQ || (*data != IPPROTO_TCP && *data != IPPROTO_UDP);
+    if (w->meta_l4proto && (!data || (op != NFT_CMP_EQ && op != NFT_CMP_NEQ)))
+        w->other = true;
+    else if (w->meta_l4proto)
+        on_protocols(w, *data == IPPROTO_TCP, *data == IPPROTO_UDP, op == NFT_CMP_EQ);
     if (w->meta_mark)
         on_mark(w, word, w->mask, op == NFT_CMP_EQ);
     if (w->fib_type) {
@@ -139,9 +156,27 @@ static void on_compare(struct walk *w, const struct nftnl_expr *e)
         w->established = true;
 }
 
+static void on_protocol_set(struct walk *w, const struct nftnl_expr *e)
+{
+    uint32_t flags = nftnl_expr_is_set(e, NFTNL_EXPR_LOOKUP_FLAGS)
+                         ? nftnl_expr_get_u32(e, NFTNL_EXPR_LOOKUP_FLAGS)
+                         : 0;
+    bool tcp, udp;
+    int r = firewall_set(nftnl_rule_get_u32(w->rule, NFTNL_RULE_FAMILY),
+                         nftnl_rule_get_str(w->rule, NFTNL_RULE_TABLE),
+                         nftnl_expr_get_str(e, NFTNL_EXPR_LOOKUP_SET), &tcp, &udp);
+
+    if (r < 0)
+        w->other = true;
+    else
+        on_protocols(w, tcp, udp, !(flags & NFT_LOOKUP_F_INV));
+}
+
 /* A set of states, or a map from them to verdicts, has the usual one. */
 static void on_lookup(struct walk *w, const struct nftnl_expr *e)
 {
+    if (w->meta_l4proto)
+        on_protocol_set(w, e);
     if (!w->ct_state)
         return;
     w->established = true;
@@ -216,7 +251,7 @@ static int on_expr(struct nftnl_expr *e, void *ctx)
     struct walk *w = ctx;
     const char *name = nftnl_expr_get_str(e, NFTNL_EXPR_NAME);
 
-    if (strcmp(name, "bitwise") != 0 && strcmp(name, "cmp") != 0)
+    if (strcmp(name, "bitwise") != 0 && strcmp(name, "cmp") != 0 && strcmp(name, "lookup") != 0)
         w->meta_mark = w->meta_l4proto = w->fib_type = false;
     if (strcmp(name, "immediate") == 0) {
         on_verdict(w, e);
@@ -260,11 +295,10 @@ static int on_expr(struct nftnl_expr *e, void *ctx)
     return 0;
 }
 
-unsigned firewall_rule(struct nftnl_rule *rule, const char **ret_jump)
+void firewall_rule(struct nftnl_rule *rule, struct rule_does *ret)
 {
-    struct walk w = {.traits = 0};
+    struct walk w = {.rule = rule, .does = ret};
 
+    *ret = (struct rule_does){.jump = NULL};
     nftnl_expr_foreach(rule, on_expr, &w);
-    *ret_jump = w.jump;
-    return w.traits;
 }

@@ -3,10 +3,18 @@
 #ifndef UNDERSOCK_DOCTOR_FIREWALL_RULE_H
 #define UNDERSOCK_DOCTOR_FIREWALL_RULE_H
 
+#include <stdbool.h>
+
 #include <libnftnl/rule.h>
 
-/* Its traits, enum fw_trait. `ret_jump`: the chain of its table that it jumps or goes to, as long
- * as the rule lives; NULL: none. */
-unsigned firewall_rule(struct nftnl_rule *rule, const char **ret_jump);
+/* Traits, enum fw_trait, for packets of each protocol. */
+struct rule_does {
+    unsigned tcp, udp;
+    const char *jump; /* the chain of its table that it jumps or goes to; NULL: none */
+    bool jump_tcp, jump_udp;
+};
+
+/* `ret->jump` is the rule's, and lives as long. */
+void firewall_rule(struct nftnl_rule *rule, struct rule_does *ret);
 
 #endif

@@ -75,7 +75,7 @@ static void judge_output_nat(const struct fw_chain *c, struct findings *ret)
 {
     char name[CHAIN_NAME_SIZE], text[512];
 
-    if (!c->nat || !(c->traits & FW_NAT) || c->priority > OUR_OUTPUT)
+    if (!c->nat || !((c->traits | c->udp_traits) & FW_NAT) || c->priority > OUR_OUTPUT)
         return;
     chain_name(c, name, sizeof(name));
     if (c->priority == OUR_OUTPUT)
@@ -98,7 +98,7 @@ static void judge_prerouting(const struct fw_chain *c, struct findings *ret)
     char name[CHAIN_NAME_SIZE], text[512];
 
     chain_name(c, name, sizeof(name));
-    if (c->traits & FW_TPROXY) {
+    if ((c->traits | c->udp_traits) & FW_TPROXY) {
         snprintf(
             text, sizeof(text),
             "the chain %s has TPROXY rules of somebody else (priority %d): who comes first takes "
@@ -106,7 +106,7 @@ static void judge_prerouting(const struct fw_chain *c, struct findings *ret)
             name, c->priority);
         finding_add_mend(ret, "foreign-tproxy", FINDING_WARN, text, "nft -a list chain %s", name);
     }
-    if (c->nat && (c->traits & FW_NAT) && c->priority < OUR_PREROUTING) {
+    if (c->nat && ((c->traits | c->udp_traits) & FW_NAT) && c->priority < OUR_PREROUTING) {
         snprintf(text, sizeof(text),
                  "the nat chain %s rewrites destinations before ours sees them (priority %d)", name,
                  c->priority);
@@ -146,17 +146,28 @@ static void find_ways(const struct facts *f, enum capture_hook hook, struct ways
     }
 }
 
+/* Those that the chain accepts, by any of `traits`, are not in its way. */
+static void leave_out(struct ways *ways, const struct fw_chain *c, unsigned traits)
+{
+    if (c->traits & traits)
+        ways->held = ways->early = false;
+    if (c->udp_traits & traits)
+        ways->udp = false;
+}
+
 /* A packet that TPROXY hands over goes on through the input hook, with its original destination. */
 static void judge_input(const struct facts *f, const struct fw_chain *c, struct findings *ret)
 {
-    const unsigned for_held = FW_ACCEPT_LO | FW_ACCEPT_ESTABLISHED;
+    const unsigned for_held = FW_ACCEPT_LO | FW_ACCEPT_ESTABLISHED,
+                   for_all = FW_ACCEPT_SOCKET | FW_ACCEPT_ALL;
     struct ways ways = {.held = false};
     char name[CHAIN_NAME_SIZE], text[512], mend[512] = "";
     enum finding_level level = FINDING_FAIL;
 
-    find_ways(f, CAPTURE_GATEWAY, &ways);
-    if (!c->drops || (c->traits & (FW_ACCEPT_SOCKET | FW_ACCEPT_ALL)))
+    if (!c->drops)
         return;
+    find_ways(f, CAPTURE_GATEWAY, &ways);
+    leave_out(&ways, c, for_all);
     chain_name(c, name, sizeof(name));
     if (ways.held && (c->traits & for_held) != for_held) {
         snprintf(text, sizeof(text),
@@ -166,7 +177,7 @@ static void judge_input(const struct facts *f, const struct fw_chain *c, struct 
     } else if (ways.early || ways.udp) {
         const char *what = ways.early ? "what" : "the UDP that";
 
-        if (c->traits & FW_ACCEPT_INTERFACE)
+        if ((ways.early ? c->traits : c->udp_traits) & FW_ACCEPT_INTERFACE)
             level = FINDING_WARN;
         snprintf(text, sizeof(text), "the chain %s drops by default%s %s TPROXY hands over%s", name,
                  level == FINDING_WARN ? " and accepts by interface: unless the gateway's is among "
@@ -193,20 +204,24 @@ static const char *ways_out(const struct facts *f, const struct ways *ways)
 static void judge_output(const struct facts *f, const struct fw_chain *c, struct findings *ret)
 {
     struct ways ways = {.udp = !f->config}; /* what `run` takes */
-    bool interface = c->traits & FW_ACCEPT_INTERFACE;
+    bool interface = (c->traits | c->udp_traits) & FW_ACCEPT_INTERFACE;
     char name[CHAIN_NAME_SIZE], text[512], mend[512] = "", marks[64], xt_marks[64];
 
+    if (!c->drops)
+        return;
     find_ways(f, CAPTURE_OUTPUT, &ways);
     find_ways(f, CAPTURE_CGROUP, &ways);
-    if (!c->drops || (c->traits & FW_ACCEPT_ALL))
-        return;
+    leave_out(&ways, c, FW_ACCEPT_ALL);
     chain_name(c, name, sizeof(name));
     snprintf(marks, sizeof(marks), "meta mark and %#x == %#x", CAPTURE_OWN_MASK, CAPTURE_OWN_MARK);
     snprintf(xt_marks, sizeof(xt_marks), "-m mark --mark %#x/%#x", CAPTURE_OWN_MARK,
              CAPTURE_OWN_MASK);
-    if ((ways.held || ways.udp) && !(c->traits & FW_ACCEPT_MARKS))
+    ways.held = ways.held && !(c->traits & FW_ACCEPT_MARKS);
+    ways.udp = ways.udp && !(c->udp_traits & FW_ACCEPT_MARKS);
+    if (ways.held || ways.udp)
         add_accept(mend, sizeof(mend), c, marks, xt_marks);
-    if (ways.early && !(c->traits & FW_ACCEPT_LOCAL))
+    ways.early = ways.early && !(c->traits & FW_ACCEPT_LOCAL);
+    if (ways.early)
         add_accept(mend, sizeof(mend), c, "fib daddr type local", "-m addrtype --dst-type LOCAL");
     if (mend[0] == '\0')
         return;

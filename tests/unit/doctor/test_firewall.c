@@ -30,6 +30,7 @@ static const struct fw_chain *chain(const char *name)
     _exit(1);
 }
 
+/* What it does with TCP. */
 static bool traits_are(const char *name, unsigned traits)
 {
     unsigned got = chain(name)->traits;
@@ -37,6 +38,15 @@ static bool traits_are(const char *name, unsigned traits)
     if (got != traits)
         fprintf(stderr, "%s: %#x, not %#x\n", name, got, traits);
     return got == traits;
+}
+
+static bool both_are(const char *name, unsigned tcp, unsigned udp)
+{
+    unsigned got = chain(name)->udp_traits;
+
+    if (got != udp)
+        fprintf(stderr, "%s, UDP: %#x, not %#x\n", name, got, udp);
+    return traits_are(name, tcp) && got == udp;
 }
 
 static void base_chains_body(void)
@@ -128,6 +138,43 @@ static void outputs_body(void)
     gather_firewall_free(&fw);
 }
 
+/* A rule may be for one protocol, or for none that matters. */
+static void protocols_body(void)
+{
+    load("table inet t {\n"
+         " chain marks { meta mark & 0xffff0000 == 0x55530000 accept\n }\n"
+         " chain streams { type filter hook output priority 1; meta l4proto tcp accept\n }\n"
+         " chain dgrams { type filter hook output priority 2; meta l4proto udp accept\n }\n"
+         " chain not_udp { type filter hook output priority 3; meta l4proto != udp accept\n }\n"
+         " chain pings { type filter hook output priority 4;\n"
+         "  meta l4proto { icmp, ipv6-icmp } accept\n }\n"
+         " chain two { type filter hook output priority 5; meta l4proto { tcp, udp } accept\n }\n"
+         " chain no_ping { type filter hook output priority 6;\n"
+         "  meta l4proto != { icmp, ipv6-icmp } accept\n }\n"
+         " chain no_tcp { type filter hook output priority 7; meta l4proto != { tcp, 1 } accept\n "
+         "}\n"
+         " chain some { type filter hook output priority 8; meta l4proto 6-17 accept\n }\n"
+         " chain somes { type filter hook output priority 9;\n"
+         "  meta l4proto { 6-16, 18-200 } accept\n }\n"
+         " chain port { type filter hook output priority 10; udp dport 53 accept\n }\n"
+         " chain below { type filter hook output priority 11; meta l4proto tcp jump marks\n }\n"
+         " chain below_all { type filter hook output priority 12; jump marks\n }\n"
+         " chain names { type nat hook output priority -150; udp dport 53 redirect to :5353\n }\n"
+         " chain icmps { type filter hook output priority 13; meta l4proto icmp drop\n }\n"
+         "}\n");
+    CHECK(both_are("streams", FW_ACCEPT_ALL, 0) && both_are("dgrams", 0, FW_ACCEPT_ALL));
+    CHECK(both_are("not_udp", FW_ACCEPT_ALL, 0) && both_are("pings", 0, 0));
+    CHECK(both_are("two", FW_ACCEPT_ALL, FW_ACCEPT_ALL));
+    CHECK(both_are("no_ping", FW_ACCEPT_ALL, FW_ACCEPT_ALL));
+    CHECK(both_are("no_tcp", 0, FW_ACCEPT_ALL));
+    CHECK(both_are("some", 0, 0) && both_are("somes", 0, 0) && both_are("port", 0, 0));
+    CHECK(both_are("below", FW_ACCEPT_SOCKET | FW_ACCEPT_MARKS, 0));
+    CHECK(both_are("below_all", FW_ACCEPT_SOCKET | FW_ACCEPT_MARKS,
+                   FW_ACCEPT_SOCKET | FW_ACCEPT_MARKS));
+    CHECK(both_are("names", 0, FW_NAT) && both_are("icmps", 0, 0));
+    gather_firewall_free(&fw);
+}
+
 static void drops_body(void)
 {
     load(
@@ -209,6 +256,7 @@ static void many_rules_body(void)
 IN_NETNS(base_chains)
 IN_NETNS(accepts)
 IN_NETNS(outputs)
+IN_NETNS(protocols)
 IN_NETNS(drops)
 IN_NETNS(jumps)
 IN_NETNS(tools)
@@ -218,9 +266,9 @@ IN_NETNS(many_rules)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(base_chains), cmocka_unit_test(accepts),    cmocka_unit_test(outputs),
-        cmocka_unit_test(drops),       cmocka_unit_test(jumps),      cmocka_unit_test(tools),
-        cmocka_unit_test(ours),        cmocka_unit_test(many_rules),
+        cmocka_unit_test(base_chains), cmocka_unit_test(accepts), cmocka_unit_test(outputs),
+        cmocka_unit_test(protocols),   cmocka_unit_test(drops),   cmocka_unit_test(jumps),
+        cmocka_unit_test(tools),       cmocka_unit_test(ours),    cmocka_unit_test(many_rules),
     };
 
     return cmocka_run_group_tests_name("firewall", tests, NULL, NULL);

@@ -320,13 +320,15 @@ static void test_loopback(void **state)
                                     .family = NFPROTO_INET,
                                     .hook = NF_INET_LOCAL_IN,
                                     .drops = true,
-                                    .traits = FW_ACCEPT_LO | FW_ACCEPT_SOCKET};
+                                    .traits = FW_ACCEPT_LO | FW_ACCEPT_SOCKET,
+                                    .udp_traits = FW_ACCEPT_LO | FW_ACCEPT_SOCKET};
     w.chains[1] = (struct fw_chain){.table = "b",
                                     .name = "in",
                                     .family = NFPROTO_IPV4,
                                     .hook = NF_INET_LOCAL_IN,
                                     .drops = true,
-                                    .traits = FW_ACCEPT_SOCKET};
+                                    .traits = FW_ACCEPT_SOCKET,
+                                    .udp_traits = FW_ACCEPT_SOCKET};
     w.facts.firewall.n_chains = 2;
     expect("listener", FINDING_FAIL, "ip b in", "nft insert rule ip b in iifname lo accept");
 }
@@ -401,7 +403,8 @@ static void test_firewall(void **state)
                                  .hook = NF_INET_LOCAL_OUT,
                                  .priority = -150,
                                  .nat = true,
-                                 .traits = FW_NAT};
+                                 .traits = FW_NAT,
+                                 .udp_traits = FW_NAT};
     const struct fw_chain input = {.table = "filter",
                                    .name = "in",
                                    .family = NFPROTO_INET,
@@ -421,7 +424,7 @@ static void test_firewall(void **state)
     w.facts.firewall.n_chains = 1;
     test_all_is_well(state);
     *c = nat;
-    c->traits = 0; /* before us, and does nothing to destinations */
+    c->traits = c->udp_traits = 0; /* before us, and does nothing to destinations */
     test_all_is_well(state);
 
     good_world();
@@ -455,7 +458,7 @@ static void test_firewall(void **state)
     for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
         good_world();
         *c = input;
-        c->traits = ways[i].traits;
+        c->traits = c->udp_traits = ways[i].traits;
         w.facts.firewall.n_chains = 1;
         w.captures[2].connect = ways[i].connect;
         w.captures[2].udp = ways[i].udp;
@@ -476,7 +479,7 @@ static void test_firewall(void **state)
     }
     good_world();
     *c = input;
-    c->traits = FW_ACCEPT_SOCKET;
+    c->traits = c->udp_traits = FW_ACCEPT_SOCKET;
     w.facts.firewall.n_chains = 1;
     test_all_is_well(state);
 
@@ -485,20 +488,63 @@ static void test_firewall(void **state)
                            .name = "p",
                            .family = NFPROTO_INET,
                            .hook = NF_INET_PRE_ROUTING,
-                           .traits = FW_TPROXY};
+                           .traits = FW_TPROXY,
+                           .udp_traits = FW_TPROXY};
     w.facts.firewall.n_chains = 1;
     expect("foreign-tproxy", FINDING_WARN, "inet t p", "nft -a list");
     *c = (struct fw_chain){.table = "t",
                            .name = "o",
                            .family = NFPROTO_INET,
                            .hook = NF_INET_LOCAL_OUT,
-                           .traits = FW_DROP | FW_DROP_INVALID};
+                           .traits = FW_DROP | FW_DROP_INVALID,
+                           .udp_traits = FW_DROP | FW_DROP_INVALID};
     w.facts.firewall.n_chains = 1;
     expect("ct-invalid", FINDING_WARN, "inet t o", "nft -a list");
     snprintf(w.facts.firewall.legacy4, sizeof(w.facts.firewall.legacy4), "nat filter");
     expect("iptables-legacy", FINDING_WARN, "nat filter", "iptables-legacy-save");
     w.facts.firewall.error = -EPERM;
     expect("firewall", FINDING_WARN, "cannot be read", "sudo");
+}
+
+/* Chains that accept one protocol alone, with a gateway and this host's own, held, and UDP. */
+static void test_one_protocol(void **state)
+{
+    static const char marks[] = "meta mark and 0xffff0000 == 0x55530000 accept";
+    static const struct {
+        uint32_t hook;
+        unsigned tcp, udp;
+        const char *text, *mend; /* NULL: all is well */
+    } chains[] = {
+        {NF_INET_LOCAL_OUT, FW_ACCEPT_ALL, 0, "UDP and DNS that are redirected", marks},
+        {NF_INET_LOCAL_OUT, 0, FW_ACCEPT_ALL, "connections that the proxy has granted", marks},
+        {NF_INET_LOCAL_OUT, FW_ACCEPT_MARKS, 0, "UDP and DNS that are redirected", marks},
+        {NF_INET_LOCAL_OUT, FW_ACCEPT_ALL, FW_ACCEPT_MARKS, NULL, NULL},
+        {NF_INET_LOCAL_IN, FW_ACCEPT_ALL, 0, "also the UDP that", "socket transparent 1 accept"},
+        {NF_INET_LOCAL_IN, 0, FW_ACCEPT_SOCKET, "come in by lo", "socket transparent 1 accept"},
+        {NF_INET_LOCAL_IN, FW_ACCEPT_ALL, FW_ACCEPT_ALL, NULL, NULL},
+    };
+
+    for (size_t i = 0; i < sizeof(chains) / sizeof(chains[0]); i++) {
+        good_world();
+        w.chains[0] = (struct fw_chain){.table = "k",
+                                        .name = "c",
+                                        .family = NFPROTO_IPV4,
+                                        .hook = chains[i].hook,
+                                        .drops = true,
+                                        .traits = chains[i].tcp,
+                                        .udp_traits = chains[i].udp};
+        w.facts.firewall.n_chains = 1;
+        for (size_t k = 0; k < 3; k++) {
+            w.captures[k].connect = CONNECT_AUTO;
+            w.captures[k].udp = UDP_AUTO;
+            w.captures[k].dns = DNS_AUTO;
+        }
+        if (chains[i].text)
+            expect(chains[i].hook == NF_INET_LOCAL_OUT ? "foreign-output" : "foreign-input",
+                   FINDING_FAIL, chains[i].text, chains[i].mend);
+        else
+            test_all_is_well(state);
+    }
 }
 
 /* Output chains that drop by default, with all captures of one hook. */
@@ -544,7 +590,8 @@ static void test_output_chain(void **state)
                                         .hook = NF_INET_LOCAL_OUT,
                                         .priority = chains[i].priority,
                                         .drops = true,
-                                        .traits = chains[i].traits};
+                                        .traits = chains[i].traits,
+                                        .udp_traits = chains[i].traits};
         w.facts.firewall.n_chains = 1;
         for (size_t k = 0; k < 3; k++) {
             w.captures[k].policy.hook = chains[i].hook;
@@ -666,6 +713,7 @@ int main(void)
         cmocka_unit_test_setup(test_limits, setup),
         cmocka_unit_test_setup(test_daemon, setup),
         cmocka_unit_test_setup(test_firewall, setup),
+        cmocka_unit_test_setup(test_one_protocol, setup),
         cmocka_unit_test_setup(test_output_chain, setup),
         cmocka_unit_test_setup(test_iptables, setup),
         cmocka_unit_test_setup(test_tools, setup),
