@@ -193,6 +193,27 @@ static int find_or_add_tproxy(struct nft_maker *m, enum nft_family f, uint16_t p
     return r;
 }
 
+/* A held SYN is sent again by lo, where a link-local address is none of any interface: DNS to such
+ * an address of this host, which the worker answers itself, is accepted at once. */
+static int append_link_local(struct nft_maker *m, unsigned chain, size_t i, struct nft_way way)
+{
+    uint16_t port = nft_listener_port(&m->set->policies[i], way.family);
+    struct nft_rule rule = {.n_exprs = 0};
+    unsigned tproxy;
+    int r;
+
+    if (way.family != NFT_V6 || m->shared.link_local == NFT_NO_SET || port == 0)
+        return 0;
+    nft_rule_match_set(&rule, NFT_FIELD_IP6_DADDR, NFT_OP_EQ, m->shared.link_local);
+    r = nft_match_selection(m, i, way, NFT_TCP, &rule);
+    if (r == 0)
+        r = find_or_add_tproxy(m, way.family, port, &tproxy);
+    if (r < 0)
+        return r;
+    nft_rule_verdict(&rule, NFT_VERDICT_GOTO, tproxy);
+    return nft_chain_append(&m->rs->chains[chain], &rule);
+}
+
 /* `local`: as far as it concerns this host's addresses. */
 static int append_capture(struct nft_maker *m, unsigned chain, size_t i, bool local)
 {
@@ -221,7 +242,10 @@ static int append_capture(struct nft_maker *m, unsigned chain, size_t i, bool lo
                 nft_rule_verdict(&rule, NFT_VERDICT_GOTO, tproxy);
             break;
         case NFT_TREAT_HOLD:
-            r = nft_rule_hold(m, i, &rule);
+            if (local)
+                r = append_link_local(m, chain, i, way);
+            if (r == 0)
+                r = nft_rule_hold(m, i, &rule);
             break;
         case NFT_TREAT_REFUSE:
             r = nft_rule_refuse(m, &rule, NFT_TCP);

@@ -302,9 +302,11 @@ static bool needs_fake(const struct capture_policy *p, const struct nft_scope *s
 static bool needs_link_local(const struct capture_policy *p, const struct nft_scope *scope,
                              enum nft_family f)
 {
-    return f == NFT_V6 && !scope->guard && p->hook != CAPTURE_GATEWAY &&
-           p->action == CAPTURE_PROXY && nft_selects_udp(p, scope) &&
-           (p->dns || (p->private && p->udp == CAPTURE_UDP_TAKE));
+    if (f != NFT_V6 || scope->guard || p->action != CAPTURE_PROXY)
+        return false;
+    if (p->hook == CAPTURE_GATEWAY)
+        return p->honest && p->dns_local && nft_selects_tcp(p, scope);
+    return nft_selects_udp(p, scope) && (p->dns || (p->private && p->udp == CAPTURE_UDP_TAKE));
 }
 
 /* Fills `ret` where one of the captures needs it. */

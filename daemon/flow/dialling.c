@@ -65,10 +65,11 @@ static void dial_on(struct flow_table *t, struct flow *f)
     while (f->state == FLOW_DIALING) {
         uint8_t k = f->dialing->order[f->dialing->at];
         struct upstream *u = k == FLOW_DIRECT ? choice->direct : choice->candidates[k];
+        const struct addr *to = k == FLOW_DIRECT ? &f->origin.destination : &f->dialing->asked;
         struct dial_env env = dial_env(t, f);
 
         f->upstream = u;
-        if (dial_start(&f->dialing->dial, u, &f->origin.destination, f->name, &env) == DIAL_PENDING)
+        if (dial_start(&f->dialing->dial, u, to, f->name, &env) == DIAL_PENDING)
             return;
         dial_failed(t, f);
     }
@@ -146,8 +147,18 @@ static void choose_upstreams(struct flow_table *t, struct flow *f, struct upstre
     f->dialing->n = (uint8_t)n;
 }
 
+static struct addr asked(const struct flow_table *t, const struct flow *f)
+{
+    const struct flow_names *n = &t->o.names;
+    const struct addr *to = &f->origin.destination;
+    const struct addr *server = n->server ? n->server(n->ctx, f->capture, to) : NULL;
+
+    return server ? *server : *to;
+}
+
 void flow_dial(struct flow_table *t, struct flow *f)
 {
+    f->dialing->asked = asked(t, f);
     choose_upstreams(t, f, t->o.captures[f->capture].choice);
     flow_set_state(t, f, FLOW_DIALING);
     if (f->dialing->n == 0) {

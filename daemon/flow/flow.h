@@ -73,10 +73,13 @@ struct flow_hold {
  * Names behind addresses that stand for them (fake DNS). find(): 0 with the name (at most 253
  * bytes) and a slot; -EINVAL: a real address; anything else: an address that stands for nothing,
  * which is refused. hold(): a flow still uses the slot; called for each at least every minute.
+ * server(): who is asked in the destination's place (dns-server), to be copied at once; NULL: it
+ * itself.
  */
 struct flow_names {
     int (*find)(void *ctx, const struct addr *address, char ret_name[256], uint32_t *ret_slot);
     void (*hold)(void *ctx, uint32_t slot);
+    const struct addr *(*server)(void *ctx, uint32_t capture, const struct addr *destination);
     void *ctx;
 };
 
@@ -101,7 +104,7 @@ struct flow_table_options {
     uint32_t own_mark;            /* with holds: of what we send; 0: none */
     unsigned seat;                /* with holds: this worker's, see capture.h */
     uint32_t max_held;            /* with holds: SYNs held at once; more are connected early */
-    struct flow_names names;      /* find NULL: there are none */
+    struct flow_names names;      /* find, server NULL: there are none */
     const struct addr *upstreams; /* never a destination: a flow to one of them has come back */
     size_t n_upstreams;
     uint32_t max_flows;

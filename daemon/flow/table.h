@@ -26,6 +26,7 @@ struct holds;
 /* While the upstream is being asked. */
 struct flow_dialing {
     struct dial dial;
+    struct addr asked; /* what upstreams are asked for */
     struct hold *hold; /* with flow.held */
     uint8_t
         order[UPSTREAM_CANDIDATES + 1]; /* candidates, the preferred one first; or FLOW_DIRECT */

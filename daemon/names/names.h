@@ -6,7 +6,7 @@
  * NAMES_TCP. Each query goes to its server as DNS over TCP (RFC 7766), through the capture's
  * upstream like any connection, and the answer comes back as a datagram from the address that was
  * asked. What a client does not take in a datagram is cut, with TC; then it asks again by TCP, and
- * that is an ordinary flow.
+ * that is an ordinary flow, to the same server (flow_names.server).
  *
  * NAMES_FAKE. A name is answered with addresses that stand for it, so that the upstream is asked
  * for the name. By type of the question:

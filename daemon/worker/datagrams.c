@@ -71,14 +71,14 @@ static const char *name_of(void *ctx, const struct addr *destination)
     return r < 0 ? "" : d->name;
 }
 
-/* Of a capture with dns = "associate": dns-server, and for a stub on this host, which the upstream
- * cannot ask, the resolver behind it. */
+/* Who is asked in the place of whom the application asks: dns-server, and for a stub on this host,
+ * which the upstream cannot ask, the resolver behind it. */
 static const struct addr *server_of(void *ctx, uint32_t capture, const struct addr *destination)
 {
     struct datagrams *d = ctx;
     const struct worker_udp *u = &d->o->udp[capture];
 
-    if (destination->port != DNS_PORT || !d->o->policies[capture].dns || u->dns)
+    if (destination->port != DNS_PORT || !d->o->policies[capture].dns)
         return NULL;
     if (u->dns_server.port != 0)
         return &u->dns_server;
@@ -260,9 +260,15 @@ static void hold_name(void *ctx, uint32_t slot)
 
 struct flow_names datagrams_names(struct datagrams *d)
 {
-    if (!d || !d->names || !d->o->fake)
-        return (struct flow_names){.find = NULL};
-    return (struct flow_names){.find = find_name, .hold = hold_name, .ctx = d};
+    struct flow_names names = {.ctx = d};
+
+    if (d)
+        names.server = server_of;
+    if (d && d->names && d->o->fake) {
+        names.find = find_name;
+        names.hold = hold_name;
+    }
+    return names;
 }
 
 void datagrams_use_resolvers(struct datagrams *d, const struct addr *list, size_t n)

@@ -240,8 +240,11 @@ is "$(curls http://four.test/)" "$EXIT4 for four.test" "tcp: curl, by name"
 is "$(grep -c 'by=udp' "${LOG[names]}") $(grep -Ec "from=($ONE4|$ONE6|$CLIENT4|$CLIENT6) " "${LOG[names]}")" "0 0" "tcp: the name servers were asked by TCP and by the proxy only"
 num "$(grep -c "from=$EXIT4 by=tcp" "${LOG[names]}")" -ge 3 "(and they were)"
 configure socks5 1080 'dns = "tcp"' "dns-server = \"$RESOLVER4\""
-for server in "$LAN4" "$LAN6" 198.51.100.77; do
+# A link-local address is where router advertisements send clients.
+local6=$(ns client ip -6 -o addr show dev br-lan scope link | awk '{sub("/.*", "", $4); print $4; exit}')
+for server in "$LAN4" "$LAN6" "$local6%eth0" 198.51.100.77; do
     is "$(digs one +short @"$server" four.test A)" "$NET4" "tcp, dns-server: the answer comes from $server"
+    is "$(digs one +short +bufsize=512 @"$server" big.test TXT | wc -l)" 14 "and a long one, by TCP"
 done
 is "$(uplink dns)" 0 "tcp: nothing for port 53 on the uplink"
 nothing_around "tcp: nor for a target's address"
