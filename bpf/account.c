@@ -37,6 +37,27 @@ int account_balance(int fd, bool exact, uint64_t *ret)
     return r < 0 ? r : -EAGAIN;
 }
 
+int account_received(int fd, uint64_t *ret)
+{
+    struct tcp_info before, after;
+    char byte;
+    int r = info_of(fd, &before);
+
+    for (unsigned i = 0; r == 0 && i < 8; i++) {
+        if (recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0)
+            return -EAGAIN;
+        if (errno != EAGAIN)
+            return -errno;
+        r = info_of(fd, &after);
+        if (r == 0 && after.tcpi_bytes_received == before.tcpi_bytes_received) {
+            *ret = after.tcpi_bytes_received;
+            return 0;
+        }
+        before = after;
+    }
+    return r < 0 ? r : -EAGAIN;
+}
+
 int account_handed_out(int fd, uint64_t *ret)
 {
     struct tcp_info before, after;

@@ -15,7 +15,16 @@
  * between, or gives up with -EAGAIN. 0 or -errno.
  */
 int account_balance(int fd, bool exact, uint64_t *ret);
-/* Bytes received that have left the receive queue. 0 or -errno; -EAGAIN: more keep coming. */
+/*
+ * Bytes received, of which none waits to be read. 0; -EAGAIN: some do, or their end does, or more
+ * keep coming; or another -errno.
+ */
+int account_received(int fd, uint64_t *ret);
+/*
+ * Bytes received that have left the receive queue, of a socket in no sockmap: of one that is in
+ * one, be it as a target only, SIOCINQ leaves that queue out where Linux has tcp_bpf_ioctl().
+ * 0 or -errno; -EAGAIN: more keep coming.
+ */
 int account_handed_out(int fd, uint64_t *ret);
 /* SO_COOKIE, which never changes in a socket's life. 0 or -errno. */
 int account_cookie(int fd, uint64_t *ret);

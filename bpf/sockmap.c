@@ -15,9 +15,9 @@
  *   read loop, that packet finds no program and is dropped, though acknowledged. So the socket is
  *   made deaf first: its gate (us_gate) drops its packets before TCP has seen them, the sender will
  *   repeat them, and a peek takes the socket's lock once, so that whatever had come in before
- *   has been through the verdict. Only then the element goes. Afterwards the bytes that TCP has
- *   received are compared with those redirected and passed; if they do not agree, the flow must be
- *   reset.
+ *   has been through the verdict. Only then the element goes. Before the gate is opened again, the
+ *   bytes that TCP has received are compared with those redirected and passed; if they do not
+ *   agree, or something was passed after all, the flow must be reset.
  *
  * A record that was given back rests for a while before it is used again: a verdict that was
  * running when the flow was dropped may still write to it.
@@ -129,19 +129,26 @@ static bool op_bulk(void *ctx, uint32_t i)
     return __atomic_load_n(&m->records[i].state, __ATOMIC_RELAXED) == FASTPATH_BULK;
 }
 
-/* The verdict runs under the source's lock: once we have had that, no verdict is under way that has
- * not seen the word. Returns what recv() does, errno included. */
-static ssize_t set_hold(struct sockmap *m, uint32_t i, uint32_t hold)
+static ssize_t peek(int fd)
 {
     char byte;
 
-    __atomic_store_n(&m->records[i].hold, hold, __ATOMIC_SEQ_CST);
-    return recv(m->streams[i].from, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
 }
 
+static void set_hold(struct sockmap *m, uint32_t i, uint32_t hold)
+{
+    __atomic_store_n(&m->records[i].hold, hold, __ATOMIC_SEQ_CST);
+}
+
+/* The verdict runs under the source's lock: once we have had that, no verdict is under way that has
+ * not seen the word. */
 static void op_hold(void *ctx, uint32_t i)
 {
-    set_hold(ctx, i, FASTPATH_HOLD);
+    struct sockmap *m = ctx;
+
+    set_hold(m, i, FASTPATH_HOLD);
+    peek(m->streams[i].from);
 }
 
 static bool op_resume(void *ctx, uint32_t i)
@@ -153,20 +160,24 @@ static bool op_resume(void *ctx, uint32_t i)
     if (record->state == FASTPATH_BULK)
         record->state = FASTPATH_PASSING;
     __atomic_store_n(&record->waking, 0, __ATOMIC_SEQ_CST);
-    __atomic_store_n(&record->hold, 0, __ATOMIC_SEQ_CST);
+    set_hold(m, i, 0);
     if (op_waiting(m, i) == 0)
         return true;
     op_hold(m, i);
     return false;
 }
 
-/* Takes what is there of the stream out of the maps. Its gate, last, loses the record. */
 static void remove_elements(struct sockmap *m, uint32_t i)
+{
+    bpf_map_delete_elem(m->sources, &i);
+    bpf_map_delete_elem(m->targets, &i);
+}
+
+/* Its gate knows no record any more, and is open. */
+static void remove_index(struct sockmap *m, uint32_t i)
 {
     uint64_t cookie;
 
-    bpf_map_delete_elem(m->sources, &i);
-    bpf_map_delete_elem(m->targets, &i);
     if (account_cookie(m->streams[i].from, &cookie) == 0)
         bpf_map_delete_elem(m->index, &cookie);
 }
@@ -191,7 +202,6 @@ static int insert(struct sockmap *m, uint32_t i)
     const struct stream *s = &m->streams[i];
     uint32_t to = (uint32_t)s->to, from = (uint32_t)s->from;
     uint64_t cookie;
-    char byte;
     int r = account_cookie(s->from, &cookie);
 
     if (r == 0)
@@ -206,29 +216,24 @@ static int insert(struct sockmap *m, uint32_t i)
         r = bpf_map_update_elem(m->sources, &i, &from, BPF_NOEXIST);
     if (r < 0) {
         remove_elements(m, i);
+        remove_index(m, i);
         take_gate_off(s->from);
         return r;
     }
-    recv(s->from, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    peek(s->from);
     return 0;
 }
 
 static int prepare(struct stream *s, int from, int to, uint64_t owner, bool queued)
 {
-    char byte;
     int r;
 
     *s = (struct stream){.owner = owner, .from = from, .to = to};
     if (!account_is_established(from) || !account_is_established(to))
         return -EOPNOTSUPP;
     /* The last moment at which something may be left in a packet that was read in part. */
-    if (recv(from, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0) {
-        if (!queued)
-            return -EAGAIN;
-    } else if (errno != EAGAIN) {
-        return -errno;
-    }
-    r = account_handed_out(from, &s->received_before);
+    r = queued ? account_handed_out(from, &s->received_before)
+               : account_received(from, &s->received_before);
     return r < 0 ? r : account_balance(to, true, &s->sent_before);
 }
 
@@ -271,10 +276,11 @@ int bpf_sockmap_join_queued(const struct fastpath *f, int from, int to, uint32_t
 /* Nothing is left anywhere, and nothing can come. */
 static int make_deaf(struct sockmap *m, uint32_t i)
 {
-    if (set_hold(m, i, FASTPATH_DEAF) < 0 && errno == EAGAIN && op_waiting(m, i) == 0 &&
+    set_hold(m, i, FASTPATH_DEAF);
+    if (peek(m->streams[i].from) < 0 && errno == EAGAIN && op_waiting(m, i) == 0 &&
         op_settled(m, i))
         return 0;
-    set_hold(m, i, FASTPATH_HOLD);
+    op_hold(m, i);
     return -EAGAIN;
 }
 
@@ -291,13 +297,16 @@ static int op_leave(void *ctx, uint32_t i)
     if (r < 0)
         return r;
     remove_elements(m, i);
-    r = account_handed_out(from, &got);
-    if (r == 0 && got != s->received_before + m->records[i].redirected + m->records[i].passed)
-        r = -EIO;
-    if (r < 0)
+    /* Still deaf. What was passed in the meantime went with the element. */
+    r = account_received(from, &got);
+    if (r < 0 || op_waiting(m, i) > 0 ||
+        got != s->received_before + m->records[i].redirected + m->records[i].passed) {
         m->counters.lost++;
-    else
+        r = -EIO;
+    } else {
         m->counters.left++;
+    }
+    remove_index(m, i);
     end(m, i);
     take_gate_off(from);
     return r;
@@ -308,6 +317,7 @@ static void op_drop(void *ctx, uint32_t i)
     struct sockmap *m = ctx;
 
     remove_elements(m, i);
+    remove_index(m, i);
     end(m, i);
 }
 

@@ -3,6 +3,8 @@
  * relay/sockmap.c over the real sockmap: no byte is lost, doubled or out of order, however the
  * peers write, read, stall and end; and which direction goes into the sockmap, and out of it.
  */
+#include <pthread.h>
+
 #include "rig.h"
 
 #include "bpf/sockmap.h"
@@ -59,6 +61,11 @@ static struct fastpath_counters counters(const struct relay_pool *p)
 static bool all_there(const struct rig *g)
 {
     return g->peer[1].received == g->peer[0].goal && g->peer[0].received == g->peer[1].goal;
+}
+
+static bool all_there_or_reset(const struct rig *g)
+{
+    return all_there(g) || g->status == RELAY_RESET;
 }
 
 static bool both_ended(const struct rig *g)
@@ -417,6 +424,76 @@ static void test_not_chosen(void **state)
     }
 }
 
+/* Peer 0's bytes from `at` to `end`, in its own time. */
+struct writer {
+    int fd;
+    uint64_t at, end;
+    struct rig dice; /* only for some() */
+};
+
+static void *write_on(void *ctx)
+{
+    static uint8_t buf[8 * KIB];
+    struct writer *w = ctx;
+
+    while (w->at < w->end) {
+        size_t n = 1400 + some(&w->dice, 6000);
+
+        if (n > w->end - w->at)
+            n = (size_t)(w->end - w->at);
+        pattern(0, w->at, buf, n);
+        ssize_t done = send(w->fd, buf, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+        if (done < 0 && errno != EAGAIN)
+            break;
+        w->at += done > 0 ? (uint64_t)done : 0;
+        if (done < 0 || some(&w->dice, 8) == 1)
+            usleep(100);
+    }
+    return NULL;
+}
+
+/* Another processor sends: bytes come at any moment of joining and leaving. */
+static void test_another_writes(void **state)
+{
+    struct sockmap_options o = {.streams = 32, .burst_time = 10000000, .burst_bytes = 12 * KIB};
+    struct relay_pool *p = make_pool(4, MIB, RELAY_CHOICE_AUTO);
+    struct fastpath nervous;
+    struct writer w = {.fd = -1};
+    struct rig g;
+
+    (void)state;
+    SKIP_UNLESS_POSSIBLE();
+    if (bpf_sockmap_open(&o, 0, &nervous, why, sizeof(why)) < 0)
+        fail_msg("%s", why);
+    relay_pool_use(p, &nervous);
+    rig_open(&g, p, 0);
+    g.seed = w.dice.seed = 31;
+    for (unsigned burst = 0; burst < 150; burst++) {
+        pthread_t thread;
+
+        g.r.dir[0].joins = g.r.dir[1].joins = 0; /* as eager as at first */
+        for (unsigned n = 0; n < 20; n++)
+            round_trip(&g, some(&g, 150));
+        w.fd = g.peer[0].fd;
+        w.at = g.peer[0].sent;
+        w.end = g.peer[0].sent = g.peer[0].goal = w.at + MIB;
+        assert_int_equal(pthread_create(&thread, NULL, write_on, &w), 0);
+        rig_until(&g, all_there_or_reset);
+        if (g.status == RELAY_RESET) /* the thread must not outlive what it writes to */
+            shutdown(w.fd, SHUT_RDWR);
+        pthread_join(thread, NULL);
+        assert_int_not_equal(g.status, RELAY_RESET);
+    }
+    print_message("joined %llu, left %llu\n", (unsigned long long)counters(p).joined,
+                  (unsigned long long)counters(p).left);
+    assert_true(counters(p).left > 0);
+    assert_int_equal(counters(p).lost, 0);
+    finish(&g);
+    relay_pool_destroy(p);
+    bpf_sockmap_close(&nervous);
+}
+
 /* Everything at random: phases of messages, of bulk, of stalls, on a relay that goes in and out. */
 static void test_at_random(void **state)
 {
@@ -555,7 +632,7 @@ int main(void)
         cmocka_unit_test(test_urgent),      cmocka_unit_test(test_choice),
         cmocka_unit_test(test_not_chosen),  cmocka_unit_test(test_at_random),
         cmocka_unit_test(test_full),        cmocka_unit_test(test_overrun),
-        cmocka_unit_test(test_brake),
+        cmocka_unit_test(test_brake),       cmocka_unit_test(test_another_writes),
     };
 
     return cmocka_run_group_tests_name("relay sockmap", tests, open_maps, close_maps);
