@@ -8,17 +8,14 @@
  * Then who of them lives on this host, and whether the captures would take what it sends.
  */
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "base/fd.h"
 #include "doctor/child.h"
 #include "doctor/gather.h"
+#include "doctor/talk.h"
 #include "keeper/cgroup.h"
 #include "upstream/dial.h"
 
@@ -35,54 +32,11 @@ struct reach_record {
     char why[256];
 };
 
-static int64_t now_ms(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
 static int64_t deadline_of(int64_t timeout_ns)
 {
     int64_t ms = timeout_ns / 1000000;
 
-    return now_ms() + (ms > 0 && ms < PATIENCE_MS ? ms : PATIENCE_MS);
-}
-
-/* 0 or -ETIMEDOUT. */
-static int await(int fd, short events, int64_t deadline)
-{
-    struct pollfd p = {.fd = fd, .events = events};
-    int64_t left;
-    int n;
-
-    do {
-        left = deadline - now_ms();
-        n = left > 0 ? poll(&p, 1, (int)left) : 0;
-    } while (n < 0 && errno == EINTR);
-    return n > 0 ? 0 : -ETIMEDOUT;
-}
-
-static int connect_to(const struct addr *a, int64_t deadline)
-{
-    struct sockaddr_storage sa;
-    socklen_t len = addr_to_sockaddr(a, &sa), size = sizeof(int);
-    int fd = socket(sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), error = 0;
-
-    if (fd < 0)
-        return -errno;
-    if (connect(fd, (struct sockaddr *)&sa, len) < 0)
-        error = errno;
-    if (error == EINPROGRESS) {
-        error = -await(fd, POLLOUT, deadline);
-        if (error == 0 && getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
-            error = errno;
-    }
-    if (error == 0)
-        return fd;
-    fd_close(&fd);
-    return -error;
+    return talk_now() + (ms > 0 && ms < PATIENCE_MS ? ms : PATIENCE_MS);
 }
 
 /* One of the hop's addresses; as a worker does, in their order. */
@@ -92,45 +46,9 @@ static int connect_hop(const struct upstream_hop *hop, struct reach_record *r)
 
     for (unsigned i = 0; i < hop->n_addrs && fd < 0; i++) {
         r->at = hop->addrs[i];
-        fd = connect_to(&hop->addrs[i], deadline_of(hop->config->connect_timeout));
+        fd = talk_connect(&hop->addrs[i], deadline_of(hop->config->connect_timeout));
     }
     return fd;
-}
-
-static int send_all(int fd, const struct wire_writer *w, int64_t deadline)
-{
-    for (size_t pos = 0; pos < w->pos;) {
-        ssize_t n = send(fd, w->data + pos, w->pos - pos, MSG_NOSIGNAL);
-
-        if (n < 0 && errno == EAGAIN) {
-            int r = await(fd, POLLOUT, deadline);
-
-            if (r < 0)
-                return r;
-        } else if (n < 0) {
-            return -errno;
-        } else {
-            pos += (size_t)n;
-        }
-    }
-    return 0;
-}
-
-/* Exactly `want` bytes, as a byte more may belong to what follows. 0, -EPIPE at the end, -errno. */
-static int receive(int fd, uint8_t *to, size_t want, int64_t deadline)
-{
-    for (size_t got = 0; got < want;) {
-        ssize_t n = recv(fd, to + got, want - got, 0);
-        int r = n == 0            ? -EPIPE
-                : n > 0           ? 0
-                : errno == EAGAIN ? await(fd, POLLIN, deadline)
-                                  : -errno;
-
-        if (r < 0)
-            return r;
-        got += n > 0 ? (size_t)n : 0;
-    }
-    return 0;
 }
 
 /* What hop `k` is asked for; of the last hop it is encoded and never sent. */
@@ -177,13 +95,13 @@ static bool walk_hop(struct dial *d, int fd, bool *ret_greeted)
         size_t want;
 
         if (w.pos > 0)
-            r = send_all(fd, &w, deadline);
+            r = talk_send(fd, &w, deadline);
         w = wire_writer(out, sizeof(out));
         want = handshake_want(&d->handshake, in, len);
         if (r >= 0 && want > sizeof(in) - len)
             r = -EMSGSIZE;
         if (r >= 0)
-            r = receive(fd, in + len, want, deadline);
+            r = talk_receive(fd, in + len, want, deadline);
         if (r < 0)
             break;
         len += want;
