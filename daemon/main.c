@@ -13,7 +13,7 @@ static const struct {
     {"rules", cli_rules},   {"status", cli_status},   {"flows", cli_flows},
     {"reload", cli_reload}, {"stop", cli_stop},       {"serve", cli_serve},
     {"demo", cli_demo},     {"help", cli_help},       {"doctor", cli_doctor},
-    {"prove", cli_prove},   {"metrics", cli_metrics},
+    {"prove", cli_prove},   {"metrics", cli_metrics}, {"probe", cli_probe},
 };
 
 int main(int argc, char **argv)

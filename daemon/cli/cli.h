@@ -26,6 +26,7 @@ int cli_metrics(int argc, char **argv);
 int cli_reload(int argc, char **argv);
 int cli_stop(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
+int cli_probe(int argc, char **argv);
 int cli_prove(int argc, char **argv);
 int cli_help(int argc, char **argv);
 
@@ -42,9 +43,16 @@ const char *cli_help_all(void);
 struct cli_options {
     const char *file;    /* -c */
     const char *control; /* -s: the control socket; a command that has no -c */
+    const char *operand; /* the one argument that is no option; NULL: none was given */
     bool json, watch;
 };
-enum { CLI_OPT_FILE = 1, CLI_OPT_JSON = 2, CLI_OPT_WATCH = 4, CLI_OPT_CONTROL = 8 };
+enum {
+    CLI_OPT_FILE = 1,
+    CLI_OPT_JSON = 2,
+    CLI_OPT_WATCH = 4,
+    CLI_OPT_CONTROL = 8,
+    CLI_OPT_OPERAND = 16,
+};
 bool cli_parse(int argc, char **argv, unsigned allowed, struct cli_options *ret, int *ret_exit);
 /* One line on standard error and the pointer to the help; returns CLI_USAGE. */
 int cli_usage(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -22,6 +22,7 @@ static const char all[] =
     "  undersock metrics                     the daemon's counters for Prometheus\n"
     "  undersock reload | stop               tell the running daemon\n"
     "  undersock doctor [-c FILE] [--json]   what stands in the way here, and what mends it\n"
+    "  undersock probe URL                   what an upstream can do\n"
     "  undersock prove  [-c FILE]            try whether connections can be stitched here\n"
     "  undersock serve [-l ADDR:PORT] [-A USERFILE]\n"
     "                                        the embedded SOCKS4/4a/5 server\n"
@@ -85,6 +86,12 @@ static const struct {
      "One line per finding, ok, warn or fail, and the command that mends it. Changes nothing.\n"
      "FILE: " CONFIG_DEFAULT_FILE " if it is there; without one, only the kernel and the host.\n"
      "Exit 1 when anything fails.\n"},
+    {"probe",
+     "undersock probe [--json] URL\n\n"
+     "What an upstream can do: which methods it takes, whether it lets us in, CONNECT to IPv4,\n"
+     "IPv6 and names, UDP ASSOCIATE, BIND, pipelining, and how long it takes. It is asked to\n"
+     "connect to addresses that nobody has. The password: UNDERSOCK_PASSWORD, for\n"
+     "socks5h://USER@HOST. Exit 1 when it cannot be reached or does not let us in.\n"},
     {"prove",
      "undersock prove [-c FILE]\n\n"
      "Makes a few stitched connections between two network namespaces of its own, and tries that\n"

@@ -50,7 +50,14 @@ bool cli_parse(int argc, char **argv, unsigned allowed, struct cli_options *ret,
 
     opterr = 0;
     optind = 1;
-    while ((c = getopt_long(argc, argv, "+:c:s:jwh", options, NULL)) >= 0) {
+    for (;;) {
+        c = getopt_long(argc, argv, "+:c:s:jwh", options, NULL);
+        if (c < 0 && optind < argc && allowed & CLI_OPT_OPERAND && !ret->operand) {
+            ret->operand = argv[optind++];
+            continue; /* options may be behind it, too */
+        }
+        if (c < 0)
+            break;
         unsigned bit = c == 'c'   ? CLI_OPT_FILE
                        : c == 's' ? CLI_OPT_CONTROL
                        : c == 'j' ? CLI_OPT_JSON

@@ -36,8 +36,8 @@ ARROWS = {
     "daemon/serve": {"include", "daemon/base", "daemon/socks", "daemon/relay"},
     "daemon/keeper": {"include", "daemon/base", "daemon/config", "nft", "bpf", "daemon/upstream",
                       "daemon/worker", "daemon/control", "daemon/dns"},
-    "daemon/doctor": {"include", "daemon/base", "daemon/config", "nft", "bpf", "daemon/upstream",
-                      "daemon/control", "daemon/keeper"},
+    "daemon/doctor": {"include", "daemon/base", "daemon/config", "daemon/socks", "nft", "bpf",
+                      "daemon/upstream", "daemon/control", "daemon/keeper"},
     "daemon/cli": EVERYTHING,
     "daemon": EVERYTHING,  # main.c
 }
