@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
 # tests/run.sh [-t SECONDS] FILE...: runs test programs and scripts that print TAP, prints a line for
-# each and the whole output of those that fail, and the sums at the end. JOBS of them (default 3) run at
-# once, as they mostly wait: scenarios have their own namespaces and cgroups, and a program is given a
+# each and the whole output of those that fail, and the sums at the end. JOBS of them (default: two more
+# than there are processors, 8 at most) run at once, as they mostly wait: scenarios have their own namespaces and cgroups, and a program is given a
 # network namespace with a loopback. Without root, programs run one after the other. A script with
 # "# alone" in its first 30 lines has the machine to itself, and comes first; one with "# long" comes
 # before other scenarios, lest everybody waits for it in the end.
@@ -14,7 +14,7 @@
 #
 # A unit test may be named by its source: it is what was built of it.
 #
-# A file has 120 seconds, a namespace scenario 300, unless one of its first 30 lines says
+# A file has 180 seconds, a namespace scenario 300, unless one of its first 30 lines says
 # "# timeout: SECONDS". The sums go to $B/tests/totals too, as "PASSED FAILED SKIPPED".
 #
 # A file has failed when a test of it has, when it exits with a status that is not 0, when it did not
@@ -44,7 +44,7 @@ for file; do
     set -- "$@" "$file"
 done
 
-JOBS=${JOBS:-3}
+JOBS=${JOBS:-$(($(nproc) < 6 ? $(nproc) + 2 : 8))}
 passed=0 failed=0 skipped=0 unexpected=0
 declare -A child_of=()
 bad_files=()
@@ -125,7 +125,7 @@ limit_of() {
     elif [[ $1 == *tests/net/* ]]; then
         echo 300
     else
-        echo 120
+        echo 180
     fi
 }
 
