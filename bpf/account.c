@@ -37,20 +37,18 @@ int account_balance(int fd, bool exact, uint64_t *ret)
     return r < 0 ? r : -EAGAIN;
 }
 
-int account_received(int fd, uint64_t *ret)
+/* Bytes received, less those that wait as `count` finds them (it returns how many, or -errno), at a
+ * moment when no more came. */
+static int received(int fd, int (*count)(int fd), uint64_t *ret)
 {
     struct tcp_info before, after;
-    char byte;
-    int r = info_of(fd, &before);
+    int waiting = 0, r = info_of(fd, &before);
 
     for (unsigned i = 0; r == 0 && i < 8; i++) {
-        if (recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0)
-            return -EAGAIN;
-        if (errno != EAGAIN)
-            return -errno;
-        r = info_of(fd, &after);
+        waiting = count(fd);
+        r = waiting < 0 ? waiting : info_of(fd, &after);
         if (r == 0 && after.tcpi_bytes_received == before.tcpi_bytes_received) {
-            *ret = after.tcpi_bytes_received;
+            *ret = after.tcpi_bytes_received - (uint64_t)waiting;
             return 0;
         }
         before = after;
@@ -58,22 +56,30 @@ int account_received(int fd, uint64_t *ret)
     return r < 0 ? r : -EAGAIN;
 }
 
+static int count_none(int fd)
+{
+    char byte;
+
+    if (recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0)
+        return -EAGAIN;
+    return errno == EAGAIN ? 0 : -errno;
+}
+
+static int count_queued(int fd)
+{
+    int queued = 0;
+
+    return ioctl(fd, SIOCINQ, &queued) < 0 ? -errno : queued;
+}
+
+int account_received(int fd, uint64_t *ret)
+{
+    return received(fd, count_none, ret);
+}
+
 int account_handed_out(int fd, uint64_t *ret)
 {
-    struct tcp_info before, after;
-    int queued = 0, r = info_of(fd, &before);
-
-    for (unsigned i = 0; r == 0 && i < 8; i++) {
-        if (ioctl(fd, SIOCINQ, &queued) < 0)
-            return -errno;
-        r = info_of(fd, &after);
-        if (r == 0 && after.tcpi_bytes_received == before.tcpi_bytes_received) {
-            *ret = after.tcpi_bytes_received - (uint64_t)queued;
-            return 0;
-        }
-        before = after;
-    }
-    return r < 0 ? r : -EAGAIN;
+    return received(fd, count_queued, ret);
 }
 
 int account_cookie(int fd, uint64_t *ret)
