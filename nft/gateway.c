@@ -193,8 +193,8 @@ static int find_or_add_tproxy(struct nft_maker *m, enum nft_family f, uint16_t p
     return r;
 }
 
-/* A held SYN is sent again by lo, where a link-local address is none of any interface: DNS to such
- * an address of this host, which the worker answers itself, is accepted at once. */
+/* A held SYN is sent again by lo, where a link-local address is none of any interface. DNS to such
+ * an address of this host is accepted at once, and its upstream asked then. */
 static int append_link_local(struct nft_maker *m, unsigned chain, size_t i, struct nft_way way)
 {
     uint16_t port = nft_listener_port(&m->set->policies[i], way.family);
