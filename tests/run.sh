@@ -63,11 +63,12 @@ finish() {
 }
 
 # The test is in a process group of its own (timeout makes it): the signal is passed on, and the
-# scenario cleans up behind itself.
+# scenario cleans up behind itself, once the command that it waits for has ended: that may have a
+# time limit of its own, and a process group.
 interrupted() {
     trap '' INT TERM
+    kill -TERM "${child_of[@]}" 2>/dev/null
     for n in "${!child_of[@]}"; do
-        kill -TERM "${child_of[$n]}" 2>/dev/null
         wait "${child_of[$n]}"
         echo "interrupted in ${files[$n]}"
         sed 's/^/    | /' "$out/$n.tap"
@@ -160,7 +161,7 @@ start() {
     limit=$(limit_of "$file")
     echo "${EPOCHREALTIME/[.,]/}" >"$out/$1.begin"
     # bash starts a background command with SIGINT ignored; a test may need it.
-    B=$B CMOCKA_MESSAGE_OUTPUT=TAP env --default-signal=INT,QUIT timeout -k 30 "$limit" \
+    B=$B CMOCKA_MESSAGE_OUTPUT=TAP env --default-signal=INT,QUIT timeout -k 120 "$limit" \
         "${command[@]}" >"$out/$1.tap" 2>&1 </dev/null &
     child_of[$1]=$!
 }
