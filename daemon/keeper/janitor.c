@@ -37,7 +37,6 @@ _Noreturn static void janitor(const struct janitor_work *w, int wait_on)
 {
     /* The copy of the writing end must go too, or the end of the keeper would not be seen. */
     int *keep = calloc(w->n_links + 1, sizeof(int));
-    sigset_t all;
     char words[256];
     ssize_t n;
 
@@ -48,8 +47,6 @@ _Noreturn static void janitor(const struct janitor_work *w, int wait_on)
     keep[w->n_links] = wait_on;
     fd_close_others(keep, w->n_links + 1);
     setsid();
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL);
     prctl(PR_SET_NAME, "undersock-clean");
     if (chdir("/") < 0)
         _exit(1);
@@ -72,15 +69,20 @@ _Noreturn static void janitor(const struct janitor_work *w, int wait_on)
 int janitor_start(const struct janitor_work *work, struct janitor *ret)
 {
     int pipe_fd[2];
+    sigset_t all, before;
 
     if (pipe2(pipe_fd, O_CLOEXEC) < 0)
         return -errno;
+    /* From its first moment: what is meant for the keeper is often sent to all of its group. */
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before);
     pid_t pid = fork();
 
     if (pid == 0)
         janitor(work, pipe_fd[0]);
     int r = pid < 0 ? -errno : 0;
 
+    sigprocmask(SIG_SETMASK, &before, NULL);
     fd_close(&pipe_fd[0]);
     if (r < 0)
         fd_close(&pipe_fd[1]);
