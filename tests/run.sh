@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
 # tests/run.sh [-t SECONDS] FILE...: runs test programs and scripts that print TAP, prints a line for
-# each and the whole output of those that fail, and the sums at the end. JOBS of them (default: two more
+# each and the whole output of those that fail, and the sums at the end. JOBS of them (default: one more
 # than there are processors, 8 at most) run at once, as they mostly wait: scenarios have their own namespaces and cgroups, and a program is given a
 # network namespace with a loopback. Without root, programs run one after the other. A script with
 # "# alone" in its first 30 lines has the machine to itself, and comes first; one with "# long" comes
@@ -44,7 +44,7 @@ for file; do
     set -- "$@" "$file"
 done
 
-JOBS=${JOBS:-$(($(nproc) < 6 ? $(nproc) + 2 : 8))}
+JOBS=${JOBS:-$(($(nproc) < 7 ? $(nproc) + 1 : 8))}
 passed=0 failed=0 skipped=0 unexpected=0
 declare -A child_of=()
 bad_files=()
