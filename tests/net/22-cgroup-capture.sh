@@ -54,7 +54,8 @@ def query(host):
     s = udp(family_of(host))
     s.sendto(b"\1\1\1\0\0\1" + bytes(6) + b"\3who\4test\0\0\20\0\1", (host, 53))
     return "answered" if s.recv(2000) else "", s
-print(*[said(f, host) for host in sys.argv[1:] for f in (unconnected, connected, query)])' "${@:2}"
+# In one piece: undersock may have a line to say just then.
+sys.stdout.write(" ".join(said(f, host) for host in sys.argv[1:] for f in (unconnected, connected, query)) + "\n")' "${@:2}"
 }
 seen_as() { app setpriv --reuid "$1" --clear-groups --inh-caps=-all "$TMP/who" "${@:2}"; }
 

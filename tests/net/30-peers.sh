@@ -137,6 +137,9 @@ for hook in cgroup output; do
     is "$(<"${LOG[tor-$hook]}")" 'connect=ETIMEDOUT' "tor, $hook: no answer ends as such"
 done
 check "tor: the line says so" -- wait_log undersock 'upstream tor.*no answer within handshake-timeout'
+# What they were asked for may end after connect() has, and is a failure then.
+no_tor() { [[ $(us_flows undersock "[f['id'] for f in s if f['upstream'] == 'tor']") == "[]" ]]; }
+check "tor: nothing is under way any more" -- wait_for 40 no_tor
 for hook in cgroup output; do
     is "$(through $hook "$TOOLS/who" -t 60 10.99.99.99 "${AT[tor]}")" 'connect=ECONNREFUSED' "tor, $hook: an internal address is refused by its reply"
 done
