@@ -51,13 +51,22 @@ static void open_listeners(void)
     listener6 = listen_at(LISTENER6, true);
 }
 
+static bool connects(const struct peer *p, const char *where)
+{
+    int r = ask(p, PEER_CONNECT, 0, where);
+
+    if (r != 0)
+        fprintf(stderr, "connecting to %s: %s\n", where, strerror(-r));
+    return r == 0;
+}
+
 /* The peer's connection to `where` comes to our listener; ours is returned, theirs is in slot 0. */
 static int take(const struct peer *p, const char *where)
 {
     struct addr to = parse_addr(where);
     int fd = -1;
 
-    CHECK(ask(p, PEER_CONNECT, 0, where) == 0);
+    CHECK(connects(p, where));
     fd = accept_in(addr_is_v4(&to) ? listener4 : listener6, PATIENCE_MS);
     CHECK(fd >= 0);
     CHECK(local_is(fd, where));
@@ -68,7 +77,7 @@ static bool arrives(const struct peer *p, const char *where, int ms)
 {
     struct addr to = parse_addr(where);
 
-    CHECK(ask(p, PEER_CONNECT, 0, where) == 0);
+    CHECK(connects(p, where));
     int fd = accept_in(addr_is_v4(&to) ? listener4 : listener6, ms);
 
     if (fd >= 0) {
