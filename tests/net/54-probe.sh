@@ -39,6 +39,13 @@ PEER_NAME=serve6 peer_serve proxy "$PROXY6" 1080
 said=$(probed "socks5://[$PROXY6]:1080")
 like "$(of address) $(summary)$(of exit)" "^\[$PROXY6\]:1080 yes yes (yes|unknown) yes yes yes 0\$" "serve, by IPv6"
 
+printf 'alice:S3cret\n' >"$TMP/users"
+chmod 600 "$TMP/users"
+PEER_NAME=serve-users peer_serve proxy "$PROXY4" 1084 "$TMP/users"
+said=$(UNDERSOCK_PASSWORD=S3cret probed "socks5h://alice@$PROXY4:1084")
+like "$(of pipelining)" '^yes +\(greeting, password and request in one go\)$' "serve with users: pipelining, the password too"
+rm "$TMP/users"
+
 peer_microsocks proxy "$PROXY4" 1081 alice S3cret
 said=$(UNDERSOCK_PASSWORD=S3cret probed "socks5h://alice@$PROXY4:1081")
 is "$(of methods); $(of handshake)" "password; user and password accepted" "microsocks: it wants a password, and takes ours"
